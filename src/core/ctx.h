@@ -1,0 +1,75 @@
+/* The context: what everything hangs from. Private to the library. */
+#ifndef RK_CORE_CTX_H
+#define RK_CORE_CTX_H
+
+#include <rankine/tensor.h>
+
+#include "core/kernels.h"
+
+#define RK_TRY(call)                 \
+    do {                             \
+        rk_status rk_try_ = (call);  \
+        if (rk_try_ != RK_OK)        \
+            return rk_try_;          \
+    } while (0)
+
+#define RK_TRY_GOTO(label, call)     \
+    do {                             \
+        st = (call);                 \
+        if (st != RK_OK)             \
+            goto label;              \
+    } while (0)
+
+/* Our own bug, never the caller's: reports and aborts, in release builds too. */
+#define RK_ASSERT(cond) ((cond) ? (void)0 : rk__assert_failed(#cond, __FILE__, __LINE__))
+void rk__assert_failed(const char *cond, const char *file, int line) __attribute__((noreturn));
+
+typedef struct rk__tape rk__tape;
+typedef struct rk__memory rk__memory;
+
+/* Something to do when the context closes; run in reverse order of registration. */
+typedef void rk__close_fn(void *arg);
+
+/* How sums over samples are cut in the pass at hand (docs/architecture.md, "Canonical order"). The training loop
+ * narrows it when it works in micro-batches. */
+typedef struct rk__grid {
+    int segments;         /* leaves of the tree over the samples of this pass */
+    bool chain;           /* this pass continues the chains of a shard (segments is 1) */
+    int64_t loss_samples; /* divisor of mean losses; 0: the samples of this pass */
+} rk__grid;
+
+struct rk_ctx {
+    rk_status status;
+    char message[1024];
+    const rk_device *device;
+    rk_dev *dev;
+    int rank, ranks;
+    int data_shards;
+    bool exact;
+    uint64_t seed;
+    rk__grid grid;
+    uint64_t step;
+    int64_t first_sample;
+    bool training;
+    bool bf16; /* rk_set_compute */
+    int no_grad;
+    rk__tape *tape;
+    rk__memory *memory;
+    struct rk__closer *closers;
+    rk_tensor *inert;
+};
+
+const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
+
+/* Runs fn(arg) in rk_close(). RK_ENOMEM is recorded. */
+rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
+
+/* Checked products and sums of sizes. RK_ENOMEM ("too large") on overflow, recorded. */
+rk_status rk__mul_size(rk_ctx *ctx, size_t a, size_t b, size_t *out);
+rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out);
+
+/* Memory that fails cleanly; zeroed. NULL records RK_ENOMEM. */
+void *rk__calloc(rk_ctx *ctx, size_t n, size_t size);
+char *rk__strdup(rk_ctx *ctx, const char *s);
+
+#endif

@@ -1,0 +1,41 @@
+/* Canonical order: how sums are cut, so that their bits depend on the grid alone (docs/architecture.md).
+ *
+ * A sum over k is halved recursively into `segments` pieces (a power of two); each piece is one chain from +0,
+ * ascending; the pieces are added in that binary tree. k counts in units (a sample of `unit` terms), so that the
+ * pieces are whole samples: the bounds are halved in units, then multiplied. A rank that holds a subtree asks for
+ * its own number of segments and gets exactly that subtree's sum. */
+#ifndef RK_CORE_ORDER_H
+#define RK_CORE_ORDER_H
+
+#include <stdint.h>
+
+/* Where the right half of [lo, hi) begins. */
+static inline int64_t rk_order_mid(int64_t lo, int64_t hi)
+{
+    return lo + (hi - lo) / 2;
+}
+
+/* Bounds of leaf s of `segments` (a power of two) over [0, n): walks down the halving. */
+static inline void rk_order_leaf(int64_t n, int segments, int s, int64_t *lo, int64_t *hi)
+{
+    *lo = 0;
+    *hi = n;
+    for (int half = segments / 2; half > 0; half /= 2) {
+        int64_t mid = rk_order_mid(*lo, *hi);
+        if (s & half)
+            *lo = mid;
+        else
+            *hi = mid;
+    }
+}
+
+/* Sums that are not over the samples of a batch (a row's norm, a softmax denominator, a clipping norm) use fixed
+ * lanes: lane l adds elements l, l + RK_LANES, ... in one chain from +0; then lanes are added in a balanced tree,
+ * ((0+8)+(4+12)) + ... i.e. halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Independent of vector width. */
+enum { RK_LANES = 16 };
+
+/* Long sums (norm of a whole tensor) are cut into chunks of this many elements of the logical tensor; chunks are
+ * added in a halving tree, as above. */
+enum { RK_CHUNK = 4096 };
+
+#endif

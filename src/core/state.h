@@ -1,0 +1,40 @@
+/* The named state list: the only currency between nn, train, parallel, ckpt and io.
+ *
+ * An entry is a logical tensor under a unique name ("fc1.weight", "optim/fc1.weight/m", "loader/cursor").
+ * Lists own their entry array and names, never the tensors. Names: [A-Za-z0-9._/-], no leading dot. */
+#ifndef RK_CORE_STATE_H
+#define RK_CORE_STATE_H
+
+#include <rankine/tensor.h>
+
+typedef enum rk_state_kind {
+    RK_STATE_PARAM,  /* trained weights */
+    RK_STATE_BUFFER, /* running statistics: saved, exported, hashed with the weights */
+    RK_STATE_OPTIM,  /* optimiser slots */
+    RK_STATE_EMA,    /* averaged weights */
+    RK_STATE_CURSOR  /* loader cursor, step, counters: small i64 tensors, host side */
+} rk_state_kind;
+
+typedef struct rk_state_entry {
+    char *name;
+    rk_state_kind kind;
+    rk_tensor *tensor; /* CURSOR: NULL, and `cursor` is used */
+    int64_t *cursor;   /* kind CURSOR: one 64-bit number owned by whoever registered it */
+} rk_state_entry;
+
+typedef struct rk_state {
+    rk_ctx *ctx;
+    rk_state_entry *entries;
+    int n, cap;
+} rk_state;
+
+void rk__state_init(rk_state *st, rk_ctx *ctx);
+void rk__state_free(rk_state *st);
+/* Copies the name. Fails with RK_ECONFIG on a duplicate or a bad name. */
+rk_status rk__state_add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t);
+rk_status rk__state_add_cursor(rk_state *st, const char *name, int64_t *cursor);
+rk_state_entry *rk__state_find(const rk_state *st, const char *name); /* NULL if absent */
+/* Sorts by name (bytewise): the order of hashes and files. */
+void rk__state_sort(rk_state *st);
+
+#endif

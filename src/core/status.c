@@ -1,0 +1,83 @@
+#include <rankine/base.h>
+
+#include "core/ctx.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const struct {
+    const char *name;
+    int exit_code;
+} statuses[] = {
+    [RK_OK] = { "RK_OK", 0 },
+    [RK_EUSAGE] = { "RK_EUSAGE", 64 },
+    [RK_EDATA] = { "RK_EDATA", 65 },
+    [RK_ENOINPUT] = { "RK_ENOINPUT", 66 },
+    [RK_EPEER] = { "RK_EPEER", 69 },
+    [RK_EINTERNAL] = { "RK_EINTERNAL", 70 },
+    [RK_ENOMEM] = { "RK_ENOMEM", 71 },
+    [RK_ELOCKED] = { "RK_ELOCKED", 73 },
+    [RK_EIO] = { "RK_EIO", 74 },
+    [RK_EPREEMPTED] = { "RK_EPREEMPTED", 75 },
+    [RK_EHANG] = { "RK_EHANG", 76 },
+    [RK_ECONFIG] = { "RK_ECONFIG", 78 },
+    [RK_EDIVERGED] = { "RK_EDIVERGED", 79 },
+    [RK_ECORRUPT] = { "RK_ECORRUPT", 80 },
+    [RK_ESHAPE] = { "RK_ESHAPE", 78 },
+    [RK_EDTYPE] = { "RK_EDTYPE", 78 },
+    [RK_EDEVICE] = { "RK_EDEVICE", 70 },
+};
+
+static bool known(rk_status st)
+{
+    return (unsigned)st < sizeof statuses / sizeof *statuses;
+}
+
+int rk_exit_code(rk_status st)
+{
+    return known(st) ? statuses[st].exit_code : 70;
+}
+
+const char *rk_status_name(rk_status st)
+{
+    return known(st) ? statuses[st].name : "RK_?";
+}
+
+rk_status rk_failed(const rk_ctx *ctx)
+{
+    return ctx ? ctx->status : RK_ENOMEM;
+}
+
+const char *rk_error(const rk_ctx *ctx)
+{
+    return ctx ? ctx->message : "out of memory";
+}
+
+void rk_error_clear(rk_ctx *ctx)
+{
+    if (ctx) {
+        ctx->status = RK_OK;
+        ctx->message[0] = '\0';
+    }
+}
+
+rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...)
+{
+    if (!ctx)
+        return RK_ENOMEM;
+    if (ctx->status == RK_OK) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(ctx->message, sizeof ctx->message, fmt, ap);
+        va_end(ap);
+        ctx->status = st;
+    }
+    return ctx->status;
+}
+
+void rk__assert_failed(const char *cond, const char *file, int line)
+{
+    fprintf(stderr, "rankine: internal error: %s does not hold (%s:%d)\n", cond, file, line);
+    abort();
+}

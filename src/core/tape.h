@@ -1,0 +1,88 @@
+/* Tensors from the inside, and the record of operations that rk_backward() walks.
+ *
+ * An op file does:
+ *     rk_tensor *y = rk__out(ctx, dtype, shape);           step tensor, values not set
+ *     if (kernel(...)) return rk__op_failed(ctx, "gelu", st);
+ *     return rk__record(y, &op_gelu, (rk_tensor *[]){ x }, 1, (rk_tensor *[]){ x }, 1, &attr, sizeof attr);
+ * and its rule adds to the gradients of node->in[i] with rk__grad_give() or rk__grad_begin().
+ * Saved tensors stay alive until the node was walked. */
+#ifndef RK_CORE_TAPE_H
+#define RK_CORE_TAPE_H
+
+#include "core/ctx.h"
+
+typedef struct rk__node rk__node;
+
+/* Counted memory. Views share it. */
+typedef struct rk__storage {
+    void *data;
+    size_t bytes;
+    int refs;         /* handles and tape saves that still need the values */
+    int64_t step_slot;/* index in the memory plan; -1: persistent */
+    bool kept;        /* rk_keep */
+} rk__storage;
+
+struct rk_tensor {
+    rk_ctx *ctx;
+    rk_dtype dtype;
+    rk_shape shape;
+    int64_t stride[RK_MAX_DIMS]; /* elements */
+    int64_t offset;              /* elements */
+    rk__storage *storage;        /* NULL: inert */
+    bool persistent;             /* from rk_tensor_make */
+    bool requires_grad;
+    rk_tensor *grad;
+    rk__node *node; /* what made it; NULL: a leaf */
+    rk_tensor *next_step; /* list of the step's tensors */
+};
+
+typedef struct rk__op {
+    const char *name;
+    /* dy: gradient of node->out, contiguous. */
+    rk_status (*backward)(rk_ctx *ctx, rk__node *node, rk_tensor *dy);
+} rk__op;
+
+enum { RK__MAX_SAVE = 6, RK__ATTR_BYTES = 192 };
+
+struct rk__node {
+    const rk__op *op;
+    rk_tensor *out;
+    rk_tensor **in; /* nin entries; NULL where an optional input is absent */
+    int nin;
+    rk_tensor *save[RK__MAX_SAVE];
+    int nsave;
+    _Alignas(16) unsigned char attr[RK__ATTR_BYTES];
+    rk__node *prev; /* the tape, newest first */
+};
+
+/* ---- for op files ---- */
+bool rk__is_inert(const rk_tensor *t);
+rk_tensor *rk__inert(rk_ctx *ctx);
+/* The context of the first non-NULL tensor if it may work, else NULL (a failure stands, or an inert argument). */
+rk_ctx *rk__ready(rk_tensor *const *ts, int n);
+rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
+rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride, int64_t offset); /* shares storage, no history */
+rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save, int nsave,
+                      const void *attr, size_t attr_bytes);
+/* Records "NAME: kernel failed" and returns the inert tensor. */
+rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st);
+bool rk__is_contiguous(const rk_tensor *t);
+rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
+void *rk__data(const rk_tensor *t); /* first element */
+int64_t rk__size(const rk_tensor *t);
+bool rk__is_float(rk_dtype t);
+bool rk__shape_eq(const rk_shape *a, const rk_shape *b);
+/* "(2, 3)" into buf; returns buf. */
+const char *rk__shape_str(const rk_shape *s, char *buf, size_t n);
+bool rk__wants_grad(const rk_tensor *t); /* recording is on and t takes part in it */
+
+/* ---- for backward rules ---- */
+/* Gives a freshly computed gradient of t (contiguous, t's shape and dtype): kept if the first, else added. */
+rk_status rk__grad_give(rk_tensor *t, rk_tensor *g);
+/* Where a kernel may write the gradient of t by itself, and how: order.segments and acc follow the grid for a leaf
+ * over samples (parameters), SET or ADD otherwise. unit: terms a sample. NULL after a failure. */
+rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order);
+/* The order of a sum over the samples of this pass that is no parameter gradient. */
+rk_order rk__order(const rk_ctx *ctx, int64_t unit);
+
+#endif
