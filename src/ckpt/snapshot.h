@@ -5,6 +5,8 @@
 #ifndef RK_CKPT_SNAPSHOT_H
 #define RK_CKPT_SNAPSHOT_H
 
+#include <rankine/ckpt.h>
+
 #include "core/state.h"
 
 typedef struct rk_run rk_run; /* an opened, locked run folder */
@@ -16,6 +18,7 @@ typedef struct rk_run_cfg {
     int64_t keep_every;  /* also keep steps that are multiples; 0: none */
     bool compress;       /* byte shuffle + zstd */
     bool sync_write;     /* write in the caller's thread (rk_save, tests) */
+    const struct rk__io_ops *io; /* NULL: the system's; tests put faults here (ckpt/io_ops.h) */
 } rk_run_cfg;
 
 /* What stands in the manifest beside the tensors. Strings are copied by save; by load they are owned by the info. */
@@ -28,6 +31,8 @@ typedef struct rk_snap_info {
 
 /* Opens DIR (made if absent, 0700), takes LOCK, sweeps .tmp-* and .del-*. RK_ELOCKED names the holder. */
 rk_status rk__run_open(rk_ctx *ctx, const rk_run_cfg *cfg, rk_run **out);
+/* Deletes every snapshot (a run started afresh). */
+rk_status rk__run_clear(rk_run *run);
 void rk__run_close(rk_run *run); /* waits for a save in flight; releases the lock */
 
 /* Number of committed snapshots; their steps in ascending order. */
@@ -48,7 +53,7 @@ void rk__run_save_cost(const rk_run *run, size_t *bytes, double *seconds, double
  * Entries of the snapshot that st lacks are ignored if their kind is in ignore_kinds (1u << kind).
  * Entries of st that the snapshot lacks are an error (RK_ECONFIG, names the entry) unless partial.
  * RK_ENOINPUT: there is no snapshot. RK_EDATA: none is good. */
-typedef void rk_warn_fn(void *user, const char *line);
+typedef rk_line_fn rk_warn_fn;
 rk_status rk__run_load(rk_run *run, int64_t step, rk_state *st, unsigned ignore_kinds, bool partial,
                        rk_snap_info *info, rk_warn_fn *warn, void *user);
 void rk__snap_info_free(rk_snap_info *info);
@@ -60,7 +65,9 @@ rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, 
 rk_status rk__run_verify(rk_run *run, rk_warn_fn *line, void *user);
 
 /* sha256 over the logical state: for each entry sorted by name: name, NUL, dtype name, NUL, ndim and dims as i64le,
- * bytes row-major little endian. CURSOR entries do not count. hex: 65 bytes. */
+ * bytes row-major little endian. CURSOR entries do not count. hex: 65 bytes.
+ * RK_STATE_HASHED is what `inspect --hash` counts. */
+#define RK_STATE_HASHED (1u << RK_STATE_PARAM | 1u << RK_STATE_BUFFER | 1u << RK_STATE_OPTIM | 1u << RK_STATE_EMA)
 rk_status rk__state_sha256(const rk_state *st, unsigned kinds, char *hex);
 
 #endif
