@@ -63,6 +63,40 @@ RK_API rk_status rk_export_h5(rk_ctx *ctx, const char *run, int64_t step, bool e
 /* The same as safetensors. */
 RK_API rk_status rk_export_safetensors(rk_ctx *ctx, const char *run, int64_t step, bool ema, const char *path);
 
+/* ---- looking at what is on disk; none of these takes the lock or changes anything ---- */
+
+typedef struct rk_snapshot_entry {
+    const char *name;  /* "fc1.weight" */
+    const char *kind;  /* "param", "buffer", "optim", "ema", "cursor" */
+    rk_dtype dtype;
+    rk_shape shape;
+    size_t bytes;
+} rk_snapshot_entry;
+
+typedef struct rk_snapshot_info {
+    int64_t step;
+    bool best;                        /* the best so far by the run's metric */
+    size_t bytes;                     /* on disk */
+    const char *config_json;          /* effective configuration, canonical; may be NULL */
+    const char *version;              /* of the Rankine that wrote it */
+    const rk_snapshot_entry *entries; /* sorted by name */
+    int n_entries;
+} rk_snapshot_info;
+
+/* Steps of the committed snapshots of run folder `dir`, ascending. Owned by ctx. RK_ENOINPUT: no run there. */
+RK_API rk_status rk_run_steps(rk_ctx *ctx, const char *dir, const int64_t **steps, int *n);
+/* What snapshot `step` (-1: the newest) of run folder `dir` holds. Owned by ctx. */
+RK_API rk_status rk_snapshot_describe(rk_ctx *ctx, const char *dir, int64_t step, rk_snapshot_info *out);
+/* SHA-256 over the logical weights and optimiser state (sorted names, types, shapes, bytes), independent of files and
+ * layout. hex: 65 bytes. */
+RK_API rk_status rk_snapshot_hash(rk_ctx *ctx, const char *dir, int64_t step, char *hex);
+/* Checks every byte of every snapshot in `dir`; `line` is told one line about each. RK_EDATA if any is bad. */
+typedef void rk_line_fn(void *user, const char *line);
+RK_API rk_status rk_run_verify(rk_ctx *ctx, const char *dir, rk_line_fn *line, void *user);
+/* Writes the weights of snapshot `step` (-1: the newest) to one plain file. format: "h5" or "safetensors". An existing
+ * file is replaced once the new one is whole and durable. */
+RK_API rk_status rk_export(rk_ctx *ctx, const char *dir, int64_t step, const char *format, const char *out);
+
 #ifdef __cplusplus
 }
 #endif
