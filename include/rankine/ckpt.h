@@ -2,13 +2,15 @@
 #ifndef RANKINE_CKPT_H
 #define RANKINE_CKPT_H
 
-#include "io.h"
-#include "nn.h"
-#include "optim.h"
+#include "tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+typedef struct rk_module rk_module; /* nn.h */
+typedef struct rk_optim rk_optim;   /* optim.h */
+typedef struct rk_loader rk_loader; /* io.h */
 
 /* [C] Writes a snapshot of everything into run folder `dir` and returns once it is durable. opt, data may be NULL. */
 RK_API rk_status rk_save(const char *dir, rk_module *net, rk_optim *opt, rk_loader *data);
