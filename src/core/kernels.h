@@ -90,7 +90,8 @@ typedef struct rk_kernels {
                         void *y);
     rk_status (*conv2d_dx)(rk_dev *, const rk_conv2d *, const void *dy, const void *w, void *dx);
     rk_status (*conv2d_dw)(rk_dev *, const rk_conv2d *, rk_order, const void *x, const void *dy, void *dw);
-    /* out (c): sum of dy (n, c, s) over n and s; chain over (n, s), order.unit counts samples n (unit is 1) */
+    /* out (c): sum of dy (n, c, s) over n and s: the s terms of a sample as a row (lanes), then a chain over samples n;
+     * order.unit is 1 (samples) */
     rk_status (*sum_channels)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *dy, void *out);
 
     /* ---- elementwise ---- */
