@@ -122,44 +122,52 @@ rk_status rk__layer_norm_dparam_f64(rk_dev *dev, int64_t rows, int64_t cols, rk_
     return RK_OK;
 }
 
-/* ---- channels: x (n, c, s), terms over (n, s) ---- */
+/* ---- channels: x (n, c, s); the s terms of a sample are summed as a row, samples as `order` says ---- */
 
-static int64_t channel_at(const series *t, int64_t i)
+/* Where the s values of the series' channel begin in sample n. */
+static int64_t channel_at(const series *t, int64_t n)
 {
-    return (i / t->s * t->c + t->channel) * t->s + i % t->s;
+    return (n * t->c + t->channel) * t->s;
 }
 
-static double channel_term(const void *arg, int64_t i)
+/* A term of a sample's row: `x`, `dy` point at the row. */
+static double row_dy_term(const void *arg, int64_t i)
+{
+    return ((const series *)arg)->dy[i];
+}
+
+static double row_xhat_term(const void *arg, int64_t i)
 {
     const series *t = arg;
-    return t->x[channel_at(t, i)];
+    return t->dy[i] * (t->x[i] - t->mean[t->channel]) * t->rstd[t->channel];
 }
 
-static double channel_square_term(const void *arg, int64_t i)
+static double sample_sum(const series *t, int64_t n, rk__term *term)
 {
-    const series *t = arg;
-    double d = t->x[channel_at(t, i)] - t->centre;
-    return d * d;
+    series row = *t;
+    row.x = t->x ? t->x + channel_at(t, n) : NULL;
+    row.dy = t->dy ? t->dy + channel_at(t, n) : NULL;
+    return rk__lanes_f64(term, &row, t->s);
 }
 
-static double channel_dy_term(const void *arg, int64_t i)
+static double sample_term(const void *arg, int64_t n)
 {
-    const series *t = arg;
-    return t->dy[channel_at(t, i)];
+    return sample_sum(arg, n, row_term);
 }
 
-static double channel_xhat_term(const void *arg, int64_t i)
+static double sample_square_term(const void *arg, int64_t n)
 {
-    const series *t = arg;
-    int64_t at = channel_at(t, i);
-    return t->dy[at] * (t->x[at] - t->mean[t->channel]) * t->rstd[t->channel];
+    return sample_sum(arg, n, row_square_term);
 }
 
-/* order.unit counts samples in the table's contract; a sample has s terms here. */
-static rk_order over_samples(rk_order order, int64_t s)
+static double sample_dy_term(const void *arg, int64_t n)
 {
-    order.unit = s > 0 ? s : 1;
-    return order;
+    return sample_sum(arg, n, row_dy_term);
+}
+
+static double sample_xhat_term(const void *arg, int64_t n)
+{
+    return sample_sum(arg, n, row_xhat_term);
 }
 
 rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy, void *out)
@@ -167,7 +175,7 @@ rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_
     (void)dev;
     for (int64_t i = 0; i < c; i++) {
         series t = { .dy = dy, .c = c, .s = s, .channel = i };
-        rk__ordered_f64(channel_dy_term, &t, n * s, over_samples(order, s), (double *)out + i);
+        rk__ordered_f64(sample_dy_term, &t, n, order, (double *)out + i);
     }
     return RK_OK;
 }
@@ -179,9 +187,9 @@ rk_status rk__batch_norm_stats_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s,
     for (int64_t i = 0; i < c; i++) {
         series t = { .x = x, .c = c, .s = s, .channel = i };
         double sum = 0, squares = 0;
-        rk__ordered_f64(channel_term, &t, n * s, over_samples(order, s), &sum);
+        rk__ordered_f64(sample_term, &t, n, order, &sum);
         t.centre = sum / (double)(n * s);
-        rk__ordered_f64(channel_square_term, &t, n * s, over_samples(order, s), &squares);
+        rk__ordered_f64(sample_square_term, &t, n, order, &squares);
         ((double *)mean)[i] = t.centre;
         ((double *)var)[i] = squares / (double)(n * s);
     }
@@ -194,12 +202,11 @@ rk_status rk__batch_norm_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, const
     (void)dev;
     const double *g = gamma, *b = beta;
     for (int64_t i = 0; i < c; i++) {
-        double inv = 1 / sqrt(((const double *)var)[i] + eps);
-        series t = { .x = x, .c = c, .s = s, .channel = i };
-        for (int64_t k = 0; k < n * s; k++) {
-            double hat = (channel_term(&t, k) - ((const double *)mean)[i]) * inv;
-            ((double *)y)[channel_at(&t, k)] = hat * (g ? g[i] : 1) + (b ? b[i] : 0);
-        }
+        double inv = 1 / sqrt(((const double *)var)[i] + eps), mid = ((const double *)mean)[i];
+        double scale = inv * (g ? g[i] : 1), shift = b ? b[i] : 0;
+        for (int64_t k = 0; k < n; k++)
+            for (int64_t j = (k * c + i) * s; j < (k * c + i + 1) * s; j++)
+                ((double *)y)[j] = (((const double *)x)[j] - mid) * scale + shift;
         if (rstd)
             ((double *)rstd)[i] = inv;
     }
@@ -212,8 +219,8 @@ rk_status rk__batch_norm_dparam_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s
     (void)dev;
     for (int64_t i = 0; i < c; i++) {
         series t = { .x = x, .dy = dy, .mean = mean, .rstd = rstd, .c = c, .s = s, .channel = i };
-        rk__ordered_f64(channel_xhat_term, &t, n * s, over_samples(order, s), (double *)dgamma + i);
-        rk__ordered_f64(channel_dy_term, &t, n * s, over_samples(order, s), (double *)dbeta + i);
+        rk__ordered_f64(sample_xhat_term, &t, n, order, (double *)dgamma + i);
+        rk__ordered_f64(sample_dy_term, &t, n, order, (double *)dbeta + i);
     }
     return RK_OK;
 }
@@ -227,11 +234,11 @@ rk_status rk__batch_norm_dx_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, in
         double inv = ((const double *)rstd)[i], mid = ((const double *)mean)[i];
         double scale = inv * (gamma ? ((const double *)gamma)[i] : 1);
         double shift = ((const double *)dbeta)[i] / (double)count, slope = ((const double *)dgamma)[i] / (double)count;
-        series t = { .x = x, .dy = dy, .c = c, .s = s, .channel = i };
-        for (int64_t k = 0; k < n * s; k++) {
-            double hat = (channel_term(&t, k) - mid) * inv;
-            ((double *)dx)[channel_at(&t, k)] = scale * (channel_dy_term(&t, k) - shift - hat * slope);
-        }
+        for (int64_t k = 0; k < n; k++)
+            for (int64_t j = (k * c + i) * s; j < (k * c + i + 1) * s; j++) {
+                double hat = (((const double *)x)[j] - mid) * inv;
+                ((double *)dx)[j] = scale * (((const double *)dy)[j] - shift - hat * slope);
+            }
     }
     return RK_OK;
 }
