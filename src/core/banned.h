@@ -20,6 +20,10 @@
 #undef strcat
 #undef sprintf
 #undef vsprintf
-#pragma GCC poison strcpy strcat sprintf vsprintf strtok atoi atol atof rand srand alloca gets
+#pragma GCC poison strcpy strcat sprintf vsprintf strtok atoi atol atof alloca gets
+
+/* OpenSSL's headers call parameters "rand", so only a call may fail. */
+#define rand() rand_is_banned_use_philox
+#define srand(seed) srand_is_banned_use_philox
 
 #endif
