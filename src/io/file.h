@@ -1,0 +1,38 @@
+/* Files, as the parsers see them: read or mapped whole, with their size known before anything is believed. */
+#ifndef RK_IO_FILE_H
+#define RK_IO_FILE_H
+
+#include <rankine/base.h>
+
+/* Reads a regular file whole. *p is malloc'ed, with a NUL after its n bytes.
+ * RK_ENOINPUT: missing, unreadable or no regular file; `bad`: larger than max_bytes. */
+rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **p, size_t *n);
+
+/* A regular file mapped read-only. */
+typedef struct rk__map {
+    const uint8_t *p; /* NULL if the file is empty */
+    size_t n;
+} rk__map;
+
+rk_status rk__map_open(rk_ctx *ctx, const char *path, rk__map *m);
+void rk__map_close(rk__map *m);
+
+/* Opens a regular file for reading; *size in bytes. RK_ENOINPUT otherwise, with the reason. */
+rk_status rk__file_open(rk_ctx *ctx, const char *path, int *fd, int64_t *size);
+bool rk__file_exists(const char *path);
+
+/* An unlinked temporary file in $TMPDIR, or /tmp. -1: could not be made (recorded as RK_EIO). */
+int rk__temp_file(rk_ctx *ctx);
+
+/* write() until all is written. RK_EIO names `what`. */
+rk_status rk__write_all(rk_ctx *ctx, int fd, const void *p, size_t n, const char *what);
+
+/* A gzip file inflated as a stream, member after member. */
+typedef struct rk__gz rk__gz;
+rk_status rk__gz_open(rk_ctx *ctx, const char *path, rk__gz **out);
+/* Up to n bytes; *got < n only at the end. Bad or truncated data: RK_EDATA with the offset in the file. */
+rk_status rk__gz_read(rk__gz *z, void *p, size_t n, size_t *got);
+int64_t rk__gz_file_size(const rk__gz *z);
+void rk__gz_close(rk__gz *z);
+
+#endif
