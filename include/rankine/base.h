@@ -80,6 +80,8 @@ RK_API rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...) RK_PRI
 RK_API int rk_rank(const rk_ctx *ctx);  /* this process's rank, from 0 */
 RK_API int rk_ranks(const rk_ctx *ctx); /* number of ranks (world size) */
 RK_API const char *rk_version(void);    /* "0.1.0" */
+/* "cpu avx2, 2 threads". Lives as long as ctx. */
+RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
 /* Largest number of bytes of step memory (activations and gradients of activations) planned so far;
  * exact from the second step on. */

@@ -62,7 +62,9 @@ RK_API rk_tensor *rk_grad(const rk_tensor *t);          /* NULL if none yet */
 /* Adds d loss / d leaf to the gradient of every leaf that requires one. loss has one element.
  * Several calls add up, until rk_grad_zero(). */
 RK_API rk_status rk_backward(rk_tensor *loss);
-/* The same with a seed gradient of the shape of y. */
+/* The same, and the graph stays, so that a second loss that shares a part of it can be walked too. */
+RK_API rk_status rk_backward_retain(rk_tensor *loss);
+/* The same as rk_backward() with a seed gradient of the shape of y. */
 RK_API rk_status rk_backward_from(rk_tensor *y, rk_tensor *dy);
 RK_API void rk_grad_zero(rk_tensor *t);
 RK_API rk_tensor *rk_detach(rk_tensor *t);              /* same values, no history */

@@ -55,8 +55,9 @@ struct rk_ctx {
     int no_grad;
     rk__tape *tape;
     rk__memory *memory;
-    struct rk__closer *closers;
+    struct rk__closer *closers; /* newest first */
     rk_tensor *inert;
+    rk_tensor *step_tensors; /* newest first */
 };
 
 const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
@@ -67,6 +68,10 @@ rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
 /* Checked products and sums of sizes. RK_ENOMEM ("too large") on overflow, recorded. */
 rk_status rk__mul_size(rk_ctx *ctx, size_t a, size_t b, size_t *out);
 rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out);
+
+/* Small records that die in rk_step_end(): handles, nodes. Zeroed, 16-byte aligned; no system allocation once the
+ * first steps have grown it. NULL records RK_ENOMEM. */
+void *rk__step_record(rk_ctx *ctx, size_t bytes);
 
 /* Memory that fails cleanly; zeroed. NULL records RK_ENOMEM. */
 void *rk__calloc(rk_ctx *ctx, size_t n, size_t size);

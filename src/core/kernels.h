@@ -197,6 +197,7 @@ typedef struct rk_device {
     const rk_kernels *(*kernels)(rk_dev *dev, rk_dtype t); /* f32 and f64; NULL for the others */
     rk_status (*alloc)(rk_dev *dev, size_t bytes, void **p); /* 64-byte aligned, not cleared */
     void (*release)(rk_dev *dev, void *p, size_t bytes);
+    rk_status (*zero)(rk_dev *dev, void *p, size_t bytes);
     rk_status (*copy_in)(rk_dev *dev, void *dst, const void *host, size_t bytes);
     rk_status (*copy_out)(rk_dev *dev, void *host, const void *src, size_t bytes);
     /* dst (contiguous) = src by element strides; any element size of 1, 2, 4, 8 */

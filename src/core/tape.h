@@ -5,7 +5,9 @@
  *     if (kernel(...)) return rk__op_failed(ctx, "gelu", st);
  *     return rk__record(y, &op_gelu, (rk_tensor *[]){ x }, 1, (rk_tensor *[]){ x }, 1, &attr, sizeof attr);
  * and its rule adds to the gradients of node->in[i] with rk__grad_give() or rk__grad_begin().
- * Saved tensors stay alive until the node was walked. */
+ * The walk drops, node by node, the values of the output, its gradient, and saved tensors that are neither inputs nor
+ * outputs of a node. Temporaries of a rule are dropped after it; those of a forward op are dropped by the op
+ * (rk__drop). */
 #ifndef RK_CORE_TAPE_H
 #define RK_CORE_TAPE_H
 
@@ -13,13 +15,12 @@
 
 typedef struct rk__node rk__node;
 
-/* Counted memory. Views share it. */
+/* Counted memory. Every handle (a tensor, a view, a gradient) holds one reference until it is dropped. */
 typedef struct rk__storage {
     void *data;
     size_t bytes;
-    int refs;         /* handles and tape saves that still need the values */
-    int64_t step_slot;/* index in the memory plan; -1: persistent */
-    bool kept;        /* rk_keep */
+    int refs;
+    int64_t slot; /* number in the memory plan; -1: persistent */
 } rk__storage;
 
 struct rk_tensor {
@@ -30,10 +31,15 @@ struct rk_tensor {
     int64_t offset;              /* elements */
     rk__storage *storage;        /* NULL: inert */
     bool persistent;             /* from rk_tensor_make */
+    bool dropped;                /* its values are gone */
+    bool kept;                   /* rk_keep */
+    bool holds_grad;             /* it is some tensor's gradient */
     bool requires_grad;
-    rk_tensor *grad;
-    rk__node *node; /* what made it; NULL: a leaf */
-    rk_tensor *next_step; /* list of the step's tensors */
+    rk_tensor *grad;      /* persistent leaves keep the buffer once made; grad_set tells whether it counts */
+    bool grad_set;
+    uint64_t grad_pass;   /* the rk_backward() that wrote it last */
+    rk__node *node;       /* what made it; NULL: a leaf */
+    rk_tensor *next_step; /* the step's tensors, newest first */
 };
 
 typedef struct rk__op {
@@ -52,7 +58,13 @@ struct rk__node {
     rk_tensor *save[RK__MAX_SAVE];
     int nsave;
     _Alignas(16) unsigned char attr[RK__ATTR_BYTES];
+    bool walked;
     rk__node *prev; /* the tape, newest first */
+};
+
+struct rk__tape {
+    rk__node *newest;
+    uint64_t pass; /* number of rk_backward() calls */
 };
 
 /* ---- for op files ---- */
@@ -68,7 +80,8 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st);
 bool rk__is_contiguous(const rk_tensor *t);
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
-void *rk__data(const rk_tensor *t); /* first element */
+void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
+void rk__drop(rk_tensor *t);        /* lets go of a step tensor's values; persistent, kept or dropped ones stay as they are */
 int64_t rk__size(const rk_tensor *t);
 bool rk__is_float(rk_dtype t);
 bool rk__shape_eq(const rk_shape *a, const rk_shape *b);
@@ -77,7 +90,8 @@ const char *rk__shape_str(const rk_shape *s, char *buf, size_t n);
 bool rk__wants_grad(const rk_tensor *t); /* recording is on and t takes part in it */
 
 /* ---- for backward rules ---- */
-/* Gives a freshly computed gradient of t (contiguous, t's shape and dtype): kept if the first, else added. */
+/* Gives a gradient of t (contiguous, t's shape and dtype; dy itself or a view of it will do): shared if it is the
+ * first, else added. */
 rk_status rk__grad_give(rk_tensor *t, rk_tensor *g);
 /* Where a kernel may write the gradient of t by itself, and how: order.segments and acc follow the grid for a leaf
  * over samples (parameters), SET or ADD otherwise. unit: terms a sample. NULL after a failure. */

@@ -124,6 +124,14 @@ static rk_status copy_cpu(rk_dev *dev, void *dst, const void *src, size_t bytes)
     return RK_OK;
 }
 
+static rk_status zero_cpu(rk_dev *dev, void *p, size_t bytes)
+{
+    (void)dev;
+    if (bytes)
+        memset(p, 0, bytes);
+    return RK_OK;
+}
+
 static const char *describe_cpu(rk_dev *dev)
 {
     return dev->description;
@@ -144,6 +152,7 @@ const rk_device rk_device_cpu = {
     .kernels = kernels_cpu,
     .alloc = alloc_cpu,
     .release = release_cpu,
+    .zero = zero_cpu,
     .copy_in = copy_cpu,
     .copy_out = copy_cpu,
     .copy_strided = rk__copy_strided_cpu,

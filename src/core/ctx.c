@@ -1,0 +1,199 @@
+#include "core/ctx.h"
+
+#include "core/memory.h"
+#include "core/tape.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct rk__closer {
+    struct rk__closer *next;
+    rk__close_fn *fn;
+    void *arg;
+} rk__closer;
+
+static const rk_device *const devices[] = { &rk_device_cpu };
+enum { DEVICES = sizeof devices / sizeof *devices };
+
+static const rk_device *find_device(const char *name)
+{
+    for (int i = 0; i < DEVICES; i++)
+        if (!name || !strcmp(name, devices[i]->name))
+            return devices[i];
+    return NULL;
+}
+
+static rk_status open_device(rk_ctx *ctx, const rk_open_cfg *cfg)
+{
+    ctx->device = find_device(cfg->device);
+    if (!ctx->device)
+        return rk_fail(ctx, RK_ECONFIG, "no device \"%s\" is built in; there is cpu", cfg->device);
+    char reason[256] = "";
+    rk_status st = ctx->device->open(cfg, &ctx->dev, reason, sizeof reason);
+    if (st)
+        return rk_fail(ctx, st, "device %s: %s", ctx->device->name, reason);
+    return RK_OK;
+}
+
+static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)
+{
+    int shards = cfg->data_shards ? cfg->data_shards : 8;
+    if (shards < 1 || shards > 1024 || (shards & (shards - 1)))
+        return rk_fail(ctx, RK_ECONFIG, "grid.data is %d; it must be a power of two from 1 to 1024", shards);
+    if (cfg->threads < 0)
+        return rk_fail(ctx, RK_ECONFIG, "parallel.threads is %d; it must not be negative", cfg->threads);
+    ctx->data_shards = shards;
+    ctx->grid.segments = shards;
+    ctx->exact = !cfg->inexact;
+    ctx->seed = cfg->seed;
+    ctx->ranks = 1;
+    RK_TRY(open_device(ctx, cfg));
+    RK_TRY(rk__memory_open(ctx));
+    ctx->tape = rk__calloc(ctx, 1, sizeof *ctx->tape);
+    return ctx->status;
+}
+
+rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
+{
+    static const rk_open_cfg defaults;
+    rk_ctx *ctx = *out = calloc(1, sizeof *ctx);
+    if (!ctx)
+        return RK_ENOMEM;
+    ctx->inert = calloc(1, sizeof *ctx->inert);
+    if (!ctx->inert)
+        return rk_fail(ctx, RK_ENOMEM, "out of memory");
+    ctx->inert->ctx = ctx;
+    ctx->training = true;
+    return set_up(ctx, cfg ? cfg : &defaults);
+}
+
+int rk_close(rk_ctx *ctx)
+{
+    if (!ctx)
+        return 0;
+    for (rk__closer *c = ctx->closers, *next; c; c = next) {
+        next = c->next;
+        c->fn(c->arg);
+        free(c);
+    }
+    rk__memory_close(ctx);
+    if (ctx->dev)
+        ctx->device->close(ctx->dev);
+    int code = rk_exit_code(ctx->status);
+    free(ctx->tape);
+    free(ctx->inert);
+    free(ctx);
+    return code;
+}
+
+rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg)
+{
+    rk__closer *c = rk__calloc(ctx, 1, sizeof *c);
+    if (!c)
+        return RK_ENOMEM;
+    *c = (rk__closer){ ctx->closers, fn, arg };
+    ctx->closers = c;
+    return RK_OK;
+}
+
+const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t)
+{
+    return ctx->device->kernels(ctx->dev, t);
+}
+
+int rk_rank(const rk_ctx *ctx)
+{
+    return ctx ? ctx->rank : 0;
+}
+
+int rk_ranks(const rk_ctx *ctx)
+{
+    return ctx ? ctx->ranks : 1;
+}
+
+const char *rk_version(void)
+{
+    return RANKINE_VERSION;
+}
+
+const char *rk_device_describe(const rk_ctx *ctx)
+{
+    return ctx && ctx->dev ? ctx->device->describe(ctx->dev) : "no device";
+}
+
+void *rk__calloc(rk_ctx *ctx, size_t n, size_t size)
+{
+    void *p = calloc(n ? n : 1, size ? size : 1);
+    if (!p)
+        rk_fail(ctx, RK_ENOMEM, "out of memory: %zu x %zu bytes", n, size);
+    return p;
+}
+
+char *rk__strdup(rk_ctx *ctx, const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char *copy = rk__calloc(ctx, n, 1);
+    return copy ? memcpy(copy, s, n) : NULL;
+}
+
+rk_status rk__mul_size(rk_ctx *ctx, size_t a, size_t b, size_t *out)
+{
+    if (__builtin_mul_overflow(a, b, out))
+        return rk_fail(ctx, RK_ENOMEM, "a size overflows: %zu x %zu", a, b);
+    return RK_OK;
+}
+
+rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out)
+{
+    char text[160];
+    int64_t n = 1, nonzero = 1;
+    if (s->ndim < 0 || s->ndim > RK_MAX_DIMS)
+        return rk_fail(ctx, RK_ESHAPE, "a tensor has at most %d axes, not %d", RK_MAX_DIMS, s->ndim);
+    for (int i = 0; i < s->ndim; i++) {
+        if (s->dim[i] < 0)
+            return rk_fail(ctx, RK_ESHAPE, "negative size in shape %s", rk__shape_str(s, text, sizeof text));
+        /* The product of the others is checked even where a zero makes the whole empty: strides use it. */
+        if (__builtin_mul_overflow(nonzero, s->dim[i] ? s->dim[i] : 1, &nonzero) || nonzero > INT64_MAX / 16)
+            return rk_fail(ctx, RK_ESHAPE, "shape %s has too many elements", rk__shape_str(s, text, sizeof text));
+        n *= s->dim[i];
+    }
+    *out = n;
+    return RK_OK;
+}
+
+void rk_set_step(rk_ctx *ctx, uint64_t step, int64_t first_sample)
+{
+    if (ctx) {
+        ctx->step = step;
+        ctx->first_sample = first_sample;
+    }
+}
+
+void rk_set_training(rk_ctx *ctx, bool on)
+{
+    if (ctx)
+        ctx->training = on;
+}
+
+rk_status rk_set_compute(rk_ctx *ctx, rk_dtype t)
+{
+    if (rk_failed(ctx))
+        return rk_failed(ctx);
+    if (t != RK_F32 && t != RK_BF16)
+        return rk_fail(ctx, RK_ECONFIG, "compute is %s; f32 and bf16 are offered", rk_dtype_name(t));
+    ctx->bf16 = t == RK_BF16;
+    return RK_OK;
+}
+
+void rk_no_grad_begin(rk_ctx *ctx)
+{
+    if (ctx)
+        ctx->no_grad++;
+}
+
+void rk_no_grad_end(rk_ctx *ctx)
+{
+    if (ctx && ctx->no_grad > 0)
+        ctx->no_grad--;
+}

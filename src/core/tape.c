@@ -1,0 +1,317 @@
+/* The record of operations, and the walk that turns it into gradients. */
+#include "core/tape.h"
+
+#include <string.h>
+
+bool rk__wants_grad(const rk_tensor *t)
+{
+    return t && t->ctx->no_grad == 0 && (t->requires_grad || t->node);
+}
+
+bool rk_requires_grad(const rk_tensor *t)
+{
+    return t && (t->requires_grad || t->node);
+}
+
+void rk_require_grad(rk_tensor *t, bool on)
+{
+    if (rk__is_inert(t) || rk_failed(t->ctx))
+        return;
+    if (t->node)
+        rk_fail(t->ctx, RK_EUSAGE, "rk_require_grad() takes leaves, not results of operations");
+    else if (!rk__is_float(t->dtype))
+        rk_fail(t->ctx, RK_EDTYPE, "a tensor of %s has no gradient", rk_dtype_name(t->dtype));
+    else
+        t->requires_grad = on;
+}
+
+rk_tensor *rk_grad(const rk_tensor *t)
+{
+    return t && t->grad_set ? t->grad : NULL;
+}
+
+void rk_grad_zero(rk_tensor *t)
+{
+    if (t)
+        t->grad_set = false;
+}
+
+/* ---- recording ---- */
+
+rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st)
+{
+    rk_fail(ctx, st, "%s: %s", op, st == RK_ENOMEM ? "out of memory in the device's kernel" : "the device's kernel failed");
+    return rk__inert(ctx);
+}
+
+static bool listed(const rk_tensor *t, rk_tensor *const *list, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i] == t)
+            return true;
+    return false;
+}
+
+/* Saved values that no user holds: neither an input of the op nor the result of one. */
+static bool is_internal(const rk_tensor *t, rk_tensor *const *in, int nin, const rk_tensor *out)
+{
+    return t && !t->node && t != out && !listed(t, in, nin);
+}
+
+rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save, int nsave,
+                      const void *attr, size_t attr_bytes)
+{
+    RK_ASSERT(nsave <= RK__MAX_SAVE && attr_bytes <= RK__ATTR_BYTES);
+    if (rk__is_inert(y))
+        return y;
+    rk_ctx *ctx = y->ctx;
+    bool wanted = false;
+    for (int i = 0; i < nin; i++)
+        wanted |= rk__wants_grad(in[i]);
+    if (!wanted) {
+        for (int i = 0; i < nsave; i++)
+            if (is_internal(save[i], in, nin, y))
+                rk__drop(save[i]);
+        return y;
+    }
+    rk__node *node = rk__step_record(ctx, sizeof *node);
+    rk_tensor **ins = rk__step_record(ctx, (size_t)nin * sizeof *ins);
+    if (!node || !ins)
+        return rk__inert(ctx);
+    memcpy(ins, in, (size_t)nin * sizeof *ins);
+    *node = (rk__node){ .op = op, .out = y, .in = ins, .nin = nin, .nsave = nsave, .prev = ctx->tape->newest };
+    if (nsave)
+        memcpy(node->save, save, (size_t)nsave * sizeof *save);
+    if (attr_bytes)
+        memcpy(node->attr, attr, attr_bytes);
+    y->node = node;
+    ctx->tape->newest = node;
+    return y;
+}
+
+/* ---- gradients ---- */
+
+rk_order rk__order(const rk_ctx *ctx, int64_t unit)
+{
+    return (rk_order){ .segments = ctx->grid.segments, .unit = unit > 0 ? unit : 1, .acc = RK_ACC_SET };
+}
+
+/* The buffer of a leaf's gradient is made once and kept. */
+static rk_tensor *leaf_buffer(rk_tensor *t)
+{
+    if (!t->grad) {
+        t->grad = t->persistent ? rk_tensor_make(t->ctx, t->dtype, t->shape) : rk__out(t->ctx, t->dtype, t->shape);
+        if (rk__is_inert(t->grad)) {
+            t->grad = NULL;
+            return NULL;
+        }
+        t->grad->holds_grad = true;
+    }
+    return t->grad;
+}
+
+/* Within the chain of a shard a parameter's sum can be continued once a pass: a second use would interleave. */
+static rk_status check_chain(rk_tensor *t)
+{
+    rk_ctx *ctx = t->ctx;
+    if (ctx->grid.chain && t->grad_set && t->grad_pass == ctx->tape->pass)
+        return rk_fail(ctx, RK_ECONFIG,
+                       "a parameter that is used twice needs batch.micro of at least one data shard; raise batch.micro");
+    t->grad_pass = ctx->tape->pass;
+    return RK_OK;
+}
+
+rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order)
+{
+    rk_ctx *ctx = t->ctx;
+    *order = rk__order(ctx, unit);
+    if (rk_failed(ctx) || (!t->node && check_chain(t)))
+        return NULL;
+    if (t->grad_set) {
+        order->acc = ctx->grid.chain && !t->node ? RK_ACC_CHAIN : RK_ACC_ADD;
+        if (t->grad->storage->refs > 1 && t->node) { /* shared with another tensor's gradient: take a copy to add to */
+            rk_tensor *own = rk__out(ctx, t->dtype, t->shape);
+            if (rk__is_inert(own) || rk_tensor_write(own, rk__data(t->grad), (size_t)rk__size(t) * rk_dtype_size(t->dtype)))
+                return NULL;
+            own->holds_grad = true;
+            rk__drop(t->grad);
+            t->grad = own;
+        }
+    } else if (!t->node) {
+        if (!leaf_buffer(t))
+            return NULL;
+    } else {
+        t->grad = rk__out(ctx, t->dtype, t->shape);
+        if (rk__is_inert(t->grad))
+            return NULL;
+        t->grad->holds_grad = true;
+    }
+    t->grad_set = true;
+    return t->grad;
+}
+
+static rk_status copy_into(rk_tensor *to, const rk_tensor *from)
+{
+    rk_ctx *ctx = to->ctx;
+    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(to->dtype), to->shape.ndim, to->shape.dim,
+                                             from->stride, rk__data(from), to->stride, rk__data(to));
+    return st ? rk_fail(ctx, st, "cannot copy a gradient") : RK_OK;
+}
+
+/* t->grad += g, in place if nobody shares the memory. */
+static rk_status add_gradient(rk_tensor *t, rk_tensor *g)
+{
+    rk_ctx *ctx = t->ctx;
+    rk_tensor *sum = t->grad;
+    if (sum->storage->refs > 1 && !sum->persistent) {
+        sum = rk__out(ctx, t->dtype, t->shape);
+        sum->holds_grad = true;
+    }
+    const rk_kernels *k = rk__kernels(ctx, t->dtype);
+    void *a = rk__data(t->grad), *b = rk__data(g), *out = rk__data(sum);
+    if (!a || !b || !out)
+        return rk_failed(ctx);
+    if (!k)
+        return rk_fail(ctx, RK_EDTYPE, "gradients of %s cannot be added", rk_dtype_name(t->dtype));
+    rk_status st = k->add(ctx->dev, rk__size(t), a, b, 0, out);
+    if (sum != t->grad) {
+        rk__drop(t->grad);
+        t->grad = sum;
+    }
+    return st ? rk_fail(ctx, st, "cannot add gradients") : RK_OK;
+}
+
+rk_status rk__grad_give(rk_tensor *t, rk_tensor *g)
+{
+    if (rk__is_inert(g))
+        return rk_failed(t->ctx);
+    RK_ASSERT(g->dtype == t->dtype && rk__shape_eq(&g->shape, &t->shape));
+    if (!t->node)
+        RK_TRY(check_chain(t));
+    if (t->grad_set)
+        return add_gradient(t, rk__dense(g));
+    if (t->node) {
+        t->grad = rk__is_contiguous(g) ? rk__view(g, g->shape, g->stride, g->offset) : rk__dense(g);
+        if (rk__is_inert(t->grad)) {
+            t->grad = NULL;
+            return rk_failed(t->ctx);
+        }
+        t->grad->holds_grad = true;
+    } else {
+        if (!leaf_buffer(t))
+            return rk_failed(t->ctx);
+        RK_TRY(copy_into(t->grad, g));
+    }
+    t->grad_set = true;
+    return RK_OK;
+}
+
+/* ---- the walk ---- */
+
+/* Drops what a rule made and nobody took: handles newer than `mark` that are no gradient. */
+static void drop_temporaries(rk_ctx *ctx, const rk_tensor *mark)
+{
+    for (rk_tensor *t = ctx->step_tensors; t && t != mark; t = t->next_step)
+        if (!t->holds_grad)
+            rk__drop(t);
+}
+
+static void drop_passed(rk__node *node)
+{
+    for (int i = 0; i < node->nsave; i++)
+        if (is_internal(node->save[i], node->in, node->nin, node->out))
+            rk__drop(node->save[i]);
+    rk__drop(node->out);
+}
+
+static rk_status walk_node(rk_ctx *ctx, rk__node *node, bool retain)
+{
+    rk_tensor *y = node->out;
+    if (!y->grad_set)
+        return RK_OK;
+    if (node->walked)
+        return rk_fail(ctx, RK_EUSAGE,
+                       "%s was walked by an earlier rk_backward(), which released its values; use rk_backward_retain() there",
+                       node->op->name);
+    const rk_tensor *mark = ctx->step_tensors;
+    RK_TRY(node->op->backward(ctx, node, y->grad));
+    RK_TRY(rk_failed(ctx));
+    drop_temporaries(ctx, mark);
+    if (!y->kept) {
+        y->grad->holds_grad = false;
+        rk__drop(y->grad);
+        y->grad = NULL;
+        y->grad_set = false;
+    }
+    if (!retain) {
+        node->walked = true;
+        drop_passed(node);
+    }
+    return RK_OK;
+}
+
+static rk_status walk(rk_tensor *y, bool retain)
+{
+    rk_ctx *ctx = y->ctx;
+    rk__node *node = ctx->tape->newest;
+    while (node && node != y->node)
+        node = node->prev;
+    if (!node)
+        return rk_fail(ctx, RK_EUSAGE, "rk_backward(): no operation of this step leads to this tensor");
+    for (; node; node = node->prev)
+        RK_TRY(walk_node(ctx, node, retain));
+    return RK_OK;
+}
+
+static rk_status backward(rk_tensor *y, rk_tensor *dy, bool retain)
+{
+    if (rk__is_inert(y) || rk_failed(y->ctx))
+        return y ? rk_failed(y->ctx) : RK_EUSAGE;
+    rk_ctx *ctx = y->ctx;
+    char a[160], b[160];
+    if (!y->node)
+        return rk_fail(ctx, RK_EUSAGE, "rk_backward(): nothing that requires a gradient leads to this tensor");
+    if (rk__is_inert(dy))
+        return rk_fail(ctx, RK_EUSAGE, "rk_backward_from(): the seed gradient is inert");
+    if (!rk__shape_eq(&y->shape, &dy->shape) || y->dtype != dy->dtype)
+        return rk_fail(ctx, RK_ESHAPE, "rk_backward_from(): the seed gradient is %s of %s, the tensor %s of %s",
+                       rk__shape_str(&dy->shape, a, sizeof a), rk_dtype_name(dy->dtype),
+                       rk__shape_str(&y->shape, b, sizeof b), rk_dtype_name(y->dtype));
+    ctx->tape->pass++;
+    rk_no_grad_begin(ctx);
+    rk_status st = rk__grad_give(y, dy);
+    if (!st)
+        st = walk(y, retain);
+    rk_no_grad_end(ctx);
+    return st;
+}
+
+static rk_status backward_of_loss(rk_tensor *loss, bool retain)
+{
+    if (rk__is_inert(loss) || rk_failed(loss->ctx))
+        return loss ? rk_failed(loss->ctx) : RK_EUSAGE;
+    char text[160];
+    if (rk__size(loss) != 1)
+        return rk_fail(loss->ctx, RK_ESHAPE, "rk_backward() takes a loss of one element, not %s; see rk_backward_from()",
+                       rk__shape_str(&loss->shape, text, sizeof text));
+    rk_keep(loss);
+    rk_tensor *one = rk_full(loss->ctx, loss->dtype, loss->shape, 1);
+    rk_status st = backward(loss, one, retain);
+    rk__drop(one);
+    return st;
+}
+
+rk_status rk_backward(rk_tensor *loss)
+{
+    return backward_of_loss(loss, false);
+}
+
+rk_status rk_backward_retain(rk_tensor *loss)
+{
+    return backward_of_loss(loss, true);
+}
+
+rk_status rk_backward_from(rk_tensor *y, rk_tensor *dy)
+{
+    return backward(y, dy, false);
+}
