@@ -83,6 +83,10 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
+/* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on the first
+ * call (some 10 ms), remembered; 0: unknown. */
+RK_API double rk_peak_flops(rk_ctx *ctx);
+
 /* Largest number of bytes of step memory (activations and gradients of activations) planned so far;
  * exact from the second step on. */
 RK_API size_t rk_memory_peak(const rk_ctx *ctx);

@@ -206,6 +206,9 @@ typedef struct rk_device {
     rk_status (*cast)(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to, void *dst);
     const char *(*describe)(rk_dev *dev); /* "avx2, 2 threads" */
     int (*threads)(rk_dev *dev);
+    /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some 10 ms
+     * the first time. */
+    double (*peak_flops)(rk_dev *dev);
 } rk_device;
 
 extern const rk_device rk_device_cpu;

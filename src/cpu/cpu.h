@@ -39,6 +39,7 @@ struct rk_dev {
     rk__pool pool;
     const char *isa;
     const rk_kernels *f32, *f64;
+    double peak_flops; /* 0: not measured yet */
     char description[64];
 };
 

@@ -142,6 +142,7 @@ static int threads_cpu(rk_dev *dev)
     return dev->pool.threads;
 }
 
+extern __typeof__(*rk_device_cpu.peak_flops) rk__peak_flops_cpu;
 extern __typeof__(*rk_device_cpu.copy_strided) rk__copy_strided_cpu;
 extern __typeof__(*rk_device_cpu.cast) rk__cast_cpu;
 
@@ -159,4 +160,5 @@ const rk_device rk_device_cpu = {
     .cast = rk__cast_cpu,
     .describe = describe_cpu,
     .threads = threads_cpu,
+    .peak_flops = rk__peak_flops_cpu,
 };
