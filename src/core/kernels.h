@@ -49,25 +49,30 @@ typedef struct rk_gemm {
 
 /* x (n, c, h, w), w (oc, c/groups, kh, kw), y (n, oc, oh, ow). Term order of the chains: y over (c, kh, kw)
  * ascending; dw over (sample, oh, ow) ascending with order.unit = oh*ow; dx over (oc, kh, kw) ascending. */
-typedef struct rk_conv2d {
+typedef struct rk_conv2d_args {
     int64_t n, c, h, w, oc, kh, kw, oh, ow;
     int64_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
     bool bf16;
-} rk_conv2d;
+} rk_conv2d_args;
 
 typedef struct rk_pool2d {
     int64_t n, c, h, w, kh, kw, oh, ow; /* kh = 0: adaptive windows, floor(i*h/oh) .. ceil((i+1)*h/oh) */
     int64_t stride_h, stride_w, pad_h, pad_w;
 } rk_pool2d;
 
-typedef struct rk_optim_step {
+typedef struct rk_optim_args {
     int64_t n;
     double lr, weight_decay, grad_scale; /* g is multiplied by grad_scale first (clipping) */
     double beta1, beta2, eps;            /* adam */
     double bias1, bias2;                 /* 1 - beta^t, computed by the caller */
     double momentum, dampening;          /* sgd */
     bool nesterov, decoupled, first;     /* decoupled: AdamW; first: momentum buffer is set to g */
-} rk_optim_step;
+} rk_optim_args;
+
+#ifndef RANKINE_NN_H /* shorter names where no layer is known */
+typedef rk_conv2d_args rk_conv2d;
+typedef rk_optim_args rk_optim_step;
+#endif
 
 /* Philox4x32-10 stream: key (k0, k1), counter words c1..c3; word c0 counts blocks of 4 numbers. */
 typedef struct rk_rng {
@@ -86,10 +91,10 @@ typedef struct rk_kernels {
 
     /* ---- products ---- */
     rk_status (*gemm)(rk_dev *, const rk_gemm *);
-    rk_status (*conv2d)(rk_dev *, const rk_conv2d *, const void *x, const void *w, const void *bias, rk_act act,
+    rk_status (*conv2d)(rk_dev *, const rk_conv2d_args *, const void *x, const void *w, const void *bias, rk_act act,
                         void *y);
-    rk_status (*conv2d_dx)(rk_dev *, const rk_conv2d *, const void *dy, const void *w, void *dx);
-    rk_status (*conv2d_dw)(rk_dev *, const rk_conv2d *, rk_order, const void *x, const void *dy, void *dw);
+    rk_status (*conv2d_dx)(rk_dev *, const rk_conv2d_args *, const void *dy, const void *w, void *dx);
+    rk_status (*conv2d_dw)(rk_dev *, const rk_conv2d_args *, rk_order, const void *x, const void *dy, void *dw);
     /* out (c): sum of dy (n, c, s) over n and s: the s terms of a sample as a row (lanes), then a chain over samples n;
      * order.unit is 1 (samples) */
     rk_status (*sum_channels)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *dy, void *out);
@@ -183,8 +188,8 @@ typedef struct rk_kernels {
     rk_status (*normal)(rk_dev *, int64_t n, rk_rng, void *y);  /* Box-Muller over pairs of words, our own log, sin, cos */
 
     /* ---- optimisers: one pass; w, m, v are updated ---- */
-    rk_status (*adam)(rk_dev *, const rk_optim_step *, void *w, const void *g, void *m, void *v);
-    rk_status (*sgd)(rk_dev *, const rk_optim_step *, void *w, const void *g, void *m); /* m NULL: no momentum */
+    rk_status (*adam)(rk_dev *, const rk_optim_args *, void *w, const void *g, void *m, void *v);
+    rk_status (*sgd)(rk_dev *, const rk_optim_args *, void *w, const void *g, void *m); /* m NULL: no momentum */
     rk_status (*ema)(rk_dev *, int64_t n, double decay, const void *w, void *avg); /* avg += (1-decay) * (w - avg) */
 } rk_kernels;
 
