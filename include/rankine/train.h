@@ -27,11 +27,14 @@ RK_API const char *rk_config_run_dir(const rk_config *cfg);
 /* How the context that trains this configuration is opened: threads, data shards, seed, exactness. A configuration is read
  * with any context first, and once more with the one opened so. */
 RK_API void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out);
+/* Builds the data set and the network and checks that they fit, without training or touching the run folder. */
+RK_API rk_status rk_config_check(rk_ctx *ctx, const rk_config *cfg);
 /* JSON schema of all keys; malloc'ed. */
 RK_API char *rk_config_schema(void);
 /* One row of the option table, for --help and the man page; false past the end. */
 typedef struct rk_option_info {
-    const char *key, *type, *def, *allowed, *help;
+    const char *key, *type, *def, *allowed, *help; /* type: int, number, bool, string, document; def may be NULL */
+    const char *change;                            /* "free", "allow" or "refuse" when a run is continued */
     double min, max;
     bool has_range;
 } rk_option_info;
@@ -85,7 +88,9 @@ typedef struct rk_train_opts {
     bool allow_change; /* accept changed options of class ALLOW */
 } rk_train_opts;
 
-/* Trains as cfg says, resuming what its run folder holds. */
+/* Trains as cfg says, resuming what its run folder holds. cfg may belong to another context.
+ * RK_OK: finished, RUN/DONE is there. RK_EPREEMPTED: stopped on request, saved. RK_EDIVERGED: not finite; no weight
+ * was touched by it. RK_ECONFIG: cfg does not fit the data, or the run that is continued. */
 RK_API rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts);
 
 /* ---- what a trained run is worth, and what it says about new data ---- */
