@@ -66,10 +66,16 @@ static bool is_group(const char *name)
 
 static rk_status unknown_key(rk_ctx *ctx, const rk_doc *at, const char *key)
 {
-    const char *names[OPTIONS];
-    for (int i = 0; i < OPTIONS; i++)
-        names[i] = options[i].key;
-    const char *near = rk__nearest(key, names, OPTIONS);
+    const char *names[2 * OPTIONS];
+    char groups[OPTIONS][24];
+    int n = 0;
+    for (int i = 0; i < OPTIONS; i++) {
+        names[n++] = options[i].key;
+        snprintf(groups[i], sizeof groups[i], "%.*s", (int)strcspn(options[i].key, "."), options[i].key);
+        if (!i || strcmp(groups[i], groups[i - 1]))
+            names[n++] = groups[i];
+    }
+    const char *near = rk__nearest(key, names, n);
     if (near)
         return rk__doc_fail(ctx, RK_ECONFIG, at, "unknown key %s; did you mean %s?", key, near);
     return rk__doc_fail(ctx, RK_ECONFIG, at, "unknown key %s (rankine config schema lists all)", key);
