@@ -1,0 +1,489 @@
+/* The product kernel in canonical order: panels, blocks and tasks around the register tile (tile.h).
+ *
+ * Loops, outermost first: column blocks, blocks of k, row blocks; in each the rows' operand is packed for all, then
+ * tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is one chain a leaf. */
+#include "cpu/isa/tile.h"
+
+#include <string.h>
+
+enum {
+    K_BLOCK = TV == 16 ? 1024 : 512,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
+    A_BLOCK_BYTES = 320 << 10,            /* packed rows that a core keeps in its second-level cache */
+    B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
+    COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
+    MIN_TASK_TERMS = 1 << 17,             /* multiply-adds worth a thread: about 3 us */
+    PACK_ROWS = 16                        /* k rows packed before the next panel: their lines are read once */
+};
+
+/* A product whose roles are settled: rows are broadcast, columns are vectors. */
+typedef struct product {
+    int64_t m, n, k;
+    const float *a;
+    int64_t a_row, a_step;
+    const float *b;
+    int64_t b_step, b_lane;
+    int segments;
+    int64_t unit;
+    bool chain, bf16;
+    rk__epilogue out;
+} product;
+
+/* Consecutive terms that one pass takes: whole leaves, or a piece of one. */
+typedef struct block {
+    int64_t k0, k;
+    const int64_t *run;
+    int runs, leaf;
+    bool resume, partial;
+} block;
+
+typedef struct plan {
+    int vecs;
+    int64_t width;                   /* columns of a panel */
+    int64_t row_panels, col_panels;  /* row panels are balanced: rows differ by one at most */
+    int64_t row_step, col_step;      /* row panels of a row block, column panels of a column block */
+    bool a_direct, b_direct;         /* read in place */
+    block *blocks;
+    int count, held_levels;
+    int64_t *runs, runs_used, k_most;
+} plan;
+
+/* Who works: all threads of the device, or one worker inside a task. */
+typedef struct team {
+    rk_dev *dev;
+    int threads, worker;
+} team;
+
+typedef struct pass {
+    const product *p;
+    const plan *plan;
+    const block *block;
+    const team *team;
+    int64_t row0, row1, col0, col1; /* panels */
+    int64_t row_cuts, col_cuts;     /* tasks */
+    bool fill, last;                /* b's panels are not packed yet; the last block */
+    float *a, *b, *held;
+} pass;
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static void team_run(const team *t, int64_t tasks, rk__task *fn, void *arg)
+{
+    if (t->threads > 1)
+        rk__parallel(t->dev, tasks, fn, arg);
+    else
+        for (int64_t i = 0; i < tasks; i++)
+            fn(arg, i, t->worker);
+}
+
+/* ---- blocks of k ---- */
+
+static void add_leaves(plan *pl, int64_t units, int64_t unit, int segments)
+{
+    if (segments == 1) {
+        pl->runs[pl->runs_used++] = units * unit;
+        return;
+    }
+    int64_t mid = rk_order_mid(0, units);
+    add_leaves(pl, mid, unit, segments / 2);
+    add_leaves(pl, units - mid, unit, segments / 2);
+}
+
+static block *add_block(plan *pl, int64_t k0, int64_t k, int leaf)
+{
+    block *b = &pl->blocks[pl->count++];
+    *b = (block){ .k0 = k0, .k = k, .leaf = leaf, .run = pl->runs + pl->runs_used };
+    if (k > pl->k_most)
+        pl->k_most = k;
+    return b;
+}
+
+/* Cuts the subtree over units [lo, hi) that begins at `leaf`: at its halves while it is too long, then anywhere. */
+static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf, int segments)
+{
+    int64_t k = (hi - lo) * unit, k0 = lo * unit;
+    if (k <= K_BLOCK) {
+        block *b = add_block(pl, k0, k, leaf);
+        add_leaves(pl, hi - lo, unit, segments);
+        b->runs = segments;
+    } else if (segments > 1) {
+        int64_t mid = rk_order_mid(lo, hi);
+        add_blocks(pl, lo, mid, unit, leaf, segments / 2);
+        add_blocks(pl, mid, hi, unit, leaf + segments / 2, segments / 2);
+    } else {
+        int64_t each = ceil_div(ceil_div(k, ceil_div(k, K_BLOCK)), 16) * 16;
+        for (int64_t at = 0; at < k; at += each) {
+            block *b = add_block(pl, k0 + at, min64(each, k - at), leaf);
+            pl->runs[pl->runs_used++] = b->k;
+            b->runs = 1;
+            b->resume = at > 0;
+            b->partial = at + each < k;
+        }
+    }
+}
+
+static bool plan_blocks(plan *pl, const product *p, const team *t)
+{
+    int64_t most = p->k / K_BLOCK + 1;
+    int64_t blocks = min64(most * (TILE_SEGMENTS_LOG2 + 2), 2 * (int64_t)p->segments) + most;
+    int64_t runs = p->segments + blocks;
+    size_t bytes = (size_t)blocks * sizeof(block) + (size_t)runs * sizeof(int64_t);
+    pl->blocks = rk__workspace(t->dev, t->worker, RK__WS_E, bytes);
+    if (!pl->blocks)
+        return false;
+    pl->runs = (int64_t *)(pl->blocks + blocks);
+    add_blocks(pl, 0, p->k / p->unit, p->unit, 0, p->segments);
+    for (int i = 0; i + 1 < pl->count; i++) {
+        const block *b = &pl->blocks[i];
+        int next = b->partial ? b->leaf : b->leaf + b->runs;
+        int levels = __builtin_popcount((unsigned)next) + b->partial;
+        if (levels > pl->held_levels)
+            pl->held_levels = levels;
+    }
+    return true;
+}
+
+/* ---- panels ---- */
+
+static int64_t first_row(const product *p, const plan *pl, int64_t panel)
+{
+    int64_t each = p->m / pl->row_panels, more = p->m % pl->row_panels;
+    return panel * each + min64(panel, more);
+}
+
+/* Few rows take wide tiles, so that enough chains run side by side. */
+static int vecs_for(int64_t m, int64_t n)
+{
+    if (n <= TV)
+        return 1;
+    if (m <= rk__tile_rows(8) && n > 4 * TV)
+        return 8;
+    if (m <= rk__tile_rows(4) && n > 2 * TV)
+        return 4;
+    return 2;
+}
+
+static void plan_panels(plan *pl, const product *p, const team *t)
+{
+    pl->vecs = vecs_for(p->m, p->n);
+    pl->width = (int64_t)pl->vecs * TV;
+    pl->col_panels = ceil_div(p->n, pl->width);
+    pl->row_panels = ceil_div(p->m, rk__tile_rows(pl->vecs));
+    int64_t a_bytes = rk__tile_rows(pl->vecs) * pl->k_most * (int64_t)sizeof(float);
+    int64_t b_bytes = pl->col_panels * pl->width * pl->k_most * (int64_t)sizeof(float);
+    pl->row_step = A_BLOCK_BYTES * t->threads / (a_bytes + 1);
+    if (b_bytes <= B_SMALL_BYTES && pl->row_step < pl->row_panels)
+        pl->row_step = 4 * t->threads;
+    if (pl->row_step < 1)
+        pl->row_step = 1;
+    pl->row_step = ceil_div(pl->row_panels, ceil_div(pl->row_panels, pl->row_step));
+    bool one = pl->row_step >= pl->row_panels;
+    pl->col_step = one ? pl->col_panels : min64(pl->col_panels, COLUMN_BLOCK / pl->width);
+    /* In place: each element of a is then read once a panel, at a stride. */
+    bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
+    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= 128 : p->n <= 512 && !aliased);
+    pl->b_direct = !p->bf16 && pl->row_panels == 1 && p->b_lane == 1;
+}
+
+/* ---- a pass: one block of k, one row block, one column block ---- */
+
+static float *a_panel(const pass *s, int64_t panel)
+{
+    return s->a + (first_row(s->p, s->plan, panel) - first_row(s->p, s->plan, s->row0)) * s->block->k;
+}
+
+static void cut(int64_t lo, int64_t hi, int64_t cuts, int64_t i, int64_t *from, int64_t *to)
+{
+    *from = lo + (hi - lo) * i / cuts;
+    *to = lo + (hi - lo) * (i + 1) / cuts;
+}
+
+static void pack_a_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const pass *s = arg;
+    const product *p = s->p;
+    int64_t from, to, k = s->block->k, rows_at_once = p->a_row == 1 ? PACK_ROWS : k;
+    cut(s->row0, s->row1, s->row_cuts, task, &from, &to);
+    for (int64_t x = 0; x < k; x += rows_at_once)
+        for (int64_t i = from; i < to; i++) {
+            int64_t row = first_row(p, s->plan, i), rows = first_row(p, s->plan, i + 1) - row;
+            const float *src = p->a + row * p->a_row + (s->block->k0 + x) * p->a_step;
+            RK_NAME(pack)(src, p->a_step, p->a_row, min64(rows_at_once, k - x), rows, rows, p->bf16,
+                          a_panel(s, i) + x * rows);
+        }
+}
+
+static void pack_b_panel(const pass *s, int64_t panel, float *to)
+{
+    const product *p = s->p;
+    int64_t col = panel * s->plan->width;
+    const float *src = p->b + s->block->k0 * p->b_step + col * p->b_lane;
+    RK_NAME(pack)(src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col), s->plan->width, p->bf16, to);
+}
+
+static void pack_b_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const pass *s = arg;
+    int64_t from, to;
+    cut(s->col0, s->col1, s->col_cuts, task, &from, &to);
+    for (int64_t j = from; j < to; j++)
+        pack_b_panel(s, j, s->b + (j - s->col0) * s->plan->width * s->block->k);
+}
+
+static rk__tile tile_of(const pass *s, int64_t panel)
+{
+    const product *p = s->p;
+    const block *b = s->block;
+    int64_t col = panel * s->plan->width;
+    return (rk__tile){
+        .vecs = s->plan->vecs,
+        .cols = (int)min64(s->plan->width, p->n - col),
+        .col = col,
+        .a_row = p->a_row,
+        .a_step = p->a_step,
+        .b = s->b ? s->b + (panel - s->col0) * s->plan->width * b->k : NULL,
+        .b_step = s->plan->width,
+        .run = b->run,
+        .runs = b->runs,
+        .leaf = b->leaf,
+        .resume = b->resume,
+        .partial = b->partial,
+        .chain = p->chain && b->k0 == 0,
+        .last = s->last,
+        .held_levels = s->plan->held_levels,
+        .out = &p->out,
+    };
+}
+
+/* Makes the panel ready and says where the first tile finds it: in the matrix, then leaving a copy for the others,
+ * if whole vectors can be read there. */
+static void place_b(const pass *s, int64_t panel, rk__tile *t)
+{
+    const product *p = s->p;
+    bool whole = p->b_lane == 1 && t->cols == s->plan->width && !p->bf16;
+    if (!s->fill && !s->plan->b_direct)
+        return;
+    if (!whole) {
+        pack_b_panel(s, panel, (float *)t->b);
+        return;
+    }
+    t->b_copy = s->plan->b_direct ? NULL : (float *)t->b;
+    t->b = p->b + s->block->k0 * p->b_step + t->col;
+    t->b_step = p->b_step;
+}
+
+static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
+{
+    const product *p = s->p;
+    rk__tile t = tile_of(s, panel);
+    const float *packed = t.b;
+    place_b(s, panel, &t);
+    float *held = s->held ? s->held + (panel - s->col0) * s->plan->row_panels * s->plan->held_levels * TILE_FLOATS : NULL;
+    for (int64_t i = from; i < to; i++) {
+        t.row = first_row(p, s->plan, i);
+        t.rows = (int)(first_row(p, s->plan, i + 1) - t.row);
+        if (s->a) {
+            t.a = a_panel(s, i);
+            t.a_row = 1;
+            t.a_step = t.rows;
+        } else {
+            t.a = p->a + t.row * p->a_row + s->block->k0 * p->a_step;
+        }
+        t.held = held ? held + i * s->plan->held_levels * TILE_FLOATS : NULL;
+        RK_NAME(tile)(&t);
+        if (t.b_copy) {
+            t.b_copy = NULL;
+            t.b = packed;
+            t.b_step = s->plan->width;
+        }
+    }
+}
+
+static void tiles_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const pass *s = arg;
+    int64_t i0, i1, j0, j1;
+    cut(s->row0, s->row1, s->row_cuts, task / s->col_cuts, &i0, &i1);
+    cut(s->col0, s->col1, s->col_cuts, task % s->col_cuts, &j0, &j1);
+    for (int64_t j = j0; j < j1; j++)
+        column(s, j, i0, i1);
+}
+
+/* How a pass is shared: by columns if there are enough of them, so that each panel's owner packs it on the way. */
+static void cut_tasks(pass *s)
+{
+    int64_t rows = s->row1 - s->row0, cols = s->col1 - s->col0, want = s->team->threads > 1 ? 4 * s->team->threads : 1;
+    s->row_cuts = 1;
+    s->col_cuts = min64(cols, want);
+    if (cols < want && cols % s->team->threads)
+        s->row_cuts = min64(rows, ceil_div(want, cols));
+}
+
+static void run_pass(pass *s, bool first_rows)
+{
+    cut_tasks(s);
+    if (s->a)
+        team_run(s->team, s->row_cuts = min64(s->row1 - s->row0, 4 * s->team->threads), pack_a_task, s);
+    cut_tasks(s);
+    s->fill = first_rows;
+    if (first_rows && s->row_cuts > 1 && !s->plan->b_direct) {
+        team_run(s->team, s->col_cuts, pack_b_task, s);
+        s->fill = false;
+    }
+    team_run(s->team, s->row_cuts * s->col_cuts, tiles_task, s);
+}
+
+static bool pass_memory(pass *s)
+{
+    const plan *pl = s->plan;
+    const team *t = s->team;
+    size_t k = (size_t)(pl->k_most > 0 ? pl->k_most : 1) * sizeof(float);
+    if (!pl->a_direct) {
+        size_t rows = (size_t)min64(s->p->m, (pl->row_step + 1) * rk__tile_rows(pl->vecs));
+        s->a = rk__workspace(t->dev, t->worker, RK__WS_A, rows * k);
+        if (!s->a)
+            return false;
+    }
+    s->b = rk__workspace(t->dev, t->worker, RK__WS_B, (size_t)(pl->col_step * pl->width) * k);
+    if (!s->b)
+        return false;
+    if (pl->held_levels > 0) {
+        size_t tiles = (size_t)(pl->row_panels * pl->col_step);
+        s->held = rk__workspace(t->dev, t->worker, RK__WS_C, tiles * (size_t)pl->held_levels * TILE_FLOATS * sizeof(float));
+        if (!s->held)
+            return false;
+    }
+    return true;
+}
+
+static rk_status multiply(const team *t, const product *p)
+{
+    plan pl = { 0 };
+    if (!plan_blocks(&pl, p, t))
+        return RK_ENOMEM;
+    plan_panels(&pl, p, t);
+    pass s = { .p = p, .plan = &pl, .team = t };
+    if (!pass_memory(&s))
+        return RK_ENOMEM;
+    for (s.col0 = 0; s.col0 < pl.col_panels; s.col0 = s.col1) {
+        s.col1 = min64(s.col0 + pl.col_step, pl.col_panels);
+        for (int i = 0; i < pl.count; i++) {
+            s.block = &pl.blocks[i];
+            s.last = i + 1 == pl.count;
+            for (s.row0 = 0; s.row0 < pl.row_panels; s.row0 = s.row1) {
+                s.row1 = min64(s.row0 + pl.row_step, pl.row_panels);
+                run_pass(&s, s.row0 == 0);
+            }
+        }
+    }
+    return RK_OK;
+}
+
+/* ---- the entry ---- */
+
+/* Both operands have k contiguous: turning the smaller one is cheaper, the other is broadcast in place. */
+static void settle_roles(product *p)
+{
+    bool both = p->b_step == 1 && p->b_lane != 1 && p->a_step == 1;
+    if (!both || p->chain || p->bf16 || p->m < TV || p->m > 512 || p->m > p->n / 2)
+        return;
+    product q = *p;
+    p->m = q.n;
+    p->n = q.m;
+    p->a = q.b;
+    p->a_row = q.b_lane;
+    p->b = q.a;
+    p->b_lane = q.a_row;
+    p->out.transposed = true;
+}
+
+static product product_of(const rk_gemm *g)
+{
+    rk_order o = g->order.segments > 0 ? g->order : (rk_order){ 1, 1, RK_ACC_SET };
+    product p = {
+        .m = g->m, .n = g->n, .k = g->k,
+        .a = g->a, .a_row = g->a_row, .a_step = g->a_col,
+        .b = g->b, .b_step = g->b_row, .b_lane = g->b_col,
+        .segments = o.segments, .unit = o.unit > 0 ? o.unit : 1,
+        .chain = o.acc == RK_ACC_CHAIN, .bf16 = g->bf16,
+        .out = { .c = g->c, .ldc = g->ldc, .add = o.acc == RK_ACC_ADD, .act = g->act, .bias = g->bias, .pre = g->pre,
+                 .relu_mask = g->relu_mask },
+    };
+    if (p.n <= 1)
+        p.b_lane = 1;
+    if (p.k <= 1)
+        p.b_step = p.b_lane == 1 ? p.n : 1;
+    settle_roles(&p);
+    return p;
+}
+
+static product item(const rk_gemm *g, const product *p, int64_t i)
+{
+    product q = *p;
+    bool swapped = p->out.transposed;
+    q.a += i * (swapped ? g->b_batch : g->a_batch);
+    q.b += i * (swapped ? g->a_batch : g->b_batch);
+    q.out.c += i * g->c_batch;
+    q.out.pre = p->out.pre ? p->out.pre + i * g->c_batch : NULL;
+    q.out.relu_mask = p->out.relu_mask ? p->out.relu_mask + i * g->c_batch : NULL;
+    return q;
+}
+
+typedef struct batch {
+    const rk_gemm *g;
+    const product *p;
+    rk_dev *dev;
+    rk_status *status; /* one a worker */
+} batch;
+
+static void batch_task(void *arg, int64_t task, int worker)
+{
+    const batch *b = arg;
+    product q = item(b->g, b->p, task);
+    rk_status st = multiply(&(team){ b->dev, 1, worker }, &q);
+    if (st)
+        b->status[worker] = st;
+}
+
+static rk_status multiply_batch(rk_dev *dev, const rk_gemm *g, const product *p, int threads)
+{
+    size_t bytes = (size_t)rk__threads(dev) * sizeof(rk_status);
+    rk_status *status = rk__workspace(dev, 0, RK__WS_D, bytes);
+    if (!status)
+        return RK_ENOMEM;
+    memset(status, 0, bytes);
+    batch b = { g, p, dev, status };
+    team_run(&(team){ dev, threads, 0 }, g->batch, batch_task, &b);
+    for (int i = 0; i < rk__threads(dev); i++)
+        if (status[i])
+            return status[i];
+    return RK_OK;
+}
+
+rk_status RK_NAME(gemm)(rk_dev *dev, const rk_gemm *g)
+{
+    if (g->m <= 0 || g->n <= 0)
+        return RK_OK;
+    product p = product_of(g);
+    int64_t count = g->batch > 0 ? g->batch : 1;
+    double terms = (double)g->m * (double)g->n * (double)g->k;
+    int threads = (int)min64(rk__threads(dev), 1 + (int64_t)(terms * (double)count / MIN_TASK_TERMS));
+    if (count >= 2 * threads && count > 1)
+        return multiply_batch(dev, g, &p, threads);
+    rk_status st = RK_OK;
+    for (int64_t i = 0; i < count && !st; i++) {
+        product q = item(g, &p, i);
+        st = multiply(&(team){ dev, threads, 0 }, &q);
+    }
+    return st;
+}

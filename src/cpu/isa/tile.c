@@ -1,0 +1,397 @@
+#include "cpu/isa/tile.h"
+
+#include <math.h>
+
+enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scaled addressing */
+enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
+
+typedef tvec sums[TILE_TALL][MOST_VECS];
+
+/* ---- the tile's accumulators, in memory as rows of vecs * TV floats ---- */
+
+TV_INLINE void acc_zero(const int rows, const int vecs, sums acc)
+{
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = tv_zero();
+}
+
+TV_INLINE void acc_load(const int rows, const int vecs, sums acc, const float *p)
+{
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = tv_load(p + (i * vecs + j) * TV);
+}
+
+TV_INLINE void acc_store(const int rows, const int vecs, sums acc, float *p)
+{
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            tv_store(p + (i * vecs + j) * TV, acc[i][j]);
+}
+
+/* acc = p + acc: p is the left half of the pair */
+TV_INLINE void acc_add(const int rows, const int vecs, sums acc, const float *p)
+{
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = tv_add(tv_load(p + (i * vecs + j) * TV), acc[i][j]);
+}
+
+/* ---- a finished tile on its way to c ---- */
+
+static tvec gelu(tvec x, bool with_tanh)
+{
+    float v[TV];
+    tv_store(v, x);
+    for (int i = 0; i < TV; i++)
+        v[i] = with_tanh ? 0.5f * v[i] * (1 + tanhf(0.7978845608f * (v[i] + 0.044715f * v[i] * v[i] * v[i])))
+                         : 0.5f * v[i] * (1 + erff(v[i] * 0.70710678f));
+    return tv_load(v);
+}
+
+TV_INLINE tvec finish_vec(const rk__epilogue *e, tvec v, int64_t at, int64_t row, int64_t col, int64_t n)
+{
+    if (e->add)
+        v = tv_add(tv_load_n(e->c + at, n), v);
+    if (e->bias)
+        v = tv_add(v, tv_load_n(e->bias + col, n));
+    if (e->bias_row)
+        v = tv_add(v, tv_set1(e->bias_row[row]));
+    if (e->pre)
+        tv_store_n(e->pre + at, n, v);
+    if (e->act == RK_ACT_RELU)
+        v = tv_relu(v);
+    else if (e->act)
+        v = gelu(v, e->act == RK_ACT_GELU_TANH);
+    if (e->relu_mask)
+        v = tv_where_positive(tv_load_n(e->relu_mask + at, n), v);
+    return v;
+}
+
+/* `rows` rows of c by `cols` columns, from sums in rows of `step` floats (whole vectors readable). */
+static void finish_rows(const rk__epilogue *e, const float *sum, int64_t step, int64_t row, int64_t col, int64_t rows,
+                        int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j += TV) {
+            int64_t at = (row + i) * e->ldc + col + j;
+            tvec v = finish_vec(e, tv_load(sum + i * step + j), at, row + i, col + j, cols - j);
+            tv_store_n(e->c + at, cols - j, v);
+        }
+}
+
+/* Any tile: one that has an edge, or lies across, or asks for more than the kernel does in registers. */
+static __attribute__((noinline)) void finish(const rk__tile *t, const float *sum)
+{
+    int64_t step = (int64_t)t->vecs * TV;
+    if (!t->out->transposed) {
+        finish_rows(t->out, sum, step, t->row, t->col, t->rows, t->cols);
+        return;
+    }
+    for (int64_t i = 0; i < t->rows; i += TV)
+        for (int64_t j = 0; j < t->cols; j += TV) {
+            float turned[TV * TV] __attribute__((aligned(64)));
+            tvec r[TV];
+            for (int x = 0; x < TV; x++)
+                r[x] = i + x < t->rows ? tv_load(sum + (i + x) * step + j) : tv_zero();
+            tv_transpose(r);
+            for (int x = 0; x < TV; x++)
+                tv_store(turned + x * TV, r[x]);
+            int64_t rows = t->cols - j < TV ? t->cols - j : TV, cols = t->rows - i < TV ? t->rows - i : TV;
+            finish_rows(t->out, turned, TV, t->col + j, t->row + i, rows, cols);
+        }
+}
+
+static bool plain(const rk__tile *t)
+{
+    const rk__epilogue *e = t->out;
+    return t->cols == t->vecs * TV && !e->transposed && !e->pre && e->act <= RK_ACT_RELU;
+}
+
+/* A whole tile of c straight from the registers. */
+TV_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__tile *t)
+{
+    const rk__epilogue *e = t->out;
+    int64_t ldc = e->ldc, at = t->row * ldc + t->col;
+    float *c = e->c + at;
+    if (e->add)
+        TV_UNROLL for (int i = 0; i < rows; i++)
+            TV_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = tv_add(tv_load(c + i * ldc + j * TV), acc[i][j]);
+    if (e->bias)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+        {
+            tvec bias = tv_load(e->bias + t->col + j * TV);
+            TV_UNROLL for (int i = 0; i < rows; i++)
+                acc[i][j] = tv_add(acc[i][j], bias);
+        }
+    if (e->bias_row)
+        TV_UNROLL for (int i = 0; i < rows; i++)
+        {
+            tvec bias = tv_set1(e->bias_row[t->row + i]);
+            TV_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = tv_add(acc[i][j], bias);
+        }
+    if (e->act == RK_ACT_RELU)
+        TV_UNROLL for (int i = 0; i < rows; i++)
+            TV_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = tv_relu(acc[i][j]);
+    if (e->relu_mask)
+        TV_UNROLL for (int i = 0; i < rows; i++)
+            TV_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = tv_where_positive(tv_load(e->relu_mask + at + i * ldc + j * TV), acc[i][j]);
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            tv_store(c + i * ldc + j * TV, acc[i][j]);
+}
+
+/* ---- the chain ---- */
+
+/* One k: every row's element times the row of b. */
+TV_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
+                    const float *b, float *b_copy)
+{
+    tvec v[MOST_VECS];
+    if (vecs <= rows) {
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+        {
+            v[j] = tv_load(b + j * TV);
+            if (copy)
+                tv_store(b_copy + j * TV, v[j]);
+        }
+        TV_UNROLL for (int i = 0; i < rows; i++)
+        {
+            tvec x = tv_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
+            TV_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = tv_fma(x, v[j], acc[i][j]);
+        }
+    } else {
+        TV_UNROLL for (int i = 0; i < rows; i++)
+            v[i] = tv_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+        {
+            tvec y = tv_load(b + j * TV);
+            if (copy)
+                tv_store(b_copy + j * TV, y);
+            TV_UNROLL for (int i = 0; i < rows; i++)
+                acc[i][j] = tv_fma(v[i], y, acc[i][j]);
+        }
+    }
+}
+
+/* Where level d of the stack of partial sums lies. */
+TV_INLINE float *level(const rk__tile *t, float *here, int d)
+{
+    return (d < t->held_levels ? t->held : here) + (int64_t)d * TILE_FLOATS;
+}
+
+TV_INLINE void acc_from_c(const int rows, const int vecs, sums acc, const rk__tile *t)
+{
+    const float *c = t->out->c + t->row * t->out->ldc + t->col;
+    TV_UNROLL for (int i = 0; i < rows; i++)
+        TV_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = tv_load_n(c + i * t->out->ldc + j * TV, t->cols - j * TV);
+}
+
+TV_INLINE void tile_body(const int rows, const int vecs, const bool copy, const rk__tile *t)
+{
+    float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
+    sums acc;
+    int leaf = t->leaf, depth = __builtin_popcount((unsigned)leaf);
+    if (t->resume)
+        acc_load(rows, vecs, acc, level(t, here, depth));
+    else if (t->chain)
+        acc_from_c(rows, vecs, acc, t);
+    else
+        acc_zero(rows, vecs, acc);
+
+    const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
+    const float *a[ROW_GROUPS], *b = t->b;
+    float *b_copy = t->b_copy;
+    TV_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
+        a[g] = t->a + g * ROW_GROUP * a_row;
+
+#define STEP                                                           \
+    do {                                                               \
+        step(rows, vecs, copy, acc, a, a_row, b, b_copy);              \
+        b += b_step;                                                   \
+        if (copy)                                                      \
+            b_copy += vecs * TV;                                       \
+        TV_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step; \
+    } while (0)
+    for (int r = 0;; r++) {
+        int64_t k = t->run[r];
+        for (; k >= 4; k -= 4) {
+            STEP;
+            STEP;
+            STEP;
+            STEP;
+        }
+        for (; k > 0; k--)
+            STEP;
+        bool stop = r + 1 == t->runs;
+        if (stop && t->partial) {
+            acc_store(rows, vecs, acc, level(t, here, depth));
+            return;
+        }
+        for (int d = leaf++; d & 1; d >>= 1)
+            acc_add(rows, vecs, acc, level(t, here, --depth));
+        if (stop)
+            break;
+        acc_store(rows, vecs, acc, level(t, here, depth++));
+        acc_zero(rows, vecs, acc);
+    }
+#undef STEP
+    if (!t->last) {
+        acc_store(rows, vecs, acc, level(t, here, depth));
+    } else if (plain(t)) {
+        finish_plain(rows, vecs, acc, t);
+    } else {
+        acc_store(rows, vecs, acc, here);
+        finish(t, here);
+    }
+}
+
+/* ---- one function a shape ---- */
+
+#define SHAPE(rows, vecs)                                                                 \
+    static void tile_##rows##x##vecs(const rk__tile *t)                                   \
+    {                                                                                     \
+        tile_body(rows, vecs, false, t);                                                  \
+    }                                                                                     \
+    static void tile_copy_##rows##x##vecs(const rk__tile *t)                              \
+    {                                                                                     \
+        tile_body(rows, vecs, true, t);                                                   \
+    }
+#define ROW(rows, vecs) [rows] = { tile_##rows##x##vecs, tile_copy_##rows##x##vecs },
+
+#if defined(RK_ISA_AVX512)
+#define SHAPES_8(X) X(1, 8) X(2, 8) X(3, 8)
+#define SHAPES_4(X) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4) X(7, 4)
+#define SHAPES_2(X)                                                                                                    \
+    X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) X(13, 2) X(14, 2)
+#define SHAPES_1(X)                                                                                                    \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1)        \
+    X(14, 1) X(15, 1) X(16, 1) X(17, 1) X(18, 1) X(19, 1) X(20, 1) X(21, 1) X(22, 1) X(23, 1) X(24, 1) X(25, 1)        \
+    X(26, 1) X(27, 1) X(28, 1)
+#elif defined(RK_ISA_AVX2)
+#define SHAPES_8(X) X(1, 8)
+#define SHAPES_4(X) X(1, 4) X(2, 4) X(3, 4)
+#define SHAPES_2(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
+#define SHAPES_1(X)                                                                                                    \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
+#else
+#define SHAPES_8(X) X(1, 8)
+#define SHAPES_4(X) X(1, 4) X(2, 4)
+#define SHAPES_2(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2)
+#define SHAPES_1(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1)
+#endif
+
+SHAPES_8(SHAPE)
+SHAPES_4(SHAPE)
+SHAPES_2(SHAPE)
+SHAPES_1(SHAPE)
+
+typedef void kernel(const rk__tile *t);
+static kernel *const kernels_1[TILE_TALL + 1][2] = { SHAPES_1(ROW) };
+static kernel *const kernels_2[TILE_ROWS + 1][2] = { SHAPES_2(ROW) };
+static kernel *const kernels_4[TILE_ROWS / 2 + 1][2] = { SHAPES_4(ROW) };
+static kernel *const kernels_8[TILE_ROWS / 4 + 1][2] = { SHAPES_8(ROW) };
+static kernel *const (*const kernels[MOST_VECS + 1])[2] = {
+    [1] = kernels_1,
+    [2] = kernels_2,
+    [4] = kernels_4,
+    [8] = kernels_8,
+};
+
+void RK_NAME(tile)(const rk__tile *t)
+{
+    kernels[t->vecs][t->rows][t->b_copy != NULL](t);
+}
+
+/* ---- packing ---- */
+
+/* A panel narrower than a vector: whole stores, each cut short by the next row's; the last rows may not overrun. */
+static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
+{
+    for (int64_t x = 0; x < k; x++, src += step, panel += width) {
+        tvec v = tv_load_n(src, width);
+        v = bf16 ? tv_bf16(v) : v;
+        if ((k - x) * width >= TV)
+            tv_store(panel, v);
+        else
+            tv_store_n(panel, width, v);
+    }
+}
+
+static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t lanes, int64_t width, bool bf16,
+                            float *panel)
+{
+    for (int64_t x = 0; x < k; x++, src += step, panel += width)
+        for (int64_t j = 0; j < width; j += TV) {
+            tvec v = tv_load_n(src + j, lanes - j);
+            tv_store_n(panel + j, width - j, bf16 ? tv_bf16(v) : v);
+        }
+}
+
+/* Whole vectors, the usual panel. */
+static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
+{
+    for (int64_t x = 0; x < k; x++, src += step, panel += width)
+        for (int64_t j = 0; j < width; j += TV) {
+            tvec v = tv_load(src + j);
+            tv_store(panel + j, bf16 ? tv_bf16(v) : v);
+        }
+}
+
+/* TV lanes whose k is contiguous, turned as TV x TV squares. `lanes` of them exist. */
+static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room, int64_t width, bool bf16,
+                        float *panel)
+{
+    int64_t x = 0;
+    for (; x + TV <= k; x += TV) {
+        tvec r[TV];
+        TV_UNROLL for (int i = 0; i < TV; i++)
+            r[i] = i < lanes ? tv_load(src + i * lane + x) : tv_zero();
+        tv_transpose(r);
+        TV_UNROLL for (int i = 0; i < TV; i++)
+        {
+            tvec v = bf16 ? tv_bf16(r[i]) : r[i];
+            if (room >= TV)
+                tv_store(panel + (x + i) * width, v);
+            else
+                tv_store_n(panel + (x + i) * width, room, v);
+        }
+    }
+    for (; x < k; x++) {
+        float v[TV] = { 0 };
+        for (int i = 0; i < TV && i < lanes; i++)
+            v[i] = src[i * lane + x];
+        tvec r = tv_load(v);
+        tv_store_n(panel + x * width, room, bf16 ? tv_bf16(r) : r);
+    }
+}
+
+void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width, bool bf16,
+                   float *panel)
+{
+    if (lane == 1 && lanes == width && width % TV == 0)
+        pack_full(src, step, k, width, bf16, panel);
+    else if (lane == 1 && lanes == width && width < TV)
+        pack_narrow(src, step, k, width, bf16, panel);
+    else if (lane == 1)
+        pack_contiguous(src, step, k, lanes, width, bf16, panel);
+    else if (step == 1)
+        for (int64_t j = 0; j < width; j += TV)
+            pack_turned(src + (j < lanes ? j * lane : 0), lane, k, lanes - j, width - j, width, bf16, panel + j);
+    else
+        for (int64_t x = 0; x < k; x++)
+            for (int64_t j = 0; j < width; j += TV) {
+                float v[TV] = { 0 };
+                for (int i = 0; i < TV && j + i < lanes; i++)
+                    v[i] = src[x * step + (j + i) * lane];
+                tvec r = tv_load(v);
+                tv_store_n(panel + x * width + j, width - j, bf16 ? tv_bf16(r) : r);
+            }
+}

@@ -1,0 +1,90 @@
+/* The register tile: a few rows by a few vectors of a product's output stay in registers while k runs. gemm.c and
+ * conv.c cut their work into panels and call it.
+ *
+ *   sum[i][j] = chain over k of a(i, k) * b(k, j)          one fused multiply-add each, k ascending, from +0
+ *
+ * The rows' operand a is broadcast element by element, from wherever it lies (any two strides). The columns' operand b
+ * is read in whole vectors: a panel of `width` columns packed by rk__pack, or rows of the matrix itself.
+ *
+ * A sum over segments (core/order.h) is a stack of partial sums: after leaf s the finished pairs are added, as when a
+ * binary counter carries. A tile may stop at any k and go on in a later call (a later block of k): what it must
+ * remember lies in `held`. */
+#ifndef RK_CPU_TILE_H
+#define RK_CPU_TILE_H
+
+#include "cpu/isa/simd.h"
+
+#if defined(RK_ISA_AVX512)
+enum { TILE_ROWS = 14 };
+#elif defined(RK_ISA_AVX2)
+enum { TILE_ROWS = 6 };
+#else
+enum { TILE_ROWS = 4 };
+#endif
+enum {
+    TILE_COLS = 2 * TV,               /* columns of a panel for a tile of TILE_ROWS rows */
+    TILE_TALL = 2 * TILE_ROWS,        /* most rows of a tile that is one vector wide */
+    TILE_FLOATS = 2 * TILE_ROWS * TV, /* the most that a tile holds */
+    TILE_SEGMENTS_LOG2 = 10           /* at most 1024 segments */
+};
+
+/* What becomes of a finished sum; one for a whole product. Pointers are to element (0, 0). */
+typedef struct rk__epilogue {
+    float *c;
+    int64_t ldc;
+    bool add;               /* c + sum instead of sum */
+    bool transposed;        /* the tile's rows are columns of c */
+    rk_act act;
+    const float *bias;      /* by column of c, or NULL */
+    const float *bias_row;  /* by row of c, or NULL */
+    float *pre;             /* like c: the value before act, or NULL */
+    const float *relu_mask; /* like c: 0 where mask <= 0, or NULL */
+} rk__epilogue;
+
+typedef struct rk__tile {
+    int rows, vecs; /* vecs is 1, 2, 4 or 8; rows at most rk__tile_rows(vecs) */
+    int cols;       /* columns that exist: at most vecs * TV */
+    const float *a; /* element (i, k) is a[i * a_row + k * a_step] */
+    int64_t a_row, a_step;
+    const float *b; /* row k is vecs * TV floats at b + k * b_step, all readable */
+    int64_t b_step;
+    float *b_copy; /* NULL, or where to leave b packed (step vecs * TV) */
+    /* The terms of this call: run[0] terms of leaf `leaf`, run[1] of the next, ... */
+    const int64_t *run;
+    int runs, leaf;
+    bool resume;  /* the first run continues a leaf begun in an earlier call */
+    bool partial; /* the last run leaves its leaf unfinished */
+    bool chain;   /* the first leaf starts from c (not transposed) instead of +0 */
+    bool last;    /* the sum is complete: apply `out` */
+    float *held;  /* held_levels * TILE_FLOATS that live between the calls for this tile; NULL if one call does it */
+    int held_levels;
+    const rk__epilogue *out;
+    int64_t row, col; /* of the tile in the product (in c: transposed if out says so) */
+} rk__tile;
+
+/* Most rows of a tile that is `vecs` vectors wide. */
+static inline int rk__tile_rows(int vecs)
+{
+    switch (vecs) {
+    case 1:
+        return TILE_TALL;
+    case 2:
+        return TILE_ROWS;
+    case 4:
+        return TILE_ROWS / 2;
+    default:
+        return TILE_ROWS / 4;
+    }
+}
+
+/* Runs one tile. */
+void RK_NAME(tile)(const rk__tile *t);
+
+/* Packs k rows of `lanes` floats into rows of `width` >= lanes floats, zeros after the last lane.
+ * src   element (k, l) is src[k * step + l * lane]
+ * panel k * width floats
+ * bf16  rounds each element to bf16 */
+void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width, bool bf16,
+                   float *panel);
+
+#endif
