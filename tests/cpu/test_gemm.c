@@ -65,7 +65,7 @@ static void reference(const rk_gemm *g)
                 if (g->pre)
                     ((float *)g->pre)[at] = v;
                 if (g->act == RK_ACT_RELU)
-                    v = v > 0 ? v : 0;
+                    v = 0 > v ? 0 : v;
                 if (g->relu_mask)
                     v = ((const float *)g->relu_mask)[at] > 0 ? v : 0;
                 *c = v;
@@ -245,6 +245,74 @@ TEST(what_follows_the_sum)
             p.g.order.acc = what & 32 ? RK_ACC_CHAIN : RK_ACC_SET;
             CHECK_SAME(&p);
         }
+}
+
+/* A fused activation has the bits of the separate one. */
+TEST(gelu_is_fused)
+{
+    open_all();
+    for (int i = 0; i < all.count; i++)
+        for (int t = 0; t < 4; t++) {
+            problem p = make(21, 70, 50, t & 1, t & 2, 0);
+            const cpu_iter *d = &all.it[i];
+            p.g.ldc = p.g.n;
+            p.g.bias = p.bias;
+            float *want = copy(p.c, p.c_floats), *got = copy(p.c, p.c_floats);
+            p.g.c = want;
+            d->k->gemm(d->dev, &p.g);
+            p.g.c = got;
+            p.g.act = t & 1 ? RK_ACT_GELU_TANH : RK_ACT_GELU;
+            p.g.pre = p.pre;
+            d->k->gemm(d->dev, &p.g);
+            int64_t pre_at = differs(p.pre, want, p.g.m * p.g.n);
+            (t & 1 ? d->k->gelu_tanh : d->k->gelu)(d->dev, p.g.m * p.g.n, want, 0, want);
+            int64_t at = differs(got, want, p.g.m * p.g.n);
+            free(want);
+            free(got);
+            drop(&p);
+            CHECK_INT(pre_at, -1);
+            CHECK_INT(at, -1);
+        }
+}
+
+/* The double table agrees with the others to their precision, whatever follows the sum. */
+TEST(double_reference)
+{
+    open_all();
+    const cpu_iter *d = &all.it[0];
+    const rk_kernels *f64 = rk_device_cpu.kernels(d->dev, RK_F64);
+    for (int what = 0; what < 96; what++) {
+        problem p = make(9, 21, 35, what & 1, what & 2, 2);
+        p.g.act = (rk_act)(what >> 3 & 3);
+        p.g.order = (rk_order){ what & 4 ? 4 : 1, 5, p.g.act ? RK_ACC_SET : what & 32 ? RK_ACC_ADD : RK_ACC_SET };
+        p.g.bias = what & 32 ? p.bias : NULL;
+        p.g.relu_mask = what & 64 ? p.mask : NULL;
+        p.g.bf16 = what & 64;
+        int64_t size[] = { 2 * p.g.a_batch, 2 * p.g.b_batch, p.c_floats, p.g.n, p.c_floats };
+        const float *from[] = { p.a, p.b, p.c, p.bias, p.mask };
+        double *in[5];
+        for (int x = 0; x < 5; x++) {
+            in[x] = malloc((size_t)size[x] * sizeof(double));
+            for (int64_t i = 0; i < size[x]; i++)
+                in[x][i] = from[x][i];
+        }
+        rk_gemm g = p.g, h = p.g;
+        g.c = p.c;
+        h.a = in[0];
+        h.b = in[1];
+        h.c = in[2];
+        h.bias = p.g.bias ? in[3] : NULL;
+        h.relu_mask = p.g.relu_mask ? in[4] : NULL;
+        d->k->gemm(d->dev, &g);
+        f64->gemm(d->dev, &h);
+        double worst = 0;
+        for (int64_t i = 0; i < p.c_floats; i++)
+            worst = fmax(worst, fabs(p.c[i] - in[2][i]));
+        for (int x = 0; x < 5; x++)
+            free(in[x]);
+        drop(&p);
+        CHECK(worst < 4e-6);
+    }
 }
 
 TEST(nan_and_infinity)

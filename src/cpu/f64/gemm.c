@@ -37,7 +37,7 @@ static double activate(rk_act act, double x)
 {
     switch (act) {
     case RK_ACT_RELU:
-        return x > 0 ? x : 0;
+        return 0 > x ? 0 : x; /* a NaN stays one */
     case RK_ACT_GELU:
         return 0.5 * x * (1 + erf(x * M_SQRT1_2));
     case RK_ACT_GELU_TANH:

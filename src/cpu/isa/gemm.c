@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    K_BLOCK = TV == 16 ? 1024 : 512,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
+    K_BLOCK = VL == 16 ? 1024 : 512,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
     A_BLOCK_BYTES = 320 << 10,            /* packed rows that a core keeps in its second-level cache */
     B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
@@ -161,11 +161,11 @@ static int64_t first_row(const product *p, const plan *pl, int64_t panel)
 /* Few rows take wide tiles, so that enough chains run side by side. */
 static int vecs_for(int64_t m, int64_t n)
 {
-    if (n <= TV)
+    if (n <= VL)
         return 1;
-    if (m <= rk__tile_rows(8) && n > 4 * TV)
+    if (m <= rk__tile_rows(8) && n > 4 * VL)
         return 8;
-    if (m <= rk__tile_rows(4) && n > 2 * TV)
+    if (m <= rk__tile_rows(4) && n > 2 * VL)
         return 4;
     return 2;
 }
@@ -173,7 +173,7 @@ static int vecs_for(int64_t m, int64_t n)
 static void plan_panels(plan *pl, const product *p, const team *t)
 {
     pl->vecs = vecs_for(p->m, p->n);
-    pl->width = (int64_t)pl->vecs * TV;
+    pl->width = (int64_t)pl->vecs * VL;
     pl->col_panels = ceil_div(p->n, pl->width);
     pl->row_panels = ceil_div(p->m, rk__tile_rows(pl->vecs));
     int64_t a_bytes = rk__tile_rows(pl->vecs) * pl->k_most * (int64_t)sizeof(float);
@@ -395,7 +395,7 @@ static rk_status multiply(const team *t, const product *p)
 static void settle_roles(product *p)
 {
     bool both = p->b_step == 1 && p->b_lane != 1 && p->a_step == 1;
-    if (!both || p->chain || p->bf16 || p->m < TV || p->m > 512 || p->m > p->n / 2)
+    if (!both || p->chain || p->bf16 || p->m < VL || p->m > 512 || p->m > p->n / 2)
         return;
     product q = *p;
     p->m = q.n;

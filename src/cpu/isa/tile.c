@@ -1,71 +1,69 @@
 #include "cpu/isa/tile.h"
 
-#include <math.h>
+#include "cpu/isa/vmath.h"
 
 enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scaled addressing */
 enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
 
-typedef tvec sums[TILE_TALL][MOST_VECS];
+typedef vf sums[TILE_TALL][MOST_VECS];
 
-/* ---- the tile's accumulators, in memory as rows of vecs * TV floats ---- */
+/* ---- the tile's accumulators, in memory as rows of vecs * VL floats ---- */
 
-TV_INLINE void acc_zero(const int rows, const int vecs, sums acc)
+RK_INLINE void acc_zero(const int rows, const int vecs, sums acc)
 {
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = tv_zero();
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = v_zero();
 }
 
-TV_INLINE void acc_load(const int rows, const int vecs, sums acc, const float *p)
+RK_INLINE void acc_load(const int rows, const int vecs, sums acc, const float *p)
 {
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = tv_load(p + (i * vecs + j) * TV);
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = v_load(p + (i * vecs + j) * VL);
 }
 
-TV_INLINE void acc_store(const int rows, const int vecs, sums acc, float *p)
+RK_INLINE void acc_store(const int rows, const int vecs, sums acc, float *p)
 {
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            tv_store(p + (i * vecs + j) * TV, acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            v_store(p + (i * vecs + j) * VL, acc[i][j]);
 }
 
 /* acc = p + acc: p is the left half of the pair */
-TV_INLINE void acc_add(const int rows, const int vecs, sums acc, const float *p)
+RK_INLINE void acc_add(const int rows, const int vecs, sums acc, const float *p)
 {
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = tv_add(tv_load(p + (i * vecs + j) * TV), acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = v_add(v_load(p + (i * vecs + j) * VL), acc[i][j]);
 }
 
 /* ---- a finished tile on its way to c ---- */
 
-static tvec gelu(tvec x, bool with_tanh)
+/* mask > 0 ? x : 0 */
+RK_INLINE vf keep_positive(vf mask, vf x)
 {
-    float v[TV];
-    tv_store(v, x);
-    for (int i = 0; i < TV; i++)
-        v[i] = with_tanh ? 0.5f * v[i] * (1 + tanhf(0.7978845608f * (v[i] + 0.044715f * v[i] * v[i] * v[i])))
-                         : 0.5f * v[i] * (1 + erff(v[i] * 0.70710678f));
-    return tv_load(v);
+    return v_keep(v_gt(mask, v_zero()), x);
 }
 
-TV_INLINE tvec finish_vec(const rk__epilogue *e, tvec v, int64_t at, int64_t row, int64_t col, int64_t n)
+RK_INLINE vf finish_vec(const rk__epilogue *e, vf v, int64_t at, int64_t row, int64_t col, int64_t n)
 {
     if (e->add)
-        v = tv_add(tv_load_n(e->c + at, n), v);
+        v = v_add(v_load_some(e->c + at, n), v);
     if (e->bias)
-        v = tv_add(v, tv_load_n(e->bias + col, n));
+        v = v_add(v, v_load_some(e->bias + col, n));
     if (e->bias_row)
-        v = tv_add(v, tv_set1(e->bias_row[row]));
+        v = v_add(v, v_set1(e->bias_row[row]));
     if (e->pre)
-        tv_store_n(e->pre + at, n, v);
+        v_store_upto(e->pre + at, n, v);
     if (e->act == RK_ACT_RELU)
-        v = tv_relu(v);
-    else if (e->act)
-        v = gelu(v, e->act == RK_ACT_GELU_TANH);
+        v = v_relu(v);
+    else if (e->act == RK_ACT_GELU)
+        v = v_gelu(v);
+    else if (e->act == RK_ACT_GELU_TANH)
+        v = v_gelu_tanh(v);
     if (e->relu_mask)
-        v = tv_where_positive(tv_load_n(e->relu_mask + at, n), v);
+        v = keep_positive(v_load_some(e->relu_mask + at, n), v);
     return v;
 }
 
@@ -74,127 +72,127 @@ static void finish_rows(const rk__epilogue *e, const float *sum, int64_t step, i
                         int64_t cols)
 {
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j += TV) {
+        for (int64_t j = 0; j < cols; j += VL) {
             int64_t at = (row + i) * e->ldc + col + j;
-            tvec v = finish_vec(e, tv_load(sum + i * step + j), at, row + i, col + j, cols - j);
-            tv_store_n(e->c + at, cols - j, v);
+            vf v = finish_vec(e, v_load(sum + i * step + j), at, row + i, col + j, cols - j);
+            v_store_upto(e->c + at, cols - j, v);
         }
 }
 
 /* Any tile: one that has an edge, or lies across, or asks for more than the kernel does in registers. */
 static __attribute__((noinline)) void finish(const rk__tile *t, const float *sum)
 {
-    int64_t step = (int64_t)t->vecs * TV;
+    int64_t step = (int64_t)t->vecs * VL;
     if (!t->out->transposed) {
         finish_rows(t->out, sum, step, t->row, t->col, t->rows, t->cols);
         return;
     }
-    for (int64_t i = 0; i < t->rows; i += TV)
-        for (int64_t j = 0; j < t->cols; j += TV) {
-            float turned[TV * TV] __attribute__((aligned(64)));
-            tvec r[TV];
-            for (int x = 0; x < TV; x++)
-                r[x] = i + x < t->rows ? tv_load(sum + (i + x) * step + j) : tv_zero();
-            tv_transpose(r);
-            for (int x = 0; x < TV; x++)
-                tv_store(turned + x * TV, r[x]);
-            int64_t rows = t->cols - j < TV ? t->cols - j : TV, cols = t->rows - i < TV ? t->rows - i : TV;
-            finish_rows(t->out, turned, TV, t->col + j, t->row + i, rows, cols);
+    for (int64_t i = 0; i < t->rows; i += VL)
+        for (int64_t j = 0; j < t->cols; j += VL) {
+            float turned[VL * VL] __attribute__((aligned(64)));
+            vf r[VL];
+            for (int x = 0; x < VL; x++)
+                r[x] = i + x < t->rows ? v_load(sum + (i + x) * step + j) : v_zero();
+            v_transpose(r);
+            for (int x = 0; x < VL; x++)
+                v_store(turned + x * VL, r[x]);
+            int64_t rows = t->cols - j < VL ? t->cols - j : VL, cols = t->rows - i < VL ? t->rows - i : VL;
+            finish_rows(t->out, turned, VL, t->col + j, t->row + i, rows, cols);
         }
 }
 
 static bool plain(const rk__tile *t)
 {
     const rk__epilogue *e = t->out;
-    return t->cols == t->vecs * TV && !e->transposed && !e->pre && e->act <= RK_ACT_RELU;
+    return t->cols == t->vecs * VL && !e->transposed && !e->pre && e->act <= RK_ACT_RELU;
 }
 
 /* A whole tile of c straight from the registers. */
-TV_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__tile *t)
+RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__tile *t)
 {
     const rk__epilogue *e = t->out;
     int64_t ldc = e->ldc, at = t->row * ldc + t->col;
     float *c = e->c + at;
     if (e->add)
-        TV_UNROLL for (int i = 0; i < rows; i++)
-            TV_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = tv_add(tv_load(c + i * ldc + j * TV), acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++)
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = v_add(v_load(c + i * ldc + j * VL), acc[i][j]);
     if (e->bias)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
         {
-            tvec bias = tv_load(e->bias + t->col + j * TV);
-            TV_UNROLL for (int i = 0; i < rows; i++)
-                acc[i][j] = tv_add(acc[i][j], bias);
+            vf bias = v_load(e->bias + t->col + j * VL);
+            RK_UNROLL for (int i = 0; i < rows; i++)
+                acc[i][j] = v_add(acc[i][j], bias);
         }
     if (e->bias_row)
-        TV_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int i = 0; i < rows; i++)
         {
-            tvec bias = tv_set1(e->bias_row[t->row + i]);
-            TV_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = tv_add(acc[i][j], bias);
+            vf bias = v_set1(e->bias_row[t->row + i]);
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = v_add(acc[i][j], bias);
         }
     if (e->act == RK_ACT_RELU)
-        TV_UNROLL for (int i = 0; i < rows; i++)
-            TV_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = tv_relu(acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++)
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = v_relu(acc[i][j]);
     if (e->relu_mask)
-        TV_UNROLL for (int i = 0; i < rows; i++)
-            TV_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = tv_where_positive(tv_load(e->relu_mask + at + i * ldc + j * TV), acc[i][j]);
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            tv_store(c + i * ldc + j * TV, acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++)
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = keep_positive(v_load(e->relu_mask + at + i * ldc + j * VL), acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            v_store(c + i * ldc + j * VL, acc[i][j]);
 }
 
 /* ---- the chain ---- */
 
 /* One k: every row's element times the row of b. */
-TV_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
+RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
                     const float *b, float *b_copy)
 {
-    tvec v[MOST_VECS];
+    vf v[MOST_VECS];
     if (vecs <= rows) {
-        TV_UNROLL for (int j = 0; j < vecs; j++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
         {
-            v[j] = tv_load(b + j * TV);
+            v[j] = v_load(b + j * VL);
             if (copy)
-                tv_store(b_copy + j * TV, v[j]);
+                v_store(b_copy + j * VL, v[j]);
         }
-        TV_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int i = 0; i < rows; i++)
         {
-            tvec x = tv_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
-            TV_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = tv_fma(x, v[j], acc[i][j]);
+            vf x = v_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                acc[i][j] = v_fma(x, v[j], acc[i][j]);
         }
     } else {
-        TV_UNROLL for (int i = 0; i < rows; i++)
-            v[i] = tv_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
-        TV_UNROLL for (int j = 0; j < vecs; j++)
+        RK_UNROLL for (int i = 0; i < rows; i++)
+            v[i] = v_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
+        RK_UNROLL for (int j = 0; j < vecs; j++)
         {
-            tvec y = tv_load(b + j * TV);
+            vf y = v_load(b + j * VL);
             if (copy)
-                tv_store(b_copy + j * TV, y);
-            TV_UNROLL for (int i = 0; i < rows; i++)
-                acc[i][j] = tv_fma(v[i], y, acc[i][j]);
+                v_store(b_copy + j * VL, y);
+            RK_UNROLL for (int i = 0; i < rows; i++)
+                acc[i][j] = v_fma(v[i], y, acc[i][j]);
         }
     }
 }
 
 /* Where level d of the stack of partial sums lies. */
-TV_INLINE float *level(const rk__tile *t, float *here, int d)
+RK_INLINE float *level(const rk__tile *t, float *here, int d)
 {
     return (d < t->held_levels ? t->held : here) + (int64_t)d * TILE_FLOATS;
 }
 
-TV_INLINE void acc_from_c(const int rows, const int vecs, sums acc, const rk__tile *t)
+RK_INLINE void acc_from_c(const int rows, const int vecs, sums acc, const rk__tile *t)
 {
     const float *c = t->out->c + t->row * t->out->ldc + t->col;
-    TV_UNROLL for (int i = 0; i < rows; i++)
-        TV_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = tv_load_n(c + i * t->out->ldc + j * TV, t->cols - j * TV);
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j++)
+            acc[i][j] = v_load_some(c + i * t->out->ldc + j * VL, t->cols - j * VL);
 }
 
-TV_INLINE void tile_body(const int rows, const int vecs, const bool copy, const rk__tile *t)
+RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const rk__tile *t)
 {
     float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
     sums acc;
@@ -209,7 +207,7 @@ TV_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
     const float *a[ROW_GROUPS], *b = t->b;
     float *b_copy = t->b_copy;
-    TV_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
+    RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
         a[g] = t->a + g * ROW_GROUP * a_row;
 
 #define STEP                                                           \
@@ -217,8 +215,8 @@ TV_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
         step(rows, vecs, copy, acc, a, a_row, b, b_copy);              \
         b += b_step;                                                   \
         if (copy)                                                      \
-            b_copy += vecs * TV;                                       \
-        TV_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step; \
+            b_copy += vecs * VL;                                       \
+        RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step; \
     } while (0)
     for (int r = 0;; r++) {
         int64_t k = t->run[r];
@@ -316,12 +314,12 @@ void RK_NAME(tile)(const rk__tile *t)
 static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width) {
-        tvec v = tv_load_n(src, width);
-        v = bf16 ? tv_bf16(v) : v;
-        if ((k - x) * width >= TV)
-            tv_store(panel, v);
+        vf v = v_load_some(src, width);
+        v = bf16 ? v_bf16(v) : v;
+        if ((k - x) * width >= VL)
+            v_store(panel, v);
         else
-            tv_store_n(panel, width, v);
+            v_store_upto(panel, width, v);
     }
 }
 
@@ -329,9 +327,9 @@ static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t l
                             float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width)
-        for (int64_t j = 0; j < width; j += TV) {
-            tvec v = tv_load_n(src + j, lanes - j);
-            tv_store_n(panel + j, width - j, bf16 ? tv_bf16(v) : v);
+        for (int64_t j = 0; j < width; j += VL) {
+            vf v = v_load_some(src + j, lanes - j);
+            v_store_upto(panel + j, width - j, bf16 ? v_bf16(v) : v);
         }
 }
 
@@ -339,59 +337,59 @@ static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t l
 static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width)
-        for (int64_t j = 0; j < width; j += TV) {
-            tvec v = tv_load(src + j);
-            tv_store(panel + j, bf16 ? tv_bf16(v) : v);
+        for (int64_t j = 0; j < width; j += VL) {
+            vf v = v_load(src + j);
+            v_store(panel + j, bf16 ? v_bf16(v) : v);
         }
 }
 
-/* TV lanes whose k is contiguous, turned as TV x TV squares. `lanes` of them exist. */
+/* VL lanes whose k is contiguous, turned as VL x VL squares. `lanes` of them exist. */
 static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room, int64_t width, bool bf16,
                         float *panel)
 {
     int64_t x = 0;
-    for (; x + TV <= k; x += TV) {
-        tvec r[TV];
-        TV_UNROLL for (int i = 0; i < TV; i++)
-            r[i] = i < lanes ? tv_load(src + i * lane + x) : tv_zero();
-        tv_transpose(r);
-        TV_UNROLL for (int i = 0; i < TV; i++)
+    for (; x + VL <= k; x += VL) {
+        vf r[VL];
+        RK_UNROLL for (int i = 0; i < VL; i++)
+            r[i] = i < lanes ? v_load(src + i * lane + x) : v_zero();
+        v_transpose(r);
+        RK_UNROLL for (int i = 0; i < VL; i++)
         {
-            tvec v = bf16 ? tv_bf16(r[i]) : r[i];
-            if (room >= TV)
-                tv_store(panel + (x + i) * width, v);
+            vf v = bf16 ? v_bf16(r[i]) : r[i];
+            if (room >= VL)
+                v_store(panel + (x + i) * width, v);
             else
-                tv_store_n(panel + (x + i) * width, room, v);
+                v_store_upto(panel + (x + i) * width, room, v);
         }
     }
     for (; x < k; x++) {
-        float v[TV] = { 0 };
-        for (int i = 0; i < TV && i < lanes; i++)
+        float v[VL] = { 0 };
+        for (int i = 0; i < VL && i < lanes; i++)
             v[i] = src[i * lane + x];
-        tvec r = tv_load(v);
-        tv_store_n(panel + x * width, room, bf16 ? tv_bf16(r) : r);
+        vf r = v_load(v);
+        v_store_upto(panel + x * width, room, bf16 ? v_bf16(r) : r);
     }
 }
 
 void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width, bool bf16,
                    float *panel)
 {
-    if (lane == 1 && lanes == width && width % TV == 0)
+    if (lane == 1 && lanes == width && width % VL == 0)
         pack_full(src, step, k, width, bf16, panel);
-    else if (lane == 1 && lanes == width && width < TV)
+    else if (lane == 1 && lanes == width && width < VL)
         pack_narrow(src, step, k, width, bf16, panel);
     else if (lane == 1)
         pack_contiguous(src, step, k, lanes, width, bf16, panel);
     else if (step == 1)
-        for (int64_t j = 0; j < width; j += TV)
+        for (int64_t j = 0; j < width; j += VL)
             pack_turned(src + (j < lanes ? j * lane : 0), lane, k, lanes - j, width - j, width, bf16, panel + j);
     else
         for (int64_t x = 0; x < k; x++)
-            for (int64_t j = 0; j < width; j += TV) {
-                float v[TV] = { 0 };
-                for (int i = 0; i < TV && j + i < lanes; i++)
+            for (int64_t j = 0; j < width; j += VL) {
+                float v[VL] = { 0 };
+                for (int i = 0; i < VL && j + i < lanes; i++)
                     v[i] = src[x * step + (j + i) * lane];
-                tvec r = tv_load(v);
-                tv_store_n(panel + x * width + j, width - j, bf16 ? tv_bf16(r) : r);
+                vf r = v_load(v);
+                v_store_upto(panel + x * width + j, width - j, bf16 ? v_bf16(r) : r);
             }
 }

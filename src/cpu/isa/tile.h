@@ -22,9 +22,9 @@ enum { TILE_ROWS = 6 };
 enum { TILE_ROWS = 4 };
 #endif
 enum {
-    TILE_COLS = 2 * TV,               /* columns of a panel for a tile of TILE_ROWS rows */
+    TILE_COLS = 2 * VL,               /* columns of a panel for a tile of TILE_ROWS rows */
     TILE_TALL = 2 * TILE_ROWS,        /* most rows of a tile that is one vector wide */
-    TILE_FLOATS = 2 * TILE_ROWS * TV, /* the most that a tile holds */
+    TILE_FLOATS = 2 * TILE_ROWS * VL, /* the most that a tile holds */
     TILE_SEGMENTS_LOG2 = 10           /* at most 1024 segments */
 };
 
@@ -43,12 +43,12 @@ typedef struct rk__epilogue {
 
 typedef struct rk__tile {
     int rows, vecs; /* vecs is 1, 2, 4 or 8; rows at most rk__tile_rows(vecs) */
-    int cols;       /* columns that exist: at most vecs * TV */
+    int cols;       /* columns that exist: at most vecs * VL */
     const float *a; /* element (i, k) is a[i * a_row + k * a_step] */
     int64_t a_row, a_step;
-    const float *b; /* row k is vecs * TV floats at b + k * b_step, all readable */
+    const float *b; /* row k is vecs * VL floats at b + k * b_step, all readable */
     int64_t b_step;
-    float *b_copy; /* NULL, or where to leave b packed (step vecs * TV) */
+    float *b_copy; /* NULL, or where to leave b packed (step vecs * VL) */
     /* The terms of this call: run[0] terms of leaf `leaf`, run[1] of the next, ... */
     const int64_t *run;
     int runs, leaf;
