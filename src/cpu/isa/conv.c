@@ -1,131 +1,359 @@
-/* Convolutions as the definition reads: the reference for every other table. Terms that lie in the padding
- * are left out, which changes no sum of finite numbers. */
-#include "cpu/isa/isa.h"
+/* Convolutions: outputs, and gradients of inputs. Both are products of packed weights with windows of a padded image
+ * (conv.h): the gradient's image is dy, its taps are the kernel's, mirrored. With a stride, each phase of the input
+ * (rows and columns modulo the stride) meets taps of its own and is a pass of its own. */
+#include "cpu/isa/conv.h"
 
-#include <math.h>
+#include <stdatomic.h>
 
-/* Where output row or column o meets the input under tap k; outside [0, in) it is padding. */
-static int64_t source(int64_t o, int64_t stride, int64_t k, int64_t dil, int64_t pad)
+/* Bytes of the image that the taps of one block of k touch for one tile: half of a first-level cache. */
+enum { BLOCK_BYTES = 16 << 10 };
+/* Weights below this size are packed by one thread. */
+enum { SHARED_PACK = 1 << 16 };
+
+/* One grid of outputs with the same taps. */
+typedef struct pass {
+    int64_t rows, cols;      /* the grid */
+    int64_t ph, pw;          /* its phase of the output */
+    int64_t k;
+    ptrdiff_t *off;          /* (k) in the image */
+    ptrdiff_t *weight;       /* (k) in a row of weights */
+    float *a;                /* packed weights, all groups */
+    rk__conv_vec *vec;
+    int64_t vecs;
+    int64_t at;              /* of its plane 0 among the pass-ordered outputs of a sample's group */
+} pass;
+
+typedef struct job {
+    rk_dev *dev;
+    rk__conv_view view;
+    bool bf16, relu;
+    int64_t n, groups;
+    int64_t in, out;         /* channels of a group: of the image, of the output */
+    int64_t h, w;            /* output plane */
+    int64_t stride_h, stride_w; /* of the phases in the output */
+    const float *src, *weights, *bias;
+    float *dst;
+    int64_t weight_group, weight_row; /* elements from group to group, from output channel to output channel */
+    int64_t tiles, chunks;   /* row tiles of a group; tasks that share them */
+    int64_t block;           /* terms of a block of k */
+    pass *pass;
+    int64_t passes;
+    atomic_bool failed;
+} job;
+
+/* ---- row tiles: as even as can be ---- */
+
+static int64_t tile_row(const job *j, int64_t t)
 {
-    return o * stride + k * dil - pad;
+    int64_t each = j->out / j->tiles, extra = j->out % j->tiles;
+    return t * each + (t < extra ? t : extra);
 }
 
-/* One output of one group: the chain over (c, kh, kw). x: the group's first plane; w: the output channel's weights. */
-static float dot_window(const rk_conv2d *g, const float *x, const float *w, int64_t oh, int64_t ow)
+static int tile_rows(const job *j, int64_t t)
 {
-    float sum = 0;
-    for (int64_t c = 0; c < g->c / g->groups; c++)
-        for (int64_t kh = 0; kh < g->kh; kh++)
-            for (int64_t kw = 0; kw < g->kw; kw++) {
-                int64_t ih = source(oh, g->stride_h, kh, g->dil_h, g->pad_h);
-                int64_t iw = source(ow, g->stride_w, kw, g->dil_w, g->pad_w);
-                if (ih >= 0 && ih < g->h && iw >= 0 && iw < g->w)
-                    sum = fmaf(x[(c * g->h + ih) * g->w + iw], w[(c * g->kh + kh) * g->kw + kw], sum);
+    return (int)(tile_row(j, t + 1) - tile_row(j, t));
+}
+
+/* ---- tables ---- */
+
+/* Cuts the grid into vectors: by rows, or through row ends where that takes fewer. Returns how many. */
+static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, rk__conv_vec *vec)
+{
+    int64_t per_row = (cols + TV - 1) / TV, run = (rows - 1) * v->pitch + cols, count = 0;
+    bool through = (run + TV - 1) / TV < rows * per_row;
+    for (int64_t i = 0; i < (through ? (run + TV - 1) / TV : rows * per_row); i++) {
+        rk__conv_vec d = { .src = through ? i * TV : i / per_row * v->pitch + i % per_row * TV };
+        int64_t end = through ? run : i / per_row * v->pitch + cols;
+        for (int l = 0; l < TV && d.src + l < end; l++) {
+            int64_t r = (d.src + l) / v->pitch, c = (d.src + l) % v->pitch;
+            if (c >= cols)
+                continue;
+            if (d.count == 0)
+                d.dst = r * cols + c;
+            d.lane[d.count++] = l;
+        }
+        if (d.count)
+            vec[count++] = d;
+    }
+    return count;
+}
+
+static void pack_tile(void *arg, int64_t task, int worker)
+{
+    const job *j = arg;
+    (void)worker;
+    int64_t group = task / j->tiles, t = task % j->tiles, row = tile_row(j, t), rows = tile_rows(j, t);
+    const float *w = j->weights + group * j->weight_group + row * j->weight_row;
+    for (int64_t p = 0; p < j->passes; p++) {
+        const pass *s = &j->pass[p];
+        float *a = s->a + (group * j->out + row) * s->k;
+        for (int64_t k = 0; k < s->k; k++)
+            for (int64_t m = 0; m < rows; m++)
+                *a++ = w[m * j->weight_row + s->weight[k]];
+    }
+}
+
+static void pack_weights(job *j)
+{
+    int64_t total = 0;
+    for (int64_t p = 0; p < j->passes; p++)
+        total += j->groups * j->out * j->pass[p].k;
+    if (total > SHARED_PACK)
+        rk__parallel(j->dev, j->groups * j->tiles, pack_tile, j);
+    else
+        for (int64_t t = 0; t < j->groups * j->tiles; t++)
+            pack_tile(j, t, 0);
+    if (j->bf16 && j->passes)
+        for (int64_t i = 0; i < total; i += TV)
+            tv_store(j->pass[0].a + i, tv_bf16(tv_load(j->pass[0].a + i)));
+}
+
+/* ---- a task ---- */
+
+/* Runs row tiles [t0, t1), all of the same height, over the whole grid. */
+static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, const float *image,
+                      float *held, float *y)
+{
+    const int rows = tile_rows(j, t0), most = rk__conv_vecs(rows);
+    const int64_t plane = s->rows * s->cols;
+    for (int64_t v = 0; v < s->vecs; v += most) {
+        rk__conv_tile t = { .rows = rows, .x = image, .vec = s->vec + v, .relu = j->relu, .plane = plane };
+        t.vecs = (int)(s->vecs - v < most ? s->vecs - v : most);
+        t.whole = true;
+        for (int i = 0; i < t.vecs; i++)
+            t.whole &= t.vec[i].count == TV;
+        int64_t k = 0;
+        do {
+            t.k = s->k - k < j->block ? s->k - k : j->block;
+            t.off = s->off + k;
+            t.first = k == 0;
+            t.last = k + t.k == s->k;
+            for (int64_t i = t0; i < t1; i++) {
+                int64_t row = tile_row(j, i), channel = group * j->out + row;
+                t.a = s->a + channel * s->k + k * rows;
+                t.bias = j->bias ? j->bias + channel : NULL;
+                t.held = held + (i - t0) * RK__CONV_HELD;
+                t.y = y + row * plane;
+                RK_NAME(conv_tile)(&t);
             }
-    return sum;
+            k += t.k;
+        } while (k < s->k);
+    }
 }
 
-rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d *g, const void *x_, const void *w_, const void *bias_, rk_act act,
-                         void *y_)
+/* Gathers the passes' grids of one channel into its plane. */
+static void interleave(const job *j, int64_t channel, const float *grids, float *plane)
 {
-    (void)dev;
+    for (int64_t p = 0; p < j->passes; p++) {
+        const pass *s = &j->pass[p];
+        const float *from = grids + s->at + channel * s->rows * s->cols;
+        for (int64_t r = 0; r < s->rows; r++) {
+            float *to = plane + (r * j->stride_h + s->ph) * j->w + s->pw;
+            for (int64_t c = 0; c < s->cols; c++)
+                to[c * j->stride_w] = *from++;
+        }
+    }
+}
+
+/* A sample's group, or a part of its row tiles. */
+static void run_task(void *arg, int64_t task, int worker)
+{
+    job *j = arg;
+    int64_t sample = task / (j->groups * j->chunks), group = task / j->chunks % j->groups, chunk = task % j->chunks;
+    int64_t t0 = chunk * j->tiles / j->chunks, t1 = (chunk + 1) * j->tiles / j->chunks;
+    int64_t split = j->out % j->tiles; /* the tiles before this one are one row taller */
+    split = split < t0 ? t0 : split > t1 ? t1 : split;
+    bool phased = j->passes > 1;
+
+    float *image = rk__workspace(j->dev, worker, RK__WS_B, (size_t)rk__conv_view_size(&j->view, j->in) * sizeof(float));
+    float *held = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * RK__CONV_HELD * sizeof(float));
+    float *grids = NULL, *y = j->dst + (sample * j->groups + group) * j->out * j->h * j->w;
+    if (phased)
+        grids = rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w) * sizeof(float));
+    if (!image || !held || (phased && !grids)) {
+        atomic_store(&j->failed, true);
+        return;
+    }
+    const float *src = j->src + (sample * j->groups + group) * j->in * j->view.h * j->view.w;
+    RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, image);
+    for (int64_t p = 0; p < j->passes; p++) {
+        float *to = phased ? grids + j->pass[p].at : y;
+        if (t0 < split)
+            run_tiles(j, &j->pass[p], group, t0, split, image, held, to);
+        if (split < t1)
+            run_tiles(j, &j->pass[p], group, split, t1, image, held, to);
+    }
+    for (int64_t m = tile_row(j, t0); phased && m < tile_row(j, t1); m++)
+        interleave(j, m, grids, y + m * j->h * j->w);
+}
+
+/* ---- a job ---- */
+
+/* Lays the passes' tables out in one workspace. k, rows and cols of each pass are known. */
+static rk_status make_tables(job *j)
+{
+    int64_t terms = 0, vecs = 0, at = 0;
+    for (int64_t p = 0; p < j->passes; p++) {
+        const pass *s = &j->pass[p];
+        terms += s->k;
+        vecs += s->rows * ((s->cols + TV - 1) / TV);
+    }
+    size_t bytes = (size_t)vecs * sizeof(rk__conv_vec) + (size_t)terms * 2 * sizeof(ptrdiff_t) +
+                   (size_t)(j->groups * j->out * terms + TV) * sizeof(float);
+    char *base = rk__workspace(j->dev, 0, RK__WS_A, bytes + 64);
+    if (!base)
+        return RK_ENOMEM;
+    float *a = (float *)(void *)base;
+    ptrdiff_t *off = (ptrdiff_t *)(void *)(base + ((size_t)(j->groups * j->out * terms + TV) * sizeof(float) + 63) / 64 * 64);
+    rk__conv_vec *vec = (rk__conv_vec *)(void *)(off + 2 * terms);
+    for (int64_t p = 0; p < j->passes; p++) {
+        pass *s = &j->pass[p];
+        s->a = a;
+        s->off = off;
+        s->weight = off + s->k;
+        s->vec = vec;
+        s->vecs = cut_grid(&j->view, s->rows, s->cols, vec);
+        s->at = at;
+        a += j->groups * j->out * s->k;
+        off += 2 * s->k;
+        vec += s->rows * ((s->cols + TV - 1) / TV);
+        at += j->out * s->rows * s->cols;
+    }
+    return RK_OK;
+}
+
+static rk_status run(job *j)
+{
+    pack_weights(j);
+    int64_t line = 64 / sizeof(float), tile = (int64_t)rk__conv_vecs(tile_rows(j, 0)) * TV;
+    int64_t per_channel = (tile + line) / line * 64 * 3;
+    int64_t channels = BLOCK_BYTES / per_channel;
+    j->block = INT64_MAX;
+    if (j->passes && channels < j->in)
+        j->block = (channels > 0 ? channels : 1) * (j->pass[0].k / j->in > 0 ? j->pass[0].k / j->in : 1);
+    int64_t tasks = j->n * j->groups, wanted = rk__threads(j->dev) > 1 ? 4 * rk__threads(j->dev) : 1;
+    j->chunks = tasks >= wanted ? 1 : (wanted + tasks - 1) / tasks;
+    j->chunks = j->chunks < j->tiles ? j->chunks : j->tiles;
+    rk__parallel(j->dev, tasks * j->chunks, run_task, j);
+    return atomic_load(&j->failed) ? RK_ENOMEM : RK_OK;
+}
+
+rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d *g, const void *x, const void *w, const void *bias, rk_act act,
+                          void *y)
+{
     if (act != RK_ACT_NONE && act != RK_ACT_RELU)
         return RK_EINTERNAL;
-    const float *x = x_, *w = w_, *bias = bias_;
-    float *y = y_;
-    int64_t gc = g->c / g->groups, goc = g->oc / g->groups;
-    for (int64_t n = 0; n < g->n; n++)
-        for (int64_t oc = 0; oc < g->oc; oc++) {
-            const float *plane = x + (n * g->c + oc / goc * gc) * g->h * g->w;
-            for (int64_t oh = 0; oh < g->oh; oh++)
-                for (int64_t ow = 0; ow < g->ow; ow++) {
-                    float v = dot_window(g, plane, w + oc * gc * g->kh * g->kw, oh, ow) + (bias ? bias[oc] : 0);
-                    *y++ = act == RK_ACT_RELU && v < 0 ? 0 : v;
-                }
-        }
-    return RK_OK;
+    if (g->n <= 0 || g->oc <= 0 || g->oh <= 0 || g->ow <= 0)
+        return RK_OK;
+    int64_t in = g->c / g->groups, out = g->oc / g->groups, taps = g->kh * g->kw;
+    pass only = { .rows = g->oh, .cols = g->ow, .k = in * taps };
+    job j = { .dev = dev, .view = RK_NAME(conv_view_x)(g), .bf16 = g->bf16, .relu = act == RK_ACT_RELU, .n = g->n,
+              .groups = g->groups, .in = in, .out = out, .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1,
+              .src = x, .weights = w, .bias = bias, .dst = y, .weight_group = out * in * taps, .weight_row = in * taps,
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .pass = &only, .passes = 1 };
+    rk_status st = make_tables(&j);
+    if (st)
+        return st;
+    for (int64_t k = 0; k < only.k; k++) {
+        int64_t kh = k / g->kw % g->kh, kw = k % g->kw;
+        only.weight[k] = k;
+        only.off[k] = k / taps * j.view.plane + rk__conv_view_at(&j.view, kh * g->dil_h, kw * g->dil_w);
+    }
+    return run(&j);
 }
 
-/* Adds one output channel's share to the group's dx planes. */
-static void scatter_channel(const rk_conv2d *g, const float *dy, const float *w, float *dx)
+/* ---- the gradient of the input ---- */
+
+/* One axis of the input's gradient: input index i * stride + phase takes tap k from output index i + shift. */
+typedef struct axis {
+    int64_t in, k, stride, pad, dil;
+} axis;
+
+static bool tap_meets(const axis *a, int64_t phase, int64_t k)
 {
-    for (int64_t c = 0; c < g->c / g->groups; c++)
+    return (phase + a->pad - k * a->dil) % a->stride == 0;
+}
+
+/* Only for taps that meet, where the division is exact. */
+static int64_t tap_shift(const axis *a, int64_t phase, int64_t k)
+{
+    return (phase + a->pad - k * a->dil) / a->stride;
+}
+
+static int64_t phase_size(const axis *a, int64_t phase)
+{
+    return (a->in - phase + a->stride - 1) / a->stride;
+}
+
+static int64_t phase_taps(const axis *a, int64_t phase)
+{
+    int64_t taps = 0;
+    for (int64_t k = 0; k < a->k; k++)
+        taps += tap_meets(a, phase, k);
+    return taps;
+}
+
+static int64_t axis_phases(const axis *a)
+{
+    return a->stride < a->in ? a->stride : a->in;
+}
+
+/* The indices of dy that are read along the axis: `pad` zeros before, `size` in all. */
+static void axis_extent(const axis *a, int64_t *pad, int64_t *size)
+{
+    int64_t lo = 0, hi = 1;
+    for (int64_t p = 0; p < axis_phases(a); p++)
+        for (int64_t k = 0; k < a->k; k++)
+            if (tap_meets(a, p, k)) {
+                int64_t shift = tap_shift(a, p, k), end = shift + phase_size(a, p);
+                lo = shift < lo ? shift : lo;
+                hi = end > hi ? end : hi;
+            }
+    *pad = -lo;
+    *size = hi - lo;
+}
+
+static void fill_pass(const job *j, const rk_conv2d *g, const axis *ah, const axis *aw, pass *s)
+{
+    int64_t in_group = g->c / g->groups, i = 0;
+    for (int64_t oc = 0; oc < j->in; oc++)
         for (int64_t kh = 0; kh < g->kh; kh++)
             for (int64_t kw = 0; kw < g->kw; kw++)
-                for (int64_t oh = 0; oh < g->oh; oh++)
-                    for (int64_t ow = 0; ow < g->ow; ow++) {
-                        int64_t ih = source(oh, g->stride_h, kh, g->dil_h, g->pad_h);
-                        int64_t iw = source(ow, g->stride_w, kw, g->dil_w, g->pad_w);
-                        if (ih < 0 || ih >= g->h || iw < 0 || iw >= g->w)
-                            continue;
-                        float *at = dx + (c * g->h + ih) * g->w + iw;
-                        *at = fmaf(dy[oh * g->ow + ow], w[(c * g->kh + kh) * g->kw + kw], *at);
-                    }
-}
-
-rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d *g, const void *dy_, const void *w_, void *dx_)
-{
-    (void)dev;
-    const float *dy = dy_, *w = w_;
-    float *dx = dx_;
-    int64_t gc = g->c / g->groups, goc = g->oc / g->groups;
-    for (int64_t i = 0; i < g->n * g->c * g->h * g->w; i++)
-        dx[i] = 0;
-    for (int64_t n = 0; n < g->n; n++)
-        for (int64_t oc = 0; oc < g->oc; oc++)
-            scatter_channel(g, dy + (n * g->oc + oc) * g->oh * g->ow, w + oc * gc * g->kh * g->kw,
-                            dx + (n * g->c + oc / goc * gc) * g->h * g->w);
-    return RK_OK;
-}
-
-/* One weight's place: output channel, input channel within the whole input, tap. */
-typedef struct weight {
-    int64_t oc, c, kh, kw;
-} weight;
-
-/* The chain of one weight over the samples [lo, hi), from `sum`. */
-static float chain_weight(const rk_conv2d *g, const float *x, const float *dy, weight at, int64_t lo, int64_t hi,
-                           float sum)
-{
-    for (int64_t n = lo; n < hi; n++)
-        for (int64_t oh = 0; oh < g->oh; oh++)
-            for (int64_t ow = 0; ow < g->ow; ow++) {
-                int64_t ih = source(oh, g->stride_h, at.kh, g->dil_h, g->pad_h);
-                int64_t iw = source(ow, g->stride_w, at.kw, g->dil_w, g->pad_w);
-                if (ih >= 0 && ih < g->h && iw >= 0 && iw < g->w)
-                    sum = fmaf(dy[((n * g->oc + at.oc) * g->oh + oh) * g->ow + ow],
-                              x[((n * g->c + at.c) * g->h + ih) * g->w + iw], sum);
-            }
-    return sum;
-}
-
-static float tree_weight(const rk_conv2d *g, const float *x, const float *dy, weight at, int64_t lo, int64_t hi,
-                          int segments)
-{
-    if (segments == 1)
-        return chain_weight(g, x, dy, at, lo, hi, 0);
-    int64_t mid = rk_order_mid(lo, hi);
-    float left = tree_weight(g, x, dy, at, lo, mid, segments / 2);
-    return left + tree_weight(g, x, dy, at, mid, hi, segments / 2);
-}
-
-rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d *g, rk_order order, const void *x, const void *dy, void *dw_)
-{
-    (void)dev;
-    float *dw = dw_;
-    int64_t gc = g->c / g->groups, goc = g->oc / g->groups;
-    weight at;
-    for (at.oc = 0; at.oc < g->oc; at.oc++)
-        for (int64_t c = 0; c < gc; c++)
-            for (at.kh = 0; at.kh < g->kh; at.kh++)
-                for (at.kw = 0; at.kw < g->kw; at.kw++, dw++) {
-                    at.c = at.oc / goc * gc + c;
-                    if (order.acc == RK_ACC_CHAIN) {
-                        *dw = chain_weight(g, x, dy, at, 0, g->n, *dw);
-                        continue;
-                    }
-                    float sum = tree_weight(g, x, dy, at, 0, g->n, order.segments > 1 ? order.segments : 1);
-                    *dw = order.acc == RK_ACC_ADD ? *dw + sum : sum;
+                if (tap_meets(ah, s->ph, kh) && tap_meets(aw, s->pw, kw)) {
+                    s->weight[i] = (oc * in_group * g->kh + kh) * g->kw + kw;
+                    s->off[i++] = oc * j->view.plane + (tap_shift(ah, s->ph, kh) + j->view.pad_h) * j->view.pitch +
+                                  tap_shift(aw, s->pw, kw) + j->view.pad_w;
                 }
-    return RK_OK;
+}
+
+rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d *g, const void *dy, const void *w, void *dx)
+{
+    if (g->n <= 0 || g->c <= 0 || g->h <= 0 || g->w <= 0)
+        return RK_OK;
+    const axis ah = { g->h, g->kh, g->stride_h, g->pad_h, g->dil_h }, aw = { g->w, g->kw, g->stride_w, g->pad_w, g->dil_w };
+    int64_t in = g->oc / g->groups, out = g->c / g->groups, taps = g->kh * g->kw;
+    job j = { .dev = dev, .bf16 = g->bf16, .n = g->n, .groups = g->groups, .in = in, .out = out, .h = g->h, .w = g->w,
+              .stride_h = g->stride_h, .stride_w = g->stride_w, .src = dy, .weights = w, .dst = dx,
+              .weight_group = in * out * taps, .weight_row = taps,
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS };
+    j.view = (rk__conv_view){ .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1, .phases_h = 1, .phases_w = 1 };
+    axis_extent(&ah, &j.view.pad_h, &j.view.rows);
+    axis_extent(&aw, &j.view.pad_w, &j.view.cols);
+    RK_NAME(conv_view_init)(&j.view);
+
+    j.passes = axis_phases(&ah) * axis_phases(&aw);
+    j.pass = rk__workspace(dev, 0, RK__WS_E, (size_t)j.passes * sizeof *j.pass);
+    if (!j.pass)
+        return RK_ENOMEM;
+    for (int64_t p = 0; p < j.passes; p++) {
+        int64_t ph = p / axis_phases(&aw), pw = p % axis_phases(&aw);
+        j.pass[p] = (pass){ .rows = phase_size(&ah, ph), .cols = phase_size(&aw, pw), .ph = ph, .pw = pw,
+                            .k = in * phase_taps(&ah, ph) * phase_taps(&aw, pw) };
+    }
+    rk_status st = make_tables(&j);
+    if (st)
+        return st;
+    for (int64_t p = 0; p < j.passes; p++)
+        fill_pass(&j, g, &ah, &aw, &j.pass[p]);
+    return run(&j);
 }
