@@ -12,7 +12,7 @@ static int64_t source(int64_t o, int64_t stride, int64_t k, int64_t dil, int64_t
 }
 
 /* One output of one group: the chain over (c, kh, kw). x: the group's first plane; w: the output channel's weights. */
-static double dot_window(const rk_conv2d *g, const double *x, const double *w, int64_t oh, int64_t ow)
+static double dot_window(const rk_conv2d_args *g, const double *x, const double *w, int64_t oh, int64_t ow)
 {
     double sum = 0;
     for (int64_t c = 0; c < g->c / g->groups; c++)
@@ -26,7 +26,7 @@ static double dot_window(const rk_conv2d *g, const double *x, const double *w, i
     return sum;
 }
 
-rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d *g, const void *x_, const void *w_, const void *bias_, rk_act act,
+rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d_args *g, const void *x_, const void *w_, const void *bias_, rk_act act,
                          void *y_)
 {
     (void)dev;
@@ -41,14 +41,14 @@ rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d *g, const void *x_, const 
             for (int64_t oh = 0; oh < g->oh; oh++)
                 for (int64_t ow = 0; ow < g->ow; ow++) {
                     double v = dot_window(g, plane, w + oc * gc * g->kh * g->kw, oh, ow) + (bias ? bias[oc] : 0);
-                    *y++ = act == RK_ACT_RELU && v < 0 ? 0 : v;
+                    *y++ = act == RK_ACT_RELU && !(v > 0) ? 0 : v;
                 }
         }
     return RK_OK;
 }
 
 /* Adds one output channel's share to the group's dx planes. */
-static void scatter_channel(const rk_conv2d *g, const double *dy, const double *w, double *dx)
+static void scatter_channel(const rk_conv2d_args *g, const double *dy, const double *w, double *dx)
 {
     for (int64_t c = 0; c < g->c / g->groups; c++)
         for (int64_t kh = 0; kh < g->kh; kh++)
@@ -64,7 +64,7 @@ static void scatter_channel(const rk_conv2d *g, const double *dy, const double *
                     }
 }
 
-rk_status rk__conv2d_dx_f64(rk_dev *dev, const rk_conv2d *g, const void *dy_, const void *w_, void *dx_)
+rk_status rk__conv2d_dx_f64(rk_dev *dev, const rk_conv2d_args *g, const void *dy_, const void *w_, void *dx_)
 {
     (void)dev;
     const double *dy = dy_, *w = w_;
@@ -85,7 +85,7 @@ typedef struct weight {
 } weight;
 
 /* The chain of one weight over the samples [lo, hi), from `sum`. */
-static double chain_weight(const rk_conv2d *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
+static double chain_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
                            double sum)
 {
     for (int64_t n = lo; n < hi; n++)
@@ -100,7 +100,7 @@ static double chain_weight(const rk_conv2d *g, const double *x, const double *dy
     return sum;
 }
 
-static double tree_weight(const rk_conv2d *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
+static double tree_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
                           int segments)
 {
     if (segments == 1)
@@ -110,7 +110,7 @@ static double tree_weight(const rk_conv2d *g, const double *x, const double *dy,
     return left + tree_weight(g, x, dy, at, mid, hi, segments / 2);
 }
 
-rk_status rk__conv2d_dw_f64(rk_dev *dev, const rk_conv2d *g, rk_order order, const void *x, const void *dy, void *dw_)
+rk_status rk__conv2d_dw_f64(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x, const void *dy, void *dw_)
 {
     (void)dev;
     double *dw = dw_;

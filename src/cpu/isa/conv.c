@@ -238,7 +238,7 @@ static rk_status run(job *j)
     return atomic_load(&j->failed) ? RK_ENOMEM : RK_OK;
 }
 
-rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d *g, const void *x, const void *w, const void *bias, rk_act act,
+rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, const void *w, const void *bias, rk_act act,
                           void *y)
 {
     if (act != RK_ACT_NONE && act != RK_ACT_RELU)
@@ -313,7 +313,7 @@ static void axis_extent(const axis *a, int64_t *pad, int64_t *size)
     *size = hi - lo;
 }
 
-static void fill_pass(const job *j, const rk_conv2d *g, const axis *ah, const axis *aw, pass *s)
+static void fill_pass(const job *j, const rk_conv2d_args *g, const axis *ah, const axis *aw, pass *s)
 {
     int64_t in_group = g->c / g->groups, i = 0;
     for (int64_t oc = 0; oc < j->in; oc++)
@@ -326,7 +326,7 @@ static void fill_pass(const job *j, const rk_conv2d *g, const axis *ah, const ax
                 }
 }
 
-rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d *g, const void *dy, const void *w, void *dx)
+rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *dy, const void *w, void *dx)
 {
     if (g->n <= 0 || g->c <= 0 || g->h <= 0 || g->w <= 0)
         return RK_OK;

@@ -42,7 +42,7 @@ static inline int64_t rk__conv_view_at(const rk__conv_view *v, int64_t dh, int64
 }
 
 /* The view of x that the windows of g read. */
-rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d *g);
+rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d_args *g);
 
 /* One product of a row of weights with windows of an image: out(m, p) = sum over k of a(m, k) * x[at(p) + off[k]].
  * Vectors of outputs are runs of the image; where a run crosses the end of a row, the lanes in between are dropped. */

@@ -92,7 +92,7 @@ static tile_fn *const tiles[MOST_VECS][MOST_ROWS] = { TABLE };
 
 typedef struct job {
     rk_dev *dev;
-    const rk_conv2d *g;
+    const rk_conv2d_args *g;
     rk__conv_view view;
     rk_order order;
     int64_t c, oc, taps, r;      /* of a group; r = c * taps */
@@ -182,7 +182,7 @@ static int64_t panel_pixels(int vecs)
 /* Adds whole images to the chains. */
 static void add_images(const part *p, int64_t sample, int64_t images, bool first, float *sums)
 {
-    const rk_conv2d *g = p->j->g;
+    const rk_conv2d_args *g = p->j->g;
     tile_args t = { .dy = p->panel, .images = images, .rows = g->oh, .cols = g->ow, .pitch = p->j->view.pitch,
                     .image = p->image_size, .first = first };
     for (int64_t v = p->v0; v < p->v1; v += MOST_VECS) {
@@ -196,7 +196,7 @@ static void add_images(const part *p, int64_t sample, int64_t images, bool first
 /* Adds one image, some rows at a time. */
 static void add_rows(const part *p, int64_t sample, int64_t rows, bool first, float *sums)
 {
-    const rk_conv2d *g = p->j->g;
+    const rk_conv2d_args *g = p->j->g;
     for (int64_t r = 0; r < g->oh; r += rows) {
         tile_args t = { .dy = p->panel, .images = 1, .rows = g->oh - r < rows ? g->oh - r : rows, .cols = g->ow,
                         .pitch = p->j->view.pitch, .first = first && r == 0 };
@@ -212,7 +212,7 @@ static void add_rows(const part *p, int64_t sample, int64_t rows, bool first, fl
 static void chain(const part *p, int64_t lo, int64_t hi, bool first, float *sums)
 {
     const job *j = p->j;
-    const rk_conv2d *g = j->g;
+    const rk_conv2d_args *g = j->g;
     if (first && lo == hi)
         memset(sums, 0, (size_t)block_size(p) * sizeof(float));
     int64_t rows = panel_pixels(panel_vecs(p, p->v0)) / g->ow;
@@ -372,7 +372,7 @@ static void cut(job *j, int threads)
     j->oc_blocks = j->oc_blocks < vecs ? j->oc_blocks : vecs;
 }
 
-rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d *g, rk_order order, const void *x, const void *dy, void *dw)
+rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x, const void *dy, void *dw)
 {
     if (order.acc == RK_ACC_CHAIN && order.segments > 1)
         return RK_EINTERNAL;

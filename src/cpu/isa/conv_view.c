@@ -14,7 +14,7 @@ void RK_NAME(conv_view_init)(rk__conv_view *v)
     v->plane = (lines | 1) * LINE;
 }
 
-rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d *g)
+rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d_args *g)
 {
     int64_t reach_h = (g->kh - 1) * g->dil_h, reach_w = (g->kw - 1) * g->dil_w;
     rk__conv_view v = {
