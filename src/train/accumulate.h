@@ -1,0 +1,34 @@
+/* One forward and backward pass over a batch, whole or in pieces, with the same bits. */
+#ifndef RK_TRAIN_ACCUMULATE_H
+#define RK_TRAIN_ACCUMULATE_H
+
+#include <rankine/io.h>
+#include <rankine/nn.h>
+
+#include "core/tape.h"
+
+typedef rk_tensor *rk__loss_fn(void *arg, rk_tensor *out, rk_tensor *target);
+
+typedef struct rk__accumulator {
+    rk_ctx *ctx;
+    rk_module *net;
+    rk__loss_fn *loss;
+    void *loss_arg;
+    int64_t micro;       /* samples at most of one pass; 0: all */
+    rk_tensor **trained; /* parameters with a gradient */
+    int n_trained;
+    rk_tensor **sums;    /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
+    int levels;
+} rk__accumulator;
+
+/* Owned by ctx. */
+rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, rk__loss_fn *loss, void *arg,
+                               int64_t micro);
+/* Gradients of the mean loss over the batch are left in the parameters; *loss_value is that mean.
+ *
+ * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a subtree
+ * of V / pieces shards, and gradients are added in the binary tree above; with more, the pieces of a shard continue
+ * its chains. So every sum is the one of the whole batch (core/order.h). */
+rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, double *loss_value);
+
+#endif

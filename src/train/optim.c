@@ -1,0 +1,215 @@
+#include "train/optim.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const rk__slot *)a)->param.name, ((const rk__slot *)b)->param.name);
+}
+
+static void optim_free(void *arg)
+{
+    rk_optim *o = arg;
+    free(o->slots);
+    free(o);
+}
+
+static rk_status check_cfg(rk_ctx *ctx, const rk_optim_cfg *c)
+{
+    if (c->kind != RK_SGD && c->kind != RK_ADAM && c->kind != RK_ADAMW)
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: unknown kind %d", (int)c->kind);
+    if (!(c->lr >= 0) || !(c->weight_decay >= 0) || !(c->clip_norm >= 0))
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: lr %g, weight_decay %g and clip_norm %g must not be negative", c->lr,
+                       c->weight_decay, c->clip_norm);
+    if (c->kind != RK_SGD && !(c->beta1 >= 0 && c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1 && c->eps >= 0))
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: beta1 %g and beta2 %g must lie in [0, 1), eps %g not below 0", c->beta1,
+                       c->beta2, c->eps);
+    if (c->kind == RK_SGD && (!(c->momentum >= 0 && c->momentum <= 1) || (c->nesterov && c->momentum == 0)))
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: momentum %g must lie in [0, 1], above 0 for Nesterov", c->momentum);
+    if (!(c->ema_decay >= 0 && c->ema_decay < 1))
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: ema_decay %g must lie in [0, 1)", c->ema_decay);
+    return RK_OK;
+}
+
+static void make_slot(rk_optim *o, rk_param p)
+{
+    rk_shape s = rk_tensor_shape(p.tensor);
+    rk__slot *slot = &o->slots[o->n++];
+    *slot = (rk__slot){ .param = p };
+    if (o->cfg.kind != RK_SGD || o->cfg.momentum > 0)
+        slot->m = rk_tensor_make(o->ctx, RK_F32, s);
+    if (o->cfg.kind != RK_SGD)
+        slot->v = rk_tensor_make(o->ctx, RK_F32, s);
+    if (o->cfg.ema_decay > 0)
+        slot->ema = rk_tensor_make(o->ctx, RK_F32, s);
+}
+
+rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
+{
+    rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
+    rk_ctx *ctx = any ? rk_tensor_ctx(any) : NULL;
+    if (!ctx || rk_failed(ctx) || check_cfg(ctx, cfg))
+        return NULL;
+    rk_optim *o = rk__calloc(ctx, 1, sizeof *o);
+    if (!o)
+        return NULL;
+    *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg };
+    o->slots = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->slots);
+    if (!o->slots || rk__at_close(ctx, optim_free, o)) {
+        optim_free(o);
+        return NULL;
+    }
+    for (int i = 0; i < rk_param_count(root); i++) {
+        rk_param p = rk_param_at(root, i);
+        if (!p.buffer && !p.frozen)
+            make_slot(o, p);
+    }
+    if (!o->n)
+        rk_fail(ctx, RK_ECONFIG, "nothing to train: every parameter is frozen");
+    qsort(o->slots, (size_t)o->n, sizeof *o->slots, by_name);
+    return o;
+}
+
+/* ---- one step ---- */
+
+/* x^n by squaring: libm's pow differs between machines in the last bit. */
+static double power(double x, int64_t n)
+{
+    double y = 1;
+    for (; n > 0; n >>= 1, x *= x)
+        if (n & 1)
+            y *= x;
+    return y;
+}
+
+/* The norm over all gradients. RK_EDIVERGED names the first parameter whose gradient is not finite. */
+static rk_status measure(rk_optim *o)
+{
+    rk_ctx *ctx = o->ctx;
+    double sum = 0;
+    for (int i = 0; i < o->n; i++) {
+        rk_tensor *g = rk_grad(o->slots[i].param.tensor);
+        if (!g)
+            continue;
+        double part = 0;
+        bool bad = false;
+        rk_status st = rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), &part, &bad);
+        if (st)
+            return rk_fail(ctx, st, "optimiser: the norm of %s cannot be computed", o->slots[i].param.name);
+        if (bad)
+            return rk_fail(ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
+                           o->slots[i].param.name);
+        sum += part;
+    }
+    o->norm = sqrt(sum);
+    return RK_OK;
+}
+
+static rk_status update(rk_optim *o, rk__slot *s, double lr, double grad_scale)
+{
+    rk_ctx *ctx = o->ctx;
+    const rk_kernels *k = rk__kernels(ctx, RK_F32);
+    const rk_optim_cfg *c = &o->cfg;
+    rk_tensor *w = s->param.tensor, *g = rk_grad(w);
+    if (!g)
+        return RK_OK;
+    rk_optim_args a = {
+        .n = rk__size(w),
+        .lr = lr,
+        .weight_decay = s->param.no_decay && !c->decay_all ? 0 : c->weight_decay,
+        .grad_scale = grad_scale,
+        .beta1 = c->beta1,
+        .beta2 = c->beta2,
+        .eps = c->eps,
+        .bias1 = 1 - power(c->beta1, o->steps),
+        .bias2 = 1 - power(c->beta2, o->steps),
+        .momentum = c->momentum,
+        .nesterov = c->nesterov,
+        .decoupled = c->kind == RK_ADAMW,
+        .first = o->steps == 1,
+    };
+    rk_status st = c->kind == RK_SGD
+                       ? k->sgd(ctx->dev, &a, rk__data(w), rk__data(g), s->m ? rk__data(s->m) : NULL)
+                       : k->adam(ctx->dev, &a, rk__data(w), rk__data(g), rk__data(s->m), rk__data(s->v));
+    if (!st && s->ema)
+        st = k->ema(ctx->dev, a.n, c->ema_decay, rk__data(w), rk__data(s->ema));
+    return st ? rk_fail(ctx, st, "optimiser: %s cannot be updated", s->param.name) : RK_OK;
+}
+
+/* Averages begin at the weights that the first step finds. */
+static rk_status begin_ema(rk_optim *o)
+{
+    for (int i = 0; i < o->n; i++) {
+        rk__slot *s = &o->slots[i];
+        if (s->ema)
+            RK_TRY(rk_tensor_write(s->ema, rk__data(s->param.tensor), (size_t)rk__size(s->ema) * sizeof(float)));
+    }
+    return RK_OK;
+}
+
+rk_status rk_optim_step(rk_optim *o, double lr_scale)
+{
+    if (!o)
+        return RK_EUSAGE;
+    RK_TRY(rk_failed(o->ctx));
+    RK_TRY(measure(o));
+    if (!o->steps)
+        RK_TRY(begin_ema(o));
+    double scale = 1;
+    if (o->cfg.clip_norm > 0 && o->norm > o->cfg.clip_norm)
+        scale = o->cfg.clip_norm / o->norm;
+    o->steps++;
+    for (int i = 0; i < o->n; i++)
+        RK_TRY(update(o, &o->slots[i], o->cfg.lr * lr_scale, scale));
+    for (int i = 0; i < o->n; i++)
+        rk_grad_zero(o->slots[i].param.tensor);
+    return RK_OK;
+}
+
+double rk_optim_grad_norm(const rk_optim *o)
+{
+    return o ? o->norm : 0;
+}
+
+int64_t rk_optim_steps(const rk_optim *o)
+{
+    return o ? o->steps : 0;
+}
+
+/* ---- state ---- */
+
+static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const char *name, const char *suffix,
+                           rk_tensor *t)
+{
+    char full[1200];
+    if (!t)
+        return RK_OK;
+    snprintf(full, sizeof full, "%s/%s%s", prefix, name, suffix);
+    return rk__state_add(st, kind, full, t);
+}
+
+rk_status rk__optim_state(rk_optim *o, rk_state *st)
+{
+    for (int i = 0; i < o->n; i++) {
+        const rk__slot *s = &o->slots[i];
+        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/m", s->m));
+        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/v", s->v));
+        RK_TRY(add_named(st, RK_STATE_EMA, "ema", s->param.name, "", s->ema));
+    }
+    return rk__state_add_cursor(st, "optim/steps", &o->steps);
+}
+
+void rk__optim_swap_ema(rk_optim *o)
+{
+    for (int i = 0; o && o->steps && i < o->n; i++) {
+        rk__slot *s = &o->slots[i];
+        if (s->ema) {
+            rk__storage *w = s->param.tensor->storage;
+            s->param.tensor->storage = s->ema->storage;
+            s->ema->storage = w;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+/* Optimisers from the inside: what persist and the loop need to see. */
+#ifndef RK_TRAIN_OPTIM_H
+#define RK_TRAIN_OPTIM_H
+
+#include <rankine/optim.h>
+
+#include "core/state.h"
+#include "core/tape.h"
+
+typedef struct rk__slot {
+    rk_param param;
+    rk_tensor *m, *v; /* sgd: m only, if there is momentum */
+    rk_tensor *ema;   /* NULL: none */
+} rk__slot;
+
+struct rk_optim {
+    rk_ctx *ctx;
+    rk_module *root;
+    rk_optim_cfg cfg;
+    rk__slot *slots; /* sorted by name: the order of the norm's sum */
+    int n;
+    int64_t steps;
+    double norm;
+};
+
+/* Adds "optim/NAME/m", "optim/NAME/v", "ema/NAME" and the counter "optim/steps". */
+rk_status rk__optim_state(rk_optim *o, rk_state *st);
+/* Swaps the weights with their averages; calling it twice restores. */
+void rk__optim_swap_ema(rk_optim *o);
+
+#endif
