@@ -79,6 +79,9 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
     if (!node || !ins)
         return rk__inert(ctx);
     memcpy(ins, in, (size_t)nin * sizeof *ins);
+    for (int i = 0; i < nin; i++)
+        if (in[i] && in[i]->node)
+            in[i]->node->uses++;
     *node = (rk__node){ .op = op, .out = y, .in = ins, .nin = nin, .nsave = nsave, .prev = ctx->tape->newest };
     if (nsave)
         memcpy(node->save, save, (size_t)nsave * sizeof *save);
@@ -158,10 +161,35 @@ static rk_status copy_into(rk_tensor *to, const rk_tensor *from)
     return st ? rk_fail(ctx, st, "cannot copy a gradient") : RK_OK;
 }
 
+/* bf16 is a storage type: the sum is made in f32 and rounded once. */
+static rk_status add_stored(rk_tensor *t, rk_tensor *g)
+{
+    rk_ctx *ctx = t->ctx;
+    rk_tensor *a = rk_cast(t->grad, RK_F32), *b = rk_cast(g, RK_F32);
+    void *pa = rk__data(a), *pb = rk__data(b);
+    if (!pa || !pb)
+        return rk_failed(ctx);
+    rk_status st = rk__kernels(ctx, RK_F32)->add(ctx->dev, rk__size(t), pa, pb, 0, pa);
+    if (st)
+        return rk_fail(ctx, st, "cannot add gradients");
+    rk_tensor *sum = rk_cast(a, t->dtype);
+    RK_TRY(rk_failed(ctx));
+    rk__drop(a);
+    rk__drop(b);
+    if (!t->node)
+        return copy_into(t->grad, sum);
+    sum->holds_grad = true;
+    rk__drop(t->grad);
+    t->grad = sum;
+    return RK_OK;
+}
+
 /* t->grad += g, in place if nobody shares the memory. */
 static rk_status add_gradient(rk_tensor *t, rk_tensor *g)
 {
     rk_ctx *ctx = t->ctx;
+    if (t->dtype != RK_F32 && t->dtype != RK_F64)
+        return add_stored(t, g);
     rk_tensor *sum = t->grad;
     if (sum->storage->refs > 1 && !sum->persistent) {
         sum = rk__out(ctx, t->dtype, t->shape);

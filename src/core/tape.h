@@ -59,6 +59,10 @@ struct rk__node {
     int nsave;
     _Alignas(16) unsigned char attr[RK__ATTR_BYTES];
     bool walked;
+    /* relu's backward, fused into the ops that read `out`: an op that can gives a gradient that is 0 where out is 0
+     * already (its `masked` share); if all readers did, the rule of this node need not do it again. */
+    bool relu;        /* out came out of a relu */
+    int uses, masked; /* recorded readers of out; those that masked the gradient at hand */
     rk__node *prev; /* the tape, newest first */
 };
 

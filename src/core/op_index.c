@@ -1,0 +1,129 @@
+/* Rows of a table and elements along an axis, by index. */
+#include "core/op.h"
+
+#include <string.h>
+
+/* ---- embedding ---- */
+
+static rk_status embedding_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
+{
+    rk_tensor *table = node->in[0], *index = node->save[0];
+    int64_t rows = rk__size(index), samples = index->shape.ndim ? index->shape.dim[0] : 1;
+    rk_order order;
+    rk_tensor *dt = rk__grad_begin(table, samples ? rows / samples : 1, &order);
+    const void *g = rk__data(dy), *at = rk__data(index);
+    void *to = dt ? rk__data(dt) : NULL;
+    if (!g || !at || !to)
+        return rk_failed(ctx);
+    rk_status st = rk__kernels(ctx, dy->dtype)->take_rows_grad(ctx->dev, table->shape.dim[0], rows,
+                                                               table->shape.dim[1], order, g, at, to);
+    return st ? rk_fail(ctx, st, "embedding: the gradient's kernel failed") : RK_OK;
+}
+
+static const rk__op op_embedding = { "embedding", embedding_backward };
+
+/* index with the shape it was given, as checked i64 that a node may save. */
+static rk_tensor *own_indices(const rk__call *c, rk_tensor *index, int64_t limit, const char *what)
+{
+    rk_tensor *wide = rk__indices(c->ctx, c->name, index, limit, NULL, what);
+    return wide ? wide : rk__inert(c->ctx);
+}
+
+rk_tensor *rk_embedding_op(rk_tensor *table, rk_tensor *index)
+{
+    rk__call c;
+    char text[160];
+    if (!rk__call_begin(&c, "embedding", &table, 1) || !rk__ready(&index, 1))
+        return rk__inert(c.ctx);
+    if (table->shape.ndim != 2 || index->shape.ndim == RK_MAX_DIMS) {
+        rk_fail(c.ctx, RK_ESHAPE, "embedding: the table is %s; (rows, width) is wanted, and an index of at most %d axes",
+                rk__shape_str(&table->shape, text, sizeof text), RK_MAX_DIMS - 1);
+        return rk__inert(c.ctx);
+    }
+    rk_shape shape = index->shape;
+    shape.dim[shape.ndim++] = table->shape.dim[1];
+    rk_tensor *at = own_indices(&c, index, table->shape.dim[0], "row");
+    rk_tensor *dense = rk__dense(table), *y = rk__out(c.ctx, c.type, shape);
+    const void *from = rk__data(dense), *rows = rk__data(at);
+    void *to = rk__data(y);
+    if (!from || !rows || !to)
+        return rk__inert(c.ctx);
+    rk_status st = c.k->take_rows(c.ctx->dev, rk__size(at), table->shape.dim[1], from, rows, to);
+    rk__drop_temp(dense, table);
+    if (st)
+        return rk__op_failed(c.ctx, c.name, st);
+    rk_tensor *in[] = { table, index };
+    return rk__call_end(&c, rk__record(y, &op_embedding, in, 2, &at, 1, NULL, 0));
+}
+
+/* ---- gather ---- */
+
+typedef struct gather_attr {
+    int axis;
+} gather_attr;
+
+typedef struct spans {
+    int64_t outer, n, m, inner;
+} spans;
+
+static spans spans_of(const rk_tensor *x, const rk_tensor *index, int axis)
+{
+    spans s = { 1, x->shape.dim[axis], index->shape.dim[axis], 1 };
+    for (int i = 0; i < x->shape.ndim; i++)
+        if (i != axis)
+            *(i < axis ? &s.outer : &s.inner) *= x->shape.dim[i];
+    return s;
+}
+
+static rk_status gather_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
+{
+    gather_attr a;
+    memcpy(&a, node->attr, sizeof a);
+    rk_tensor *x = node->in[0], *dx = rk__out(ctx, dy->dtype, x->shape);
+    spans s = spans_of(x, node->save[0], a.axis);
+    const void *g = rk__data(dy), *at = rk__data(node->save[0]);
+    void *to = rk__data(dx);
+    if (!g || !at || !to)
+        return rk_failed(ctx);
+    rk_status st = rk__kernels(ctx, dy->dtype)->gather_grad(ctx->dev, s.outer, s.n, s.m, s.inner, g, at, to);
+    return st ? rk_fail(ctx, st, "gather: the gradient's kernel failed") : rk__grad_give(x, dx);
+}
+
+static const rk__op op_gather = { "gather", gather_backward };
+
+/* As torch.gather: on every other axis the index may be shorter than x, never longer. */
+static bool gather_fits(const rk__call *c, const rk_tensor *x, const rk_tensor *index, int axis)
+{
+    char tx[160], ti[160];
+    bool fits = x->shape.ndim == index->shape.ndim;
+    for (int i = 0; fits && i < x->shape.ndim; i++)
+        fits = i == axis || index->shape.dim[i] <= x->shape.dim[i];
+    if (!fits)
+        rk_fail(c->ctx, RK_ESHAPE, "gather: x %s, index %s along axis %d; on the other axes the index must fit into x",
+                rk__shape_str(&x->shape, tx, sizeof tx), rk__shape_str(&index->shape, ti, sizeof ti), axis);
+    return fits;
+}
+
+rk_tensor *rk_gather(rk_tensor *x, int axis, rk_tensor *index)
+{
+    rk__call c;
+    if (!rk__call_begin(&c, "gather", &x, 1) || !rk__ready(&index, 1) || !rk__axis(c.ctx, c.name, x, &axis) ||
+        !gather_fits(&c, x, index, axis))
+        return rk__inert(c.ctx);
+    for (int i = 0; i < x->shape.ndim; i++)
+        if (i != axis && index->shape.dim[i] < x->shape.dim[i])
+            x = rk_slice(x, i, 0, index->shape.dim[i]);
+    rk_tensor *at = own_indices(&c, index, x->shape.dim[axis], "index");
+    rk_tensor *dense = rk__dense(x), *y = rk__out(c.ctx, c.type, index->shape);
+    const void *from = rk__data(dense), *where = rk__data(at);
+    void *to = rk__data(y);
+    if (!from || !where || !to)
+        return rk__inert(c.ctx);
+    spans s = spans_of(x, index, axis);
+    rk_status st = c.k->gather(c.ctx->dev, s.outer, s.n, s.m, s.inner, from, where, to);
+    rk__drop_temp(dense, x);
+    if (st)
+        return rk__op_failed(c.ctx, c.name, st);
+    gather_attr a = { axis };
+    return rk__call_end(&c, rk__record(y, &op_gather, (rk_tensor *[]){ x, index }, 2, &at, 1, &a, sizeof a));
+}

@@ -1,0 +1,454 @@
+/* Products: matmul over the last two axes, and the fused linear layer. */
+#include "core/op.h"
+
+#include <string.h>
+
+/* A matrix, or a batch of them, as gemm takes it: no copy where one stride is 1. */
+typedef struct matrices {
+    rk_tensor *t; /* what the strides belong to */
+    int64_t rows, cols, row, col;
+} matrices;
+
+/* Strides that gemm takes; an extent of 1 has none of its own. */
+static bool matrix_strides(const rk_tensor *t, matrices *m)
+{
+    int n = t->shape.ndim;
+    m->rows = t->shape.dim[n - 2];
+    m->cols = t->shape.dim[n - 1];
+    m->row = t->stride[n - 2];
+    m->col = m->cols <= 1 ? 1 : t->stride[n - 1];
+    if (m->rows <= 1)
+        m->row = m->col == 1 ? (m->cols > 1 ? m->cols : 1) : 0;
+    bool by_row = m->col == 1 && m->row >= m->cols, by_col = m->row == 1 && m->col >= m->rows;
+    return m->rows * m->cols == 0 || by_row || by_col;
+}
+
+static bool matrices_of(rk_tensor *t, matrices *m)
+{
+    m->t = t;
+    if (matrix_strides(t, m))
+        return true;
+    m->t = rk__dense(t);
+    return !rk__is_inert(m->t) && matrix_strides(m->t, m);
+}
+
+static matrices transposed(matrices m, bool swap)
+{
+    return swap ? (matrices){ m.t, m.cols, m.rows, m.col, m.row } : m;
+}
+
+/* Runs gemm; without terms to add the sum is 0. */
+static rk_status multiply(const rk_kernels *k, rk_ctx *ctx, rk_gemm *g)
+{
+    g->bf16 = ctx->bf16;
+    if (!g->a || !g->b || !g->c)
+        return rk_failed(ctx);
+    int64_t batch = g->batch ? g->batch : 1;
+    if (g->k > 0 || g->m * g->n * batch == 0)
+        return k->gemm(ctx->dev, g);
+    return g->order.segments && g->order.acc != RK_ACC_SET ? RK_OK : k->fill(ctx->dev, g->m * g->n * batch, 0, g->c);
+}
+
+/* c = a @ b for two matrices; c is dense. */
+static rk_gemm product(const matrices *a, const matrices *b, rk_tensor *c)
+{
+    return (rk_gemm){ .m = a->rows, .n = b->cols, .k = a->cols, .a = rk__data(a->t), .a_row = a->row, .a_col = a->col,
+                      .b = rk__data(b->t), .b_row = b->row, .b_col = b->col, .c = rk__data(c), .ldc = b->cols };
+}
+
+/* ---- matmul ---- */
+
+typedef struct matmul_attr {
+    bool trans_a, trans_b;
+} matmul_attr;
+
+/* The leading axes of a batch of shape `lead` as one axis: its stride in t, or false if there is none. */
+static bool batch_stride(const rk_tensor *t, const rk_shape *lead, int64_t *stride)
+{
+    int own = t->shape.ndim - 2, skip = lead->ndim - own;
+    int64_t expected = -1, step = 0;
+    for (int i = lead->ndim - 1; i >= 0; i--) {
+        if (lead->dim[i] == 1)
+            continue;
+        int64_t s = i < skip || t->shape.dim[i - skip] == 1 ? 0 : t->stride[i - skip];
+        if (expected < 0)
+            step = s;
+        else if (s != expected)
+            return false;
+        expected = s * lead->dim[i];
+    }
+    *stride = step;
+    return true;
+}
+
+/* t's matrices with leading axes `lead`, as one batch; copies only where no single stride leads through them. */
+static bool batch_of(rk_tensor *t, const rk_shape *lead, matrices *m, int64_t *stride)
+{
+    if (!matrices_of(t, m))
+        return false;
+    if (batch_stride(m->t, lead, stride))
+        return true;
+    rk_shape full = *lead;
+    full.dim[full.ndim++] = m->rows;
+    full.dim[full.ndim++] = m->cols;
+    m->t = rk__spread(m->t, &full);
+    return !rk__is_inert(m->t) && matrix_strides(m->t, m) && batch_stride(m->t, lead, stride);
+}
+
+static rk_shape leading(const rk_shape *s)
+{
+    rk_shape lead = *s;
+    lead.ndim -= 2;
+    return lead;
+}
+
+static int64_t count(const rk_shape *s)
+{
+    int64_t n = 1;
+    for (int i = 0; i < s->ndim; i++)
+        n *= s->dim[i];
+    return n;
+}
+
+/* c (lead.., m, n) = op(a) @ op(b). */
+static rk_status multiply_batch(const rk_kernels *k, rk_tensor *a, bool trans_a, rk_tensor *b, bool trans_b,
+                                rk_tensor *c)
+{
+    rk_ctx *ctx = c->ctx;
+    rk_shape lead = leading(&c->shape);
+    matrices ma, mb;
+    int64_t stride_a, stride_b, batch = count(&lead);
+    if (!batch_of(a, &lead, &ma, &stride_a) || !batch_of(b, &lead, &mb, &stride_b))
+        return rk_failed(ctx);
+    rk_tensor *temp_a = ma.t, *temp_b = mb.t;
+    ma = transposed(ma, trans_a);
+    mb = transposed(mb, trans_b);
+    rk_gemm g = product(&ma, &mb, c);
+    g.batch = batch;
+    g.a_batch = stride_a;
+    g.b_batch = stride_b;
+    g.c_batch = g.m * g.n;
+    rk_status st = batch == 0 ? RK_OK : multiply(k, ctx, &g);
+    rk__drop_temp(temp_a, a);
+    rk__drop_temp(temp_b, b);
+    return st;
+}
+
+/* One matrix b for a dense batch of rows a: (.., m, k) is one tall matrix. */
+static bool is_tall(const rk_tensor *a, const rk_tensor *b, bool trans_a)
+{
+    rk_shape lead = leading(&b->shape);
+    return !trans_a && count(&lead) == 1 && (a->shape.ndim == 2 || rk__is_contiguous(a)) &&
+           a->shape.ndim >= b->shape.ndim;
+}
+
+static bool tall(rk_tensor *t, matrices *m)
+{
+    m->t = t;
+    if (t->shape.ndim == 2)
+        return matrices_of(t, m);
+    m->rows = rk__rows(t);
+    m->cols = m->row = t->shape.dim[t->shape.ndim - 1];
+    m->col = 1;
+    return true;
+}
+
+static rk_status matmul_forward(const rk__call *c, rk_tensor *a, rk_tensor *b, matmul_attr t, rk_tensor *y)
+{
+    if (!is_tall(a, b, t.trans_a))
+        return multiply_batch(c->k, a, t.trans_a, b, t.trans_b, y);
+    matrices ma, mb;
+    if (!tall(a, &ma) || !matrices_of(b, &mb))
+        return rk_failed(c->ctx);
+    rk_tensor *temp_a = ma.t, *temp_b = mb.t;
+    mb = transposed(mb, t.trans_b);
+    rk_gemm g = product(&ma, &mb, y);
+    rk_status st = multiply(c->k, c->ctx, &g);
+    rk__drop_temp(temp_a, a);
+    rk__drop_temp(temp_b, b);
+    return st;
+}
+
+/* The gradient of b where a is tall: a sum over the samples, written where it belongs. */
+static rk_status tall_weight_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b, rk_tensor *dy)
+{
+    rk_ctx *ctx = b->ctx;
+    matrices ma, md;
+    if (!tall(a, &ma) || !tall(dy, &md))
+        return rk_failed(ctx);
+    int64_t samples = a->shape.dim[0];
+    rk_order order;
+    rk_tensor *db = rk__grad_begin(b, samples ? ma.rows / samples : 1, &order);
+    if (!db)
+        return rk_failed(ctx);
+    ma = transposed(ma, true);
+    rk_gemm g;
+    if (trans_b) {
+        md = transposed(md, true);
+        ma = transposed(ma, true);
+        g = product(&md, &ma, db);
+    } else {
+        g = product(&ma, &md, db);
+    }
+    g.order = order;
+    return multiply(k, ctx, &g);
+}
+
+static rk_status tall_input_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b, rk_tensor *dy)
+{
+    rk_ctx *ctx = b->ctx;
+    matrices md, mb;
+    if (!tall(dy, &md) || !matrices_of(b, &mb))
+        return rk_failed(ctx);
+    mb = transposed(mb, !trans_b);
+    rk_tensor *da = rk__out(ctx, dy->dtype, a->shape);
+    rk_gemm g = product(&md, &mb, da);
+    g.relu_mask = rk__relu_mask(a);
+    RK_TRY(multiply(k, ctx, &g));
+    return rk__grad_give(a, da);
+}
+
+/* The shape of an operand with the leading axes of the result. */
+static rk_shape batched_shape(const rk_tensor *t, const rk_tensor *y)
+{
+    rk_shape s = leading(&y->shape);
+    for (int i = 2; i > 0; i--)
+        s.dim[s.ndim++] = t->shape.dim[t->shape.ndim - i];
+    return s;
+}
+
+static rk_status batch_gradients(const rk_kernels *k, rk_tensor *a, rk_tensor *b, matmul_attr t, rk_tensor *dy)
+{
+    rk_ctx *ctx = dy->ctx;
+    if (rk_requires_grad(a)) {
+        rk_tensor *da = rk__out(ctx, dy->dtype, batched_shape(a, dy));
+        RK_TRY(t.trans_a ? multiply_batch(k, b, t.trans_b, dy, true, da)
+                         : multiply_batch(k, dy, false, b, !t.trans_b, da));
+        RK_TRY(rk__grad_give_sum(a, da));
+    }
+    if (rk_requires_grad(b)) {
+        rk_tensor *db = rk__out(ctx, dy->dtype, batched_shape(b, dy));
+        RK_TRY(t.trans_b ? multiply_batch(k, dy, true, a, t.trans_a, db)
+                         : multiply_batch(k, a, !t.trans_a, dy, false, db));
+        RK_TRY(rk__grad_give_sum(b, db));
+    }
+    return RK_OK;
+}
+
+static rk_status matmul_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
+{
+    matmul_attr t;
+    memcpy(&t, node->attr, sizeof t);
+    const rk_kernels *k = rk__kernels(ctx, dy->dtype);
+    rk_tensor *a = node->in[0], *b = node->in[1];
+    rk_status st = RK_OK;
+    if (!is_tall(a, b, t.trans_a)) {
+        st = batch_gradients(k, a, b, t, dy);
+    } else {
+        if (rk_requires_grad(b))
+            st = tall_weight_gradient(k, a, b, t.trans_b, dy);
+        if (!st && rk_requires_grad(a))
+            st = tall_input_gradient(k, a, b, t.trans_b, dy);
+    }
+    return st ? rk_fail(ctx, st, "matmul: the gradient's kernel failed") : RK_OK;
+}
+
+static const rk__op op_matmul = { "matmul", matmul_backward };
+
+static bool matmul_shape(const rk__call *c, const rk_tensor *a, const rk_tensor *b, matmul_attr t, rk_shape *out)
+{
+    char ta[160], tb[160];
+    const rk_shape *sa = &a->shape, *sb = &b->shape;
+    rk__shape_str(sa, ta, sizeof ta);
+    rk__shape_str(sb, tb, sizeof tb);
+    if (sa->ndim < 2 || sb->ndim < 2) {
+        rk_fail(c->ctx, RK_ESHAPE, "matmul: both tensors need two axes or more, not %s and %s; rk_reshape() a vector", ta,
+                tb);
+        return false;
+    }
+    int64_t m = sa->dim[sa->ndim - (t.trans_a ? 1 : 2)], ka = sa->dim[sa->ndim - (t.trans_a ? 2 : 1)];
+    int64_t kb = sb->dim[sb->ndim - (t.trans_b ? 1 : 2)], n = sb->dim[sb->ndim - (t.trans_b ? 2 : 1)];
+    if (ka != kb) {
+        rk_fail(c->ctx, RK_ESHAPE, "matmul: %s%s times %s%s: %lld columns meet %lld rows", ta,
+                t.trans_a ? " transposed" : "", tb, t.trans_b ? " transposed" : "", (long long)ka, (long long)kb);
+        return false;
+    }
+    rk_shape lead_a = leading(sa), lead_b = leading(sb);
+    if (!rk__broadcast_shape(c->ctx, "matmul (leading axes)", &lead_a, &lead_b, out))
+        return false;
+    out->dim[out->ndim++] = m;
+    out->dim[out->ndim++] = n;
+    return true;
+}
+
+rk_tensor *rk_matmul(rk_tensor *a, rk_tensor *b, bool trans_a, bool trans_b)
+{
+    rk__call c;
+    rk_tensor *in[] = { a, b };
+    matmul_attr t = { trans_a, trans_b };
+    rk_shape shape;
+    if (!rk__call_begin(&c, "matmul", in, 2))
+        return rk__inert(c.ctx);
+    if (!in[1]) {
+        rk_fail(c.ctx, RK_EUSAGE, "matmul: a tensor is NULL");
+        return rk__inert(c.ctx);
+    }
+    if (!matmul_shape(&c, in[0], in[1], t, &shape))
+        return rk__inert(c.ctx);
+    rk_tensor *y = rk__out(c.ctx, c.type, shape);
+    if (rk__call_check(&c, matmul_forward(&c, in[0], in[1], t, y)) || rk_failed(c.ctx))
+        return rk__inert(c.ctx);
+    return rk__call_end(&c, rk__record(y, &op_matmul, in, 2, NULL, 0, &t, sizeof t));
+}
+
+/* ---- linear ---- */
+
+typedef struct linear_attr {
+    rk_act act;
+} linear_attr;
+
+/* dy before the activation. */
+static rk_tensor *before_activation(rk__node *node, rk_act act, rk_tensor *dy)
+{
+    if (act == RK_ACT_NONE)
+        return dy;
+    if (act == RK_ACT_RELU)
+        return rk__relu_undo(node, dy);
+    rk_ctx *ctx = dy->ctx;
+    const rk_kernels *k = rk__kernels(ctx, dy->dtype);
+    rk_tensor *g = rk__grad_room(node, dy);
+    const void *pre = rk__data(node->save[0]), *from = rk__data(dy);
+    void *to = rk__data(g);
+    if (!pre || !from || !to)
+        return rk__inert(ctx);
+    rk_status st = (act == RK_ACT_GELU ? k->gelu_grad : k->gelu_tanh_grad)(ctx->dev, rk__size(dy), pre, from, 0, to);
+    return st ? rk__op_failed(ctx, "linear", st) : g;
+}
+
+static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t rows, int64_t unit, rk_tensor *g)
+{
+    rk_ctx *ctx = b->ctx;
+    rk_order order;
+    rk_tensor *db = rk__grad_begin(b, unit, &order);
+    if (!db)
+        return rk_failed(ctx);
+    rk_shape flat = { 2, { rows, b->shape.dim[0] } };
+    if (unit == 1) {
+        rk_tensor *view = rk__view(g, flat, NULL, g->offset);
+        return rk__is_inert(view) ? rk_failed(ctx) : rk__sum_axes(k, view, 1u, order, rk__data(db));
+    }
+    rk_shape by_sample = { 3, { rows / unit, unit, b->shape.dim[0] } };
+    rk_tensor *view = rk__view(g, by_sample, NULL, g->offset);
+    return rk__is_inert(view) ? rk_failed(ctx) : rk__sum_axes(k, view, 3u, order, rk__data(db));
+}
+
+static rk_status linear_gradients(rk__node *node, const rk_kernels *k, rk_tensor *g)
+{
+    rk_ctx *ctx = g->ctx;
+    rk_tensor *x = node->in[0], *w = node->in[1], *b = node->in[2];
+    matrices mx, mw, mg;
+    if (!tall(rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x), &mx) || !matrices_of(w, &mw) ||
+        !tall(g, &mg))
+        return rk_failed(ctx);
+    int64_t samples = x->shape.ndim > 1 ? x->shape.dim[0] : 1, unit = samples ? mx.rows / samples : 1;
+    if (rk_requires_grad(w)) {
+        rk_order order;
+        rk_tensor *dw = rk__grad_begin(w, unit, &order);
+        if (!dw)
+            return rk_failed(ctx);
+        matrices gt = transposed(mg, true);
+        rk_gemm p = product(&gt, &mx, dw);
+        p.order = order;
+        RK_TRY(multiply(k, ctx, &p));
+    }
+    if (rk_requires_grad(b))
+        RK_TRY(linear_bias_gradient(k, b, mg.rows, unit, g));
+    if (rk_requires_grad(x)) {
+        rk_tensor *dx = rk__out(ctx, g->dtype, x->shape);
+        rk_gemm p = product(&mg, &mw, dx);
+        p.relu_mask = rk__relu_mask(x);
+        RK_TRY(multiply(k, ctx, &p));
+        return rk__grad_give(x, dx);
+    }
+    return RK_OK;
+}
+
+static rk_status linear_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
+{
+    linear_attr a;
+    memcpy(&a, node->attr, sizeof a);
+    rk_tensor *g = before_activation(node, a.act, dy);
+    if (rk__is_inert(g))
+        return rk_failed(ctx);
+    rk_status st = linear_gradients(node, rk__kernels(ctx, dy->dtype), g);
+    return st ? rk_fail(ctx, st, "linear: the gradient's kernel failed") : RK_OK;
+}
+
+static const rk__op op_linear = { "linear", linear_backward };
+
+static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor *w, const rk_tensor *b, rk_shape *out)
+{
+    char tx[160], tw[160], tb[160] = "none";
+    rk__shape_str(&x->shape, tx, sizeof tx);
+    rk__shape_str(&w->shape, tw, sizeof tw);
+    if (b)
+        rk__shape_str(&b->shape, tb, sizeof tb);
+    bool fits = x->shape.ndim >= 1 && w->shape.ndim == 2 && w->shape.dim[1] > 0 &&
+                x->shape.dim[x->shape.ndim - 1] == w->shape.dim[1] &&
+                (!b || (b->shape.ndim == 1 && b->shape.dim[0] == w->shape.dim[0]));
+    if (!fits) {
+        rk_fail(c->ctx, RK_ESHAPE, "linear: input %s, weight %s, bias %s; (.., in), (out, in) and (out) are wanted", tx,
+                tw, tb);
+        return false;
+    }
+    *out = x->shape;
+    out->dim[out->ndim - 1] = w->shape.dim[0];
+    return true;
+}
+
+static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act, rk_tensor *y,
+                                rk_tensor *pre)
+{
+    rk_tensor *flat = rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x);
+    rk_tensor *bias = b ? rk__dense(b) : NULL;
+    matrices mx, mw;
+    if (!tall(flat, &mx) || !matrices_of(w, &mw))
+        return rk_failed(c->ctx);
+    rk_tensor *temp_x = mx.t, *temp_w = mw.t;
+    mw = transposed(mw, true);
+    rk_gemm g = product(&mx, &mw, y);
+    g.bias = bias ? rk__data(bias) : NULL;
+    g.act = act;
+    g.pre = pre ? rk__data(pre) : NULL;
+    rk_status st = multiply(c->k, c->ctx, &g);
+    rk__drop_temp(temp_x, x);
+    rk__drop_temp(temp_w, w);
+    if (bias)
+        rk__drop_temp(bias, b);
+    return st;
+}
+
+rk_tensor *rk_linear_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act)
+{
+    rk__call c;
+    rk_tensor *in[] = { x, w, b };
+    rk_shape shape;
+    if (!rk__call_begin(&c, "linear", in, 3))
+        return rk__inert(c.ctx);
+    if (!in[1]) {
+        rk_fail(c.ctx, RK_EUSAGE, "linear: the weight is NULL");
+        return rk__inert(c.ctx);
+    }
+    if (!linear_shape(&c, in[0], in[1], in[2], &shape))
+        return rk__inert(c.ctx);
+    bool wanted = rk__wants_grad(in[0]) || rk__wants_grad(in[1]) || rk__wants_grad(in[2]);
+    bool smooth = act == RK_ACT_GELU || act == RK_ACT_GELU_TANH;
+    rk_tensor *y = rk__out(c.ctx, c.type, shape), *pre = smooth && wanted ? rk__out(c.ctx, c.type, shape) : NULL;
+    if (rk__call_check(&c, linear_forward(&c, in[0], in[1], in[2], act, y, pre)) || rk_failed(c.ctx))
+        return rk__inert(c.ctx);
+    linear_attr a = { act };
+    y = rk__record(y, &op_linear, in, 3, &pre, pre != NULL, &a, sizeof a);
+    if (y->node)
+        y->node->relu = act == RK_ACT_RELU;
+    return rk__call_end(&c, y);
+}
