@@ -24,8 +24,10 @@ static double burn_portable(float *sink)
 {
     typedef float v4 __attribute__((vector_size(16)));
     v4 x[CHAINS], a = { 0.999f, 0.999f, 0.999f, 0.999f }, b = { 1e-3f, 1e-3f, 1e-3f, 1e-3f };
-    memset(x, 0, sizeof x);
+    for (int c = 0; c < CHAINS; c++) /* all different, or the compiler would compute one of them */
+        x[c] = a + (float)c;
     for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
         for (int c = 0; c < CHAINS; c++)
             x[c] = x[c] * a + b;
     for (int c = 0; c < CHAINS; c++)
@@ -37,8 +39,10 @@ static double burn_portable(float *sink)
 __attribute__((target("avx2,fma"))) static double burn_avx2(float *sink)
 {
     __m256 x[CHAINS], a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-3f);
-    memset(x, 0, sizeof x);
+    for (int c = 0; c < CHAINS; c++)
+        x[c] = _mm256_set1_ps((float)c);
     for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
         for (int c = 0; c < CHAINS; c++)
             x[c] = _mm256_fmadd_ps(x[c], a, b);
     for (int c = 0; c < CHAINS; c++)
@@ -49,8 +53,10 @@ __attribute__((target("avx2,fma"))) static double burn_avx2(float *sink)
 __attribute__((target("avx512f"))) static double burn_avx512(float *sink)
 {
     __m512 x[CHAINS], a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-3f);
-    memset(x, 0, sizeof x);
+    for (int c = 0; c < CHAINS; c++)
+        x[c] = _mm512_set1_ps((float)c);
     for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
         for (int c = 0; c < CHAINS; c++)
             x[c] = _mm512_fmadd_ps(x[c], a, b);
     for (int c = 0; c < CHAINS; c++)
