@@ -3,6 +3,7 @@
  * holds with these instructions on all cores. */
 #include "cpu/cpu.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -79,41 +80,43 @@ static burn_fn *burn_of(const char *isa)
 
 typedef struct burn_job {
     burn_fn *burn;
-    double flops; /* of one task */
+    double *rate; /* best so far, one a task */
 } burn_job;
 
+static double thread_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* By the thread's own time: on a busy machine it waits for a core, and that says nothing about the core. */
 static void burn_task(void *arg, int64_t task, int worker)
 {
     burn_job *job = arg;
     volatile float kept;
     float sink = 0;
-    double flops = job->burn(&sink);
+    double start = thread_seconds(), flops = job->burn(&sink), seconds = thread_seconds() - start;
     kept = sink;
     (void)kept;
     (void)worker;
-    if (task == 0)
-        job->flops = flops;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    if (seconds > 0 && flops / seconds > job->rate[task])
+        job->rate[task] = flops / seconds;
 }
 
 /* The best of many short runs: a run that was interrupted tells of the interruption. */
 double rk__peak_flops_cpu(rk_dev *dev)
 {
-    if (dev->peak_flops > 0)
+    int threads = dev->pool.threads;
+    burn_job job = { .burn = burn_of(dev->isa), .rate = calloc((size_t)threads, sizeof(double)) };
+    if (dev->peak_flops > 0 || !job.rate) {
+        free(job.rate);
         return dev->peak_flops;
-    burn_job job = { .burn = burn_of(dev->isa) };
-    for (int r = 0; r < REPETITIONS; r++) {
-        double start = now();
-        rk__parallel(dev, dev->pool.threads, burn_task, &job);
-        double rate = job.flops * dev->pool.threads / (now() - start);
-        if (rate > dev->peak_flops)
-            dev->peak_flops = rate;
     }
+    for (int r = 0; r < REPETITIONS; r++)
+        rk__parallel(dev, threads, burn_task, &job);
+    for (int t = 0; t < threads; t++)
+        dev->peak_flops += job.rate[t];
+    free(job.rate);
     return dev->peak_flops;
 }

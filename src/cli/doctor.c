@@ -1,0 +1,113 @@
+/* rankine doctor: is this machine ready to train, and with what? Each line is "ok", "note" or "BAD". */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define FASHION "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
+
+static void say(const char *mark, const char *what, const char *text)
+{
+    printf("%-5s %-10s %s\n", mark, what, text);
+}
+
+static void check_device(rk_ctx *ctx)
+{
+    char text[160];
+    snprintf(text, sizeof text, "%s; measured peak %.1f GFLOP/s (f32)", rk_device_describe(ctx), rk_peak_flops(ctx) / 1e9);
+    say("ok", "device", text);
+}
+
+static void check_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), available = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    char all[32], some[32], text[96];
+    snprintf(text, sizeof text, "%s, %s free", cli_bytes(all, sizeof all, (double)pages * (double)size),
+             cli_bytes(some, sizeof some, (double)available * (double)size));
+    say("ok", "memory", text);
+}
+
+static void check_libraries(void)
+{
+    const char *name, *version;
+    char text[256];
+    size_t used = 0;
+    for (int i = 0; rk_library(i, &name, &version) && used < sizeof text - 40; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %s", i ? ", " : "", name, version);
+    say("ok", "libraries", text);
+}
+
+static void check_data(void)
+{
+    if (!access(FASHION, R_OK))
+        say("ok", "data", "Fashion-MNIST in /usr/share/datasets/fashion-mnist");
+    else
+        say("note", "data", "no Fashion-MNIST for the examples: apt-get install dataset-fashion-mnist");
+}
+
+/* A snapshot needs a folder that takes files, fsync and a rename: tries them in `dir`. */
+static bool check_disk(const char *dir)
+{
+    char path[4096], text[4300], space[32];
+    static const char bytes[4096];
+    const char *step = "open";
+    struct statvfs v;
+    snprintf(path, sizeof path, "%s/.rankine-doctor-XXXXXX", dir);
+    int fd = mkstemp(path);
+    bool good = fd >= 0;
+    if (good && (step = "write", write(fd, bytes, sizeof bytes) != (ssize_t)sizeof bytes))
+        good = false;
+    if (good && (step = "fsync", fsync(fd)))
+        good = false;
+    int why = errno;
+    if (fd >= 0) {
+        close(fd);
+        unlink(path);
+    }
+    if (!good)
+        snprintf(text, sizeof text, "%s: %s: %s; snapshots cannot be written there", dir, step, strerror(why));
+    else if (!statvfs(dir, &v))
+        snprintf(text, sizeof text, "%s takes files, %s free", dir,
+                 cli_bytes(space, sizeof space, (double)v.f_bavail * (double)v.f_frsize));
+    else
+        snprintf(text, sizeof text, "%s takes files", dir);
+    say(good ? "ok" : "BAD", "disk", text);
+    return good;
+}
+
+static int run_doctor(const cli_args *a)
+{
+    rk_ctx *ctx;
+    char text[64];
+    snprintf(text, sizeof text, "rankine %s", rk_version());
+    say("ok", "version", text);
+    rk_status st = cli_open_device(a, &ctx);
+    if (!ctx)
+        return rk_exit_code(st);
+    if (!st)
+        check_device(ctx);
+    check_memory();
+    check_libraries();
+    check_data();
+    bool disk = check_disk(a->n_words ? a->words[0] : ".");
+    int code = cli_close(ctx);
+    return code ? code : disk ? 0 : rk_exit_code(RK_EIO);
+}
+
+static const cli_flag flags[] = {
+    { "threads", "N", "compute threads (default: all cores)" },
+    { NULL, NULL, NULL },
+};
+
+const cli_verb cli_doctor = {
+    .name = "doctor",
+    .synopsis = "[FOLDER]",
+    .summary = "tell what this machine has, and whether FOLDER (default: here) can take snapshots",
+    .flags = flags,
+    .max_words = 1,
+    .run = run_doctor,
+};
