@@ -75,6 +75,9 @@ RK_API int rk_loader_stats(const rk_loader *l, const double **mean, const double
 RK_API rk_status rk_loader_set_stats(rk_loader *l, int n, const double *mean, const double *std);
 RK_API void rk_loader_close(rk_loader *l); /* optional: rk_close() does it */
 
+/* "Did you mean": the nearest of n names to word by edit distance, NULL if none is near. */
+RK_API const char *rk_nearest(const char *word, const char *const *names, int n);
+
 /* The libraries that Rankine stands on, with the versions that run now; false past the end. */
 RK_API bool rk_library(int i, const char **name, const char **version);
 

@@ -12,45 +12,6 @@ const cli_alias cli_aliases[] = {
     { NULL, NULL },
 };
 
-/* Levenshtein distance; words of a command line are short. */
-static int distance(const char *a, const char *b)
-{
-    enum { MAX = 64 };
-    int row[MAX + 1], na = (int)strlen(a), nb = (int)strlen(b);
-    if (na > MAX || nb > MAX)
-        return MAX;
-    for (int j = 0; j <= nb; j++)
-        row[j] = j;
-    for (int i = 1; i <= na; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= nb; j++) {
-            int above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
-            if (above + 1 < best)
-                best = above + 1;
-            if (row[j - 1] + 1 < best)
-                best = row[j - 1] + 1;
-            row[j] = best;
-            diagonal = above;
-        }
-    }
-    return row[nb];
-}
-
-const char *cli_nearest(const char *word, const char *const *names, int n)
-{
-    int best = 2 + (int)strlen(word) / 3; /* farther is no help */
-    const char *near = NULL;
-    for (int i = 0; i < n; i++) {
-        int d = distance(word, names[i]);
-        if (d < best) {
-            best = d;
-            near = names[i];
-        }
-    }
-    return near;
-}
-
 static int flag_index(const cli_verb *v, const char *name, size_t length)
 {
     for (int i = 0; v->flags && v->flags[i].name; i++)
@@ -92,7 +53,7 @@ static int unknown_flag(const cli_verb *v, const char *name, size_t length)
         for (int i = 0; n < MAX && rk_config_option(i, &o); i++)
             names[n++] = o.key;
     }
-    const char *near = cli_nearest(word, names, n);
+    const char *near = rk_nearest(word, names, n);
     if (near)
         return cli_fail(RK_EUSAGE, "%s: there is no flag --%s; did you mean --%s?", v->name, word, near);
     return cli_fail(RK_EUSAGE, "%s: there is no flag --%s; rankine help %s lists them", v->name, word, v->name);

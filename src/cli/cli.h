@@ -3,6 +3,7 @@
 #define RK_CLI_CLI_H
 
 #include <rankine/ckpt.h>
+#include <rankine/io.h>
 #include <rankine/train.h>
 
 #include <stdbool.h>
@@ -53,8 +54,6 @@ bool cli_has(const cli_args *a, const char *flag);
 const char *cli_value(const cli_args *a, const char *flag); /* NULL if absent */
 /* The flag's value as an integer of at least min; false after having said why. */
 bool cli_int(const cli_args *a, const char *flag, int64_t absent, int64_t min, int64_t *out);
-/* The nearest of n names to word, NULL if none is near. */
-const char *cli_nearest(const char *word, const char *const *names, int n);
 
 /* Prints "rankine: message" as one line on stderr; returns the exit code. */
 int cli_fail(rk_status st, const char *fmt, ...) RK_PRINTF(2, 3);

@@ -32,7 +32,7 @@ static int run_config(const cli_args *a)
         return print_schema();
     bool shows = !strcmp(what, "show");
     if (!shows && strcmp(what, "check")) {
-        const char *near = cli_nearest(what, whats, 3);
+        const char *near = rk_nearest(what, whats, 3);
         return cli_fail(RK_EUSAGE, "config: \"%s\" is none of check, show, schema%s%s%s", what, near ? "; did you mean " : "",
                         near ? near : "", near ? "?" : "");
     }

@@ -27,7 +27,7 @@ int cli_unknown_verb(const char *name)
         names[n] = cli_verbs[n]->name;
         n++;
     }
-    const char *near = cli_nearest(name, names, n);
+    const char *near = rk_nearest(name, names, n);
     if (near)
         return cli_fail(RK_EUSAGE, "there is no verb \"%s\"; did you mean \"%s\"?", name, near);
     return cli_fail(RK_EUSAGE, "there is no verb \"%s\"; rankine help lists them", name);

@@ -1,5 +1,7 @@
 #include "io/doc.h"
 
+#include <rankine/io.h>
+
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -304,4 +306,9 @@ const char *rk__nearest(const char *word, const char *const *names, int n)
         }
     }
     return found;
+}
+
+const char *rk_nearest(const char *word, const char *const *names, int n)
+{
+    return rk__nearest(word, names, n);
 }
