@@ -233,7 +233,7 @@ RK_INLINE void row_terms(row_kind kind, const channel_job *j, int64_t at, float 
 RK_INLINE void sum_block(row_kind kind, const channel_job *j, int64_t c0, int64_t count, int sums, const float *mean,
                          float *const out[2])
 {
-    float pending[TREE_LEVELS][2][BLOCK_CHANNELS], acc[2][BLOCK_CHANNELS];
+    float pending[TREE_LEVELS][2][BLOCK_CHANNELS], acc[2][BLOCK_CHANNELS] = { { 0 } };
     int depth = 0;
     const size_t bytes = sizeof(float) * (size_t)count;
     for (int leaf = 0; leaf < j->order.segments; leaf++) {
@@ -331,8 +331,12 @@ static void run_channels(rk_dev *dev, channel_job *j, double ns, rk__task *task)
 
 rk_status RK_NAME(sum_channels)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy, void *out)
 {
-    if (s == 1)
-        return RK_NAME(reduce_sum)(dev, 1, n, c, order, dy, out);
+    if (s == 1) {
+        strip_job columns = { .kind = COL_PLAIN, .order = order, .weighted = out };
+        columns.src = (col_src){ .x = dy, .rows = n, .cols = c };
+        run_strips(dev, &columns);
+        return RK_OK;
+    }
     channel_job j = { .n = n, .c = c, .s = s, .order = order, .x = dy, .first = out };
     run_channels(dev, &j, 0.1, channel_sums);
     return RK_OK;

@@ -56,7 +56,7 @@ RK_INLINE vf v_only(int m, vf a)
         for (; row_ + RK_LANES <= (n); row_ += RK_LANES)                       \
             for (int v = 0; v < NV; v++) {                                     \
                 const int64_t i = row_ + v * VL;                               \
-                enum { m = VL };                                               \
+                const int m = VL;                                              \
                 __VA_ARGS__;                                                   \
             }                                                                  \
         for (int v = 0; v < NV && row_ + v * VL < (n); v++) {                  \
