@@ -81,7 +81,8 @@ static int by_name(const void *a, const void *b)
 static rk_status add_tensor(rk_ctx *ctx, rk__sha256 *h, const rk_state_entry *e)
 {
     size_t bytes;
-    RK_TRY(rk__mul_size(ctx, (size_t)rk_tensor_size(e->tensor), rk_dtype_size(rk_tensor_dtype(e->tensor)), &bytes));
+    RK_TRY(rk__mul_size(ctx, (size_t)rk_tensor_size(e->tensor), rk_dtype_size(rk_tensor_dtype(e->tensor)),
+                        &bytes));
     void *host = malloc(bytes ? bytes : 1);
     if (!host)
         return rk_fail(ctx, RK_ENOMEM, "sha256: no memory for the %zu bytes of %s", bytes, e->name);

@@ -1,7 +1,7 @@
 /* Run folders and snapshots. See docs/snapshots.md for the layout and the commit protocol.
  *
- * One save is in flight at a time. rk__run_save copies the state (the only stall) and lets a thread write behind;
- * rk__run_wait returns once it is durable. */
+ * One save is in flight at a time. rk__run_save copies the state (the only stall) and lets a thread write
+ * behind; rk__run_wait returns once it is durable. */
 #ifndef RK_CKPT_SNAPSHOT_H
 #define RK_CKPT_SNAPSHOT_H
 
@@ -13,20 +13,22 @@ typedef struct rk_run rk_run; /* an opened, locked run folder */
 
 typedef struct rk_run_cfg {
     const char *dir;
-    bool read_only;      /* no lock, nothing created (inspect, eval, verify) */
-    int keep;            /* newest snapshots kept; 0: 2 (the minimum) */
-    int64_t keep_every;  /* also keep steps that are multiples; 0: none */
-    bool compress;       /* byte shuffle + zstd */
-    bool sync_write;     /* write in the caller's thread (rk_save, tests) */
+    bool read_only;              /* no lock, nothing created (inspect, eval, verify) */
+    int keep;                    /* newest snapshots kept; 0: 2 (the minimum) */
+    int64_t keep_every;          /* also keep steps that are multiples; 0: none */
+    bool compress;               /* byte shuffle + zstd */
+    bool sync_write;             /* write in the caller's thread (rk_save, tests) */
     const struct rk__io_ops *io; /* NULL: the system's; tests put faults here (ckpt/io_ops.h) */
 } rk_run_cfg;
 
-/* What stands in the manifest beside the tensors. Strings are copied by save; by load they are owned by the info. */
+/* What stands in the manifest beside the tensors. Strings are copied by save; by load they are owned by the
+ * info. */
 typedef struct rk_snap_info {
     int64_t step;
-    char *config_json;   /* canonical effective configuration, may be NULL */
-    char *extra_json;    /* one JSON object for train's own notes (best metric, epoch, normalisation), may be NULL */
-    bool best;           /* mark as the best so far: kept by retention */
+    char *config_json; /* canonical effective configuration, may be NULL */
+    char *extra_json;  /* one JSON object for train's own notes (best metric, epoch, normalisation), may be
+                          NULL */
+    bool best;         /* mark as the best so far: kept by retention */
 } rk_snap_info;
 
 /* Opens DIR (made if absent, 0700), takes LOCK, sweeps .tmp-* and .del-*. RK_ELOCKED names the holder. */
@@ -39,7 +41,8 @@ void rk__run_close(rk_run *run); /* waits for a save in flight; releases the loc
 rk_status rk__run_list(rk_run *run, int64_t **steps, int *n); /* *steps malloc'ed */
 
 /* Copies the state and starts writing snapshot info->step behind. Waits first for a save in flight.
- * A failure of an EARLIER save is returned here or by rk__run_wait / rk__run_poll, once, without poisoning ctx. */
+ * A failure of an EARLIER save is returned here or by rk__run_wait / rk__run_poll, once, without poisoning
+ * ctx. */
 rk_status rk__run_save(rk_run *run, const rk_state *st, const rk_snap_info *info);
 /* Waits. RK_OK: *saved_step (may be NULL) is the newest durable step. msg: reason of a failure. */
 rk_status rk__run_wait(rk_run *run, int64_t *saved_step, char *msg, size_t msg_size);
@@ -58,16 +61,18 @@ rk_status rk__run_load(rk_run *run, int64_t step, rk_state *st, unsigned ignore_
                        rk_snap_info *info, rk_warn_fn *warn, void *user);
 void rk__snap_info_free(rk_snap_info *info);
 
-/* Reads a snapshot without a model: makes persistent host tensors in ctx for every entry of the given kinds. */
+/* Reads a snapshot without a model: makes persistent host tensors in ctx for every entry of the given kinds.
+ */
 rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, rk_snap_info *info);
 
 /* Checks every byte of every snapshot. One line each through `line`; RK_EDATA if any is bad. */
 rk_status rk__run_verify(rk_run *run, rk_warn_fn *line, void *user);
 
-/* sha256 over the logical state: for each entry sorted by name: name, NUL, dtype name, NUL, ndim and dims as i64le,
- * bytes row-major little endian. CURSOR entries do not count. hex: 65 bytes.
- * RK_STATE_HASHED is what `inspect --hash` counts. */
-#define RK_STATE_HASHED (1u << RK_STATE_PARAM | 1u << RK_STATE_BUFFER | 1u << RK_STATE_OPTIM | 1u << RK_STATE_EMA)
+/* sha256 over the logical state: for each entry sorted by name: name, NUL, dtype name, NUL, ndim and dims as
+ * i64le, bytes row-major little endian. CURSOR entries do not count. hex: 65 bytes. RK_STATE_HASHED is what
+ * `inspect --hash` counts. */
+#define RK_STATE_HASHED \
+    (1u << RK_STATE_PARAM | 1u << RK_STATE_BUFFER | 1u << RK_STATE_OPTIM | 1u << RK_STATE_EMA)
 rk_status rk__state_sha256(const rk_state *st, unsigned kinds, char *hex);
 
 #endif
