@@ -47,10 +47,17 @@ def check_room(path, room):
 
 
 def check_own_header_first(path, room):
+    """Before any system header and any other room, so that it is seen to compile alone."""
     own = path.with_suffix(".h")
-    found = [name for _, _, name in includes(path)]
-    if own.is_file() and found and found[0] not in (own.name, f"{room}/{own.name}"):
-        bad.append(f"{path.relative_to(ROOT)}: its own header {own.name} comes first, not {found[0]}")
+    if not own.is_file():
+        return
+    for line, kind, name in includes(path):
+        if name == own.name or name.endswith("/" + own.name):
+            return
+        if kind == "<" or not name.startswith(room + "/"):
+            bad.append(f"{path.relative_to(ROOT)}:{line}: its own header {own.name} comes before {name}")
+            return
+    bad.append(f"{path.relative_to(ROOT)}: does not include its own header {own.name}")
 
 
 def main():
