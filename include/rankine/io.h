@@ -38,6 +38,9 @@ typedef struct rk_data_cfg {
     int64_t epochs;        /* end after so many; 0: endless */
     int rank, ranks;       /* which part of each global batch is served; 0, 0: all of it */
     int64_t limit;         /* use only the first so many samples; 0: all */
+    bool no_labels;        /* x alone is read (prediction): y of a batch is NULL */
+    const char *schema;    /* rk_loader_schema() of another loader: columns, categories, classes and normalisation are
+                              its own, so that new data is treated like the training data; NULL: from the data */
 } rk_data_cfg;
 
 typedef struct rk_batch {
@@ -73,6 +76,9 @@ RK_API rk_status rk_loader_seek(rk_loader *l, int64_t cursor);
  * n = number of pairs; pointers live as long as the loader. */
 RK_API int rk_loader_stats(const rk_loader *l, const double **mean, const double **std);
 RK_API rk_status rk_loader_set_stats(rk_loader *l, int n, const double *mean, const double *std);
+/* All that another data set needs to be treated alike, as one JSON object: normalisation and, for CSV, columns,
+ * categories and class names. malloc'ed; NULL after a failure. */
+RK_API char *rk_loader_schema(const rk_loader *l);
 RK_API void rk_loader_close(rk_loader *l); /* optional: rk_close() does it */
 
 /* "Did you mean": the nearest of n names to word by edit distance, NULL if none is near. */
