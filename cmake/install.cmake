@@ -4,6 +4,8 @@ set(RANKINE_PC_PRIVATE "")
 foreach(library ${HDF5_C_LIBRARIES})
     string(APPEND RANKINE_PC_PRIVATE " ${library}")
 endforeach()
+# The prefix is where the file lies, so that `cmake --install --prefix` and a moved tree both work.
+file(RELATIVE_PATH RANKINE_PC_UP /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(${PROJECT_SOURCE_DIR}/cmake/rankine.pc.in ${PROJECT_BINARY_DIR}/rankine.pc @ONLY)
 
 install(TARGETS rankine rankine_shared ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}

@@ -1,0 +1,25 @@
+/* rankine verify RUN: every byte of every snapshot */
+#include "cli/cli.h"
+
+static void print_line(void *user, const char *line)
+{
+    (void)user;
+    puts(line);
+}
+
+static int run_verify(const cli_args *a)
+{
+    rk_ctx *ctx;
+    if (!cli_open_small(&ctx))
+        rk_run_verify(ctx, a->words[0], print_line, NULL);
+    return cli_close(ctx);
+}
+
+const cli_verb cli_verify = {
+    .name = "verify",
+    .synopsis = "RUN",
+    .summary = "check every byte of every snapshot of a run",
+    .min_words = 1,
+    .max_words = 1,
+    .run = run_verify,
+};
