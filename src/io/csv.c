@@ -217,24 +217,21 @@ static rk_status field(rk__csv *c, bool *last)
     } else {
         RK_TRY(unquoted(c));
     }
-    RK_TRY(add_field(c, start));
     int ch = peek(c);
-    *last = ch != (uint8_t)c->delimiter;
     if (ch == FAILED)
         return rk_failed(c->ctx);
-    if (ch == END)
-        return RK_OK;
-    c->i++;
     if (ch == '\r') {
-        if (peek(c) != '\n')
-            return fail(c, "a carriage return that is not the end of a line");
         c->i++;
-        ch = '\n';
+        ch = peek(c);
+        if (ch != '\n')
+            return fail(c, "a carriage return that is not the end of a line");
     }
-    if (ch == '\n')
-        c->line++;
-    else if (*last)
+    *last = ch == '\n' || ch == END;
+    if (!*last && ch != (uint8_t)c->delimiter)
         return fail(c, "text after a closing quote");
+    RK_TRY(add_field(c, start));
+    c->i += ch != END;
+    c->line += ch == '\n';
     return RK_OK;
 }
 
