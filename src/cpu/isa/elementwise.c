@@ -89,13 +89,6 @@ RK_INLINE vf leaky(vf x, vf slope)
     return v_sel(v_lt(x, v_zero()), v_mul(slope, x), x);
 }
 
-/* s (1 + x (1 - s)) */
-RK_INLINE vf silu_slope(vf x)
-{
-    vf s = v_sigmoid(x), one = v_set1(1.0f);
-    return v_mul(s, v_fma(x, v_sub(one, s), one));
-}
-
 /* Binary cross entropy of logit a and target b: max(a, 0) - a b + log(1 + e^-|a|). */
 RK_INLINE vf bce_of(vf a, vf b)
 {
@@ -134,7 +127,7 @@ MAP2(abs_grad, 0.1, v_mul(b, sign_of(a)))
 MAP2(leaky_relu_grad, 0.08, v_sel(v_gt(a, v_zero()), b, v_mul(s, b)))
 MAP2(gelu_grad, 1.6, v_mul(b, v_gelu_slope(a)))
 MAP2(gelu_tanh_grad, 1.0, v_mul(b, v_gelu_tanh_slope(a)))
-MAP2(silu_grad, 0.9, v_mul(b, silu_slope(a)))
+MAP2(silu_grad, 0.9, v_mul(b, v_silu_slope(a)))
 MAP2(softplus_grad, 0.8, v_mul(b, v_sigmoid(a)))
 MAP2(rdiv_scalar_grad, 0.3, v_div(v_mul(v_neg(s), b), v_mul(a, a)))
 

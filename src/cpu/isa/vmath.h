@@ -112,6 +112,14 @@ RK_INLINE vf v_sigmoid(vf x)
     return v_fnma(v_mul(y, inverse), lost, y);
 }
 
+/* s = sigmoid(x) and s (1 - s), without the cancellation of 1 - s. */
+RK_INLINE vf v_sigmoid_slope(vf x, vf *s)
+{
+    vf t = v_exp(v_neg(v_abs(x))), inverse = v_div(v_set1(1.0f), v_add(v_set1(1.0f), t)), low = v_mul(t, inverse);
+    *s = v_sel(v_lt(x, v_zero()), low, inverse);
+    return v_mul(low, inverse);
+}
+
 /* log(1 + e^x) */
 RK_INLINE vf v_softplus(vf x)
 {
@@ -172,15 +180,21 @@ RK_INLINE vf v_gelu_tanh(vf x)
 RK_INLINE vf v_gelu_tanh_slope(vf x)
 {
     vf s = v_mul(x, x);
-    vf g = v_sigmoid(v_mul(x, v_fma(s, v_set1(0x1.2444f2p-4f), v_set1(0x1.988454p0f))));
+    vf g, bend = v_sigmoid_slope(v_mul(x, v_fma(s, v_set1(0x1.2444f2p-4f), v_set1(0x1.988454p0f))), &g);
     vf du = v_fma(s, v_set1(0x1.b6676cp-3f), v_set1(0x1.988454p0f)); /* d 2u / dx */
-    vf bend = v_mul(v_mul(g, v_sub(v_set1(1.0f), g)), v_mul(x, du));
-    return v_sel(v_lt(v_abs(x), v_set1(20.0f)), v_add(g, bend), g);
+    return v_sel(v_lt(v_abs(x), v_set1(20.0f)), v_fma(bend, v_mul(x, du), g), g); /* not inf * 0 */
 }
 
 RK_INLINE vf v_silu(vf x)
 {
     return v_mul(x, v_sigmoid(x));
+}
+
+/* s + x s (1 - s) */
+RK_INLINE vf v_silu_slope(vf x)
+{
+    vf s, bend = v_sigmoid_slope(x, &s);
+    return v_sel(v_lt(v_abs(x), v_set1(120.0f)), v_fma(x, bend, s), s);
 }
 
 #endif
