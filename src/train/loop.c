@@ -1,0 +1,458 @@
+/* The loop: batches in, steps out, snapshots behind. */
+#include "nn/module.h"
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- making ---- */
+
+static rk_optim_cfg optim_of(const rk_config *c)
+{
+    static const struct {
+        const char *name;
+        rk_optim_kind kind;
+    } kinds[] = { { "sgd", RK_SGD }, { "adam", RK_ADAM }, { "adamw", RK_ADAMW } };
+    rk_optim_cfg o = { .lr = c->optim_lr,
+                       .weight_decay = c->optim_weight_decay,
+                       .decay_all = c->optim_decay_all,
+                       .momentum = c->optim_momentum,
+                       .nesterov = c->optim_nesterov,
+                       .beta1 = c->optim_beta1,
+                       .beta2 = c->optim_beta2,
+                       .eps = c->optim_eps,
+                       .clip_norm = c->optim_clip_norm,
+                       .ema_decay = c->optim_ema };
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(c->optim_kind, kinds[i].name))
+            o.kind = kinds[i].kind;
+    return o;
+}
+
+static void plan_steps(rk__trainer *t)
+{
+    const rk_config *c = t->cfg;
+    t->per_epoch = rk_loader_batches(t->setup.train);
+    t->total = c->run_steps > 0 ? c->run_steps : (int64_t)ceil(c->run_epochs * (double)t->per_epoch);
+    t->eval_every = c->eval_every > 0 ? c->eval_every : t->per_epoch;
+    t->ckpt_every = c->ckpt_every > 0 ? c->ckpt_every : t->per_epoch;
+    t->schedule = (rk__schedule){ .min_scale = c->optim_lr > 0 ? c->optim_min_lr / c->optim_lr : 0,
+                                  .gamma = c->optim_gamma,
+                                  .warmup = c->optim_warmup,
+                                  .decay_steps = c->optim_decay_steps,
+                                  .total = t->total };
+    rk__schedule_find(c->optim_schedule, &t->schedule.kind);
+    const char *best = c->ckpt_best ? c->ckpt_best : t->setup.classes ? "accuracy" : "loss";
+    t->best_metric = t->setup.eval && strcmp(best, "none") ? best : NULL;
+}
+
+static rk_status check_plan(rk__trainer *t)
+{
+    const rk_config *c = t->cfg;
+    if (t->total < 1)
+        return rk_fail(t->ctx, RK_ECONFIG, "nothing to do: run.steps and run.epochs are 0, or the data is smaller than a "
+                                           "batch (%lld samples of %lld)",
+                       (long long)rk_loader_samples(t->setup.train), (long long)c->batch_global);
+    if (c->optim_min_lr > c->optim_lr)
+        return rk_fail(t->ctx, RK_ECONFIG, "optim.min_lr %g is above optim.lr %g", c->optim_min_lr, c->optim_lr);
+    if (c->eval_patience > 0 && !t->best_metric)
+        return rk_fail(t->ctx, RK_ECONFIG, "eval.patience needs evaluation data (data.eval or data.split) and a "
+                                           "ckpt.best other than none");
+    const char *norm = c->batch_micro > 0 && c->batch_micro < c->batch_global ? rk__global_batch_norm(t->setup.net) : NULL;
+    if (norm)
+        return rk_fail(t->ctx, RK_ECONFIG,
+                       "batch.micro %lld is below batch.global %lld, but layer %s (batch_norm) needs the statistics of the "
+                       "whole batch: leave batch.micro out, or use scope: shard or another norm",
+                       (long long)c->batch_micro, (long long)c->batch_global, norm);
+    return RK_OK;
+}
+
+static rk_status list_state(rk__trainer *t)
+{
+    rk_state *st = &t->state;
+    rk__state_init(st, t->ctx);
+    RK_TRY(rk__module_state(t->setup.net, st));
+    RK_TRY(rk__optim_state(t->optim, st));
+    RK_TRY(rk__state_add_cursor(st, "loader/cursor", &t->cursor));
+    RK_TRY(rk__state_add_cursor(st, "train/step", &t->step));
+    RK_TRY(rk__state_add_cursor(st, "train/bad_evals", &t->bad_evals));
+    RK_TRY(rk__state_add_cursor(st, "train/best", &t->best_bits));
+    RK_TRY(rk__state_add_cursor(st, "train/best_step", &t->best_step));
+    for (int i = 0; i < st->n; i++)
+        if (st->entries[i].tensor)
+            t->persistent_bytes += (size_t)rk_tensor_size(st->entries[i].tensor) * sizeof(float);
+    for (int i = 0; i < t->optim->n; i++) /* and the gradients */
+        t->persistent_bytes += (size_t)rk_tensor_size(t->optim->slots[i].param.tensor) * sizeof(float);
+    return RK_OK;
+}
+
+/* ---- continuing ---- */
+
+static void note_change(void *user, const char *line)
+{
+    rk__report_text(user, RK_EVENT_WARN, "changed: %s", line);
+}
+
+static void note_bad_snapshot(void *user, const char *line)
+{
+    rk__report_text(user, RK_EVENT_WARN, "%s", line);
+}
+
+static rk_status has_snapshots(rk__trainer *t, bool *has)
+{
+    int64_t *steps = NULL;
+    int n = 0;
+    rk_status st = rk__run_list(t->run, &steps, &n);
+    free(steps);
+    *has = n > 0;
+    return st ? st : rk_failed(t->ctx);
+}
+
+/* What the newest good snapshot says about itself. */
+static rk_status read_info(rk__trainer *t, rk_snap_info *info)
+{
+    rk_state none;
+    rk__state_init(&none, t->ctx);
+    rk_status st = rk__run_read(t->run, -1, 0, &none, info);
+    rk__state_free(&none);
+    return st;
+}
+
+static rk_status resume(rk__trainer *t)
+{
+    rk_snap_info info = { 0 };
+    rk_status st = rk__run_load(t->run, -1, &t->state, 1u << RK_STATE_CURSOR, false, &info, note_bad_snapshot, t);
+    rk__snap_info_free(&info);
+    RK_TRY(st);
+    t->saved_step = t->asked_step = t->step;
+    t->last_saved = rk__seconds();
+    return rk_loader_seek(t->setup.train, t->cursor);
+}
+
+static rk_status open_run(rk__trainer *t)
+{
+    const rk_config *c = t->cfg;
+    rk_run_cfg rc = { .dir = c->run_dir, .keep = (int)c->ckpt_keep, .keep_every = c->ckpt_keep_every,
+                      .compress = c->ckpt_compress };
+    RK_TRY(rk__run_open(t->ctx, &rc, &t->run));
+    if (!t->opts->fresh)
+        return RK_OK;
+    RK_TRY(rk__journal_clear(t->ctx, c->run_dir)); /* under the lock; what the run knows of its snapshots is stale now */
+    rk__run_close(t->run);
+    t->run = NULL;
+    return rk__run_open(t->ctx, &rc, &t->run);
+}
+
+static rk_status write_config(rk__trainer *t)
+{
+    char *pretty = rk_config_json(t->cfg, 2);
+    rk_status st = pretty ? rk__journal_file(t->ctx, t->cfg->run_dir, "config.json", pretty)
+                          : rk_fail(t->ctx, RK_ENOMEM, "out of memory");
+    free(pretty);
+    t->config_json = rk_config_json(t->cfg, 0);
+    t->record = rk__setup_record(&t->setup);
+    return st;
+}
+
+/* Everything up to the first step. */
+static rk_status prepare(rk__trainer *t)
+{
+    rk_snap_info info = { 0 };
+    bool has = false;
+    rk_status st;
+    RK_TRY(open_run(t));
+    RK_TRY(has_snapshots(t, &has));
+    if (has) {
+        RK_TRY_GOTO(done, read_info(t, &info));
+        if (info.config_json)
+            RK_TRY_GOTO(done, rk__config_continue(t->ctx, t->cfg, info.config_json, t->opts->allow_change, note_change, t));
+    }
+    RK_TRY_GOTO(done, rk__setup_data(&t->setup, t->ctx, t->cfg, info.extra_json));
+    RK_TRY_GOTO(done, rk__setup_model(&t->setup, info.extra_json));
+    plan_steps(t);
+    RK_TRY_GOTO(done, check_plan(t));
+    rk_optim_cfg oc = optim_of(t->cfg);
+    t->optim = rk_optim_make(t->setup.net, &oc);
+    RK_TRY_GOTO(done, rk_failed(t->ctx));
+    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->ctx, t->setup.net, rk__setup_loss, &t->setup, t->cfg->batch_micro));
+    RK_TRY_GOTO(done, list_state(t));
+    if (has)
+        RK_TRY_GOTO(done, resume(t));
+    RK_TRY_GOTO(done, write_config(t));
+    st = rk__journal_open(&t->journal, t->ctx, t->cfg->run_dir, t->step);
+done:
+    rk__snap_info_free(&info);
+    return st;
+}
+
+/* ---- snapshots ---- */
+
+static void save_failed(rk__trainer *t, const char *why)
+{
+    rk__report_text(t, RK_EVENT_WARN, "snapshot not saved: %s; training goes on, the last good one is of step %lld", why,
+                    (long long)t->saved_step);
+}
+
+static void poll_save(rk__trainer *t)
+{
+    rk_status st;
+    int64_t step;
+    char why[512];
+    if (!rk__run_poll(t->run, &st, &step, why, sizeof why))
+        return;
+    if (st)
+        save_failed(t, why);
+    else
+        rk__report_saved(t, step);
+}
+
+static void begin_save(rk__trainer *t, bool best)
+{
+    if (t->asked_step == t->step)
+        return;
+    int64_t done;
+    char why[512] = "";
+    rk_status earlier = rk__run_wait(t->run, &done, why, sizeof why); /* one in flight: its outcome is told first */
+    if (earlier)
+        save_failed(t, why);
+    else if (t->asked_step > t->saved_step && done > t->saved_step)
+        rk__report_saved(t, done);
+    t->asked_step = t->step;
+    rk__run_save(t->run, &t->state,
+                 &(rk_snap_info){ .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
+}
+
+/* The state of now, durable. Tried twice: a disk that was full may not be any more. */
+static rk_status save_now(rk__trainer *t)
+{
+    char why[512] = "";
+    for (int attempt = 0; attempt < 2; attempt++) {
+        int64_t done = -1;
+        begin_save(t, false);
+        rk_status st = rk__run_wait(t->run, &done, why, sizeof why);
+        if (rk_failed(t->ctx))
+            return rk_failed(t->ctx);
+        if (!st && done >= t->step) {
+            if (t->saved_step < t->step)
+                rk__report_saved(t, t->step);
+            return RK_OK;
+        }
+        t->asked_step = -1;
+    }
+    return rk_fail(t->ctx, RK_EIO, "step %lld: the snapshot cannot be saved: %s; the last good one is of step %lld",
+                   (long long)t->step, why, (long long)t->saved_step);
+}
+
+/* ---- evaluation ---- */
+
+static double value_of(const rk_metric_value *v, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(v[i].name, name))
+            return v[i].value;
+    return NAN;
+}
+
+/* Is this evaluation the best so far? Counts the ones that are not. */
+static bool judge(rk__trainer *t, double value)
+{
+    double best;
+    memcpy(&best, &t->best_bits, sizeof best);
+    bool smaller = rk__metric_smaller(t->best_metric);
+    bool better = isfinite(value) && (!t->best_step || (smaller ? value < best : value > best));
+    if (better) {
+        memcpy(&t->best_bits, &value, sizeof value);
+        t->best_step = t->step;
+        t->bad_evals = 0;
+    } else {
+        t->bad_evals++;
+    }
+    return better;
+}
+
+static const char *val_name(const char *name)
+{
+    static const char *const names[][2] = {
+        { "loss", "val_loss" },  { "accuracy", "val_accuracy" }, { "topk", "val_topk" },
+        { "mae", "val_mae" },    { "rmse", "val_rmse" },         { "perplexity", "val_perplexity" },
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i][0], name))
+            return names[i][1];
+    return name;
+}
+
+static rk_status evaluate(rk__trainer *t, bool *best)
+{
+    rk__metrics m;
+    rk_metric_value all[RK__MAX_METRICS];
+    rk_status st;
+    *best = false;
+    RK_TRY(rk__metrics_init(&m, t->ctx, t->setup.classes, t->cfg->eval_topk));
+    rk__optim_swap_ema(t->optim);
+    st = rk__evaluate_pass(&t->setup, t->setup.eval, t->cfg->data_eval_limit, &m);
+    rk__optim_swap_ema(t->optim);
+    if (!st) {
+        t->n_evaluated = rk__metrics_values(&m, t->cfg->eval_metrics, t->evaluated);
+        for (int i = 0; i < t->n_evaluated; i++)
+            t->evaluated[i].name = val_name(t->evaluated[i].name);
+        t->eval_step = t->step;
+        int n = rk__metrics_values(&m, "loss,accuracy,topk,perplexity,mae,rmse", all);
+        if (t->best_metric)
+            *best = judge(t, value_of(all, n, t->best_metric));
+        rk__report_eval(t);
+    }
+    rk__metrics_free(&m);
+    return st;
+}
+
+/* ---- steps ---- */
+
+static rk_status take_step(rk__trainer *t, const rk_batch *b)
+{
+    rk_status st = rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss);
+    RK_TRY(st);
+    if (!isfinite(t->loss))
+        return rk__diverged(t, b, "the loss is not finite");
+    double scale = rk__schedule_scale(&t->schedule, t->step);
+    t->lr = t->cfg->optim_lr * scale;
+    st = rk_optim_step(t->optim, scale);
+    if (st == RK_EDIVERGED) {
+        char what[512];
+        snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
+        rk_error_clear(t->ctx);
+        return rk__diverged(t, b, what);
+    }
+    RK_TRY(st);
+    t->step++;
+    t->cursor = rk_loader_cursor(t->setup.train);
+    t->window.steps++;
+    t->window.samples += b->n;
+    return RK_OK;
+}
+
+static bool file_asks(rk__trainer *t, const char *name)
+{
+    char path[4200];
+    if (!rk__journal_has(t->cfg->run_dir, name))
+        return false;
+    snprintf(path, sizeof path, "%s/%s", t->cfg->run_dir, name);
+    unlink(path);
+    return true;
+}
+
+/* Asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with each log line). */
+static bool asked_to_stop(rk__trainer *t, bool look)
+{
+    return (t->opts->stop && *t->opts->stop) || (look && file_asks(t, "STOP"));
+}
+
+static rk_status finish(rk__trainer *t, const char *why)
+{
+    bool best = false;
+    if (t->setup.eval && t->eval_step != t->step) {
+        RK_TRY(evaluate(t, &best));
+        if (best)
+            begin_save(t, true);
+    }
+    RK_TRY(save_now(t));
+    RK_TRY(rk__report_result(t, why));
+    rk__report_text(t, RK_EVENT_END, "%s", why);
+    return RK_OK;
+}
+
+static rk_status preempted(rk__trainer *t)
+{
+    RK_TRY(save_now(t));
+    rk__report_text(t, RK_EVENT_END, "stopped on request at step %lld; the same command continues", (long long)t->step);
+    return rk_fail(t->ctx, RK_EPREEMPTED, "stopped on request at step %lld, saved in %s", (long long)t->step,
+                   t->cfg->run_dir);
+}
+
+/* What follows a step: a log line, an evaluation, a snapshot. *stop: patience is over. */
+static rk_status after_step(rk__trainer *t, bool *stop)
+{
+    bool best = false, log = t->step % t->cfg->log_every == 0 || t->step == t->total;
+    rk__report_step(t, log);
+    if (t->setup.eval && t->step % t->eval_every == 0) {
+        double begin = rk__seconds();
+        RK_TRY(evaluate(t, &best));
+        *stop = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
+        t->window.begin += rk__seconds() - begin; /* training is measured, not this */
+    }
+    if (best || t->step % t->ckpt_every == 0 || (log && file_asks(t, "CHECKPOINT")))
+        begin_save(t, best);
+    poll_save(t);
+    return rk_failed(t->ctx);
+}
+
+static rk_status steps(rk__trainer *t)
+{
+    bool patience_over = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
+    t->window = (rk__window){ .begin = rk__seconds() };
+    while (t->step < t->total && !patience_over) {
+        if (asked_to_stop(t, t->step % t->cfg->log_every == 0))
+            return preempted(t);
+        rk_batch b;
+        double begin = rk__seconds();
+        if (!rk_loader_next(t->setup.train, &b))
+            return rk_failed(t->ctx) ? rk_failed(t->ctx)
+                                     : rk_fail(t->ctx, RK_EINTERNAL, "the training data ended at step %lld", (long long)t->step);
+        t->window.data += rk__seconds() - begin;
+        RK_TRY(take_step(t, &b));
+        RK_TRY(rk_step_end(t->ctx));
+        RK_TRY(after_step(t, &patience_over));
+    }
+    char why[128];
+    if (patience_over)
+        snprintf(why, sizeof why, "no better evaluation in %lld: stopped early at step %lld", (long long)t->bad_evals,
+                 (long long)t->step);
+    else
+        snprintf(why, sizeof why, "finished: %lld steps", (long long)t->step);
+    return finish(t, why);
+}
+
+static rk_status train(rk__trainer *t)
+{
+    RK_TRY(prepare(t));
+    rk__report_banner(t);
+    if (t->step >= t->total && rk__journal_has(t->cfg->run_dir, "DONE")) {
+        rk__report_text(t, RK_EVENT_END, "already finished: step %lld of %lld; more run.steps or run.epochs continue it, "
+                                         "--fresh starts anew",
+                        (long long)t->step, (long long)t->total);
+        return RK_OK;
+    }
+    char path[4200];
+    snprintf(path, sizeof path, "%s/DONE", t->cfg->run_dir);
+    unlink(path);
+    if (t->step)
+        rk__report_text(t, RK_EVENT_START, "resumed from step %lld", (long long)t->step);
+    else
+        rk__report_text(t, RK_EVENT_START, "new run");
+    rk_set_training(t->ctx, true);
+    return steps(t);
+}
+
+rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
+{
+    static const rk_train_opts none;
+    if (!ctx || !cfg)
+        return RK_EUSAGE;
+    RK_TRY(rk_failed(ctx));
+    if (rk_failed(cfg->ctx))
+        return rk_fail(ctx, rk_failed(cfg->ctx), "%s", rk_error(cfg->ctx));
+    rk__trainer t = { .ctx = ctx, .cfg = cfg, .opts = opts ? opts : &none, .started = rk__seconds(),
+                      .journal = { .metrics = -1, .events = -1 }, .eval_step = -1 };
+    rk_status st = train(&t);
+    if (t.run)
+        rk__run_close(t.run);
+    rk__journal_close(&t.journal);
+    rk__state_free(&t.state);
+    rk__setup_free(&t.setup);
+    free(t.config_json);
+    free(t.record);
+    return st;
+}

@@ -1,0 +1,200 @@
+/* What a run tells: events to the caller, lines to its folder. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+double rk__seconds(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+static void emit(rk__trainer *t, const rk_event *e)
+{
+    if (t->opts->on_event)
+        t->opts->on_event(t->opts->user, e);
+}
+
+static const char *const event_names[] = { "banner", "start", "step", "log", "eval", "saved", "warning", "end" };
+
+void rk__report_text(rk__trainer *t, rk_event_kind kind, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    emit(t, &(rk_event){ .kind = kind, .text = text, .step = t->step });
+    if (kind == RK_EVENT_BANNER || !t->journal.dir)
+        return;
+    rk__text j = { 0 };
+    rk__text_printf(&j, "\"event\":\"%s\",\"step\":%lld,\"text\":", event_names[kind], (long long)t->step);
+    rk__text_quote(&j, text);
+    char *line = rk__text_take(&j);
+    if (line)
+        rk__journal_event(&t->journal, line);
+    free(line);
+}
+
+/* 1234567 -> "1,234,567" */
+static const char *grouped(int64_t n, char buf[32])
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%lld", (long long)n), o = 0;
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0)
+            buf[o++] = ',';
+        buf[o++] = digits[i];
+    }
+    buf[o] = '\0';
+    return buf;
+}
+
+void rk__report_banner(rk__trainer *t)
+{
+    const rk__setup *s = &t->setup;
+    const rk_config *c = t->cfg;
+    char shape[128], a[32], b[32], d[32];
+    int64_t trained = 0;
+    for (int i = 0; i < t->optim->n; i++)
+        trained += rk_tensor_size(t->optim->slots[i].param.tensor);
+    rk__report_text(t, RK_EVENT_BANNER, "rankine %s: %s, %s, compute %s%s", rk_version(), t->ctx->device->name,
+                    t->ctx->device->describe(t->ctx->dev), c->compute, c->parallel_exact ? "" : ", inexact");
+    rk__report_text(t, RK_EVENT_BANNER, "data: %s samples of %s%s%s", grouped(rk_loader_samples(s->train), a),
+                    rk__shape_str(&s->input, shape, sizeof shape), s->eval ? ", evaluation: " : "",
+                    s->eval ? grouped(rk_loader_samples(s->eval), b) : "");
+    rk__report_text(t, RK_EVENT_BANNER, "model: %s parameters, %s trained, %s frozen; %.3g MFLOP a sample forward, %.3g "
+                                        "with the backward pass",
+                    grouped(s->params, a), grouped(trained, b), grouped(s->params - trained, d), s->flops * 1e-6,
+                    rk_train_flops(s->net) * 1e-6);
+    rk__report_text(t, RK_EVENT_BANNER, "batch: %lld samples a step on %d data shards%s%s, %s steps an epoch, %s in all",
+                    (long long)c->batch_global, t->ctx->data_shards, c->batch_micro ? ", passes of at most " : "",
+                    c->batch_micro ? grouped(c->batch_micro, d) : "", grouped(t->per_epoch, a), grouped(t->total, b));
+    rk__report_text(t, RK_EVENT_BANNER, "run: %s", c->run_dir);
+}
+
+static void put_num(rk__text *j, const char *name, double v)
+{
+    rk__text_printf(j, ",\"%s\":", name);
+    rk__text_double(j, v);
+}
+
+static void log_line(rk__trainer *t, const rk_progress *p)
+{
+    rk__text j = { 0 };
+    rk__text_printf(&j, "\"step\":%lld", (long long)p->step);
+    put_num(&j, "epoch", p->epoch);
+    put_num(&j, "loss", p->loss);
+    put_num(&j, "lr", p->lr);
+    put_num(&j, "grad_norm", p->grad_norm);
+    put_num(&j, "samples_per_s", p->samples_per_s);
+    put_num(&j, "step_s", p->step_s);
+    put_num(&j, "data_s", p->data_s);
+    char *line = rk__text_take(&j);
+    if (line)
+        rk__journal_metrics(&t->journal, line);
+    free(line);
+    if (t->journal.failed && !t->journal_told) {
+        t->journal_told = true;
+        rk__report_text(t, RK_EVENT_WARN, "%s: metrics.jsonl or events.jsonl cannot be written; training goes on",
+                        t->cfg->run_dir);
+    }
+}
+
+static double last_accuracy(const rk__trainer *t)
+{
+    for (int i = 0; i < t->n_evaluated; i++)
+        if (!strcmp(t->evaluated[i].name, "val_accuracy"))
+            return t->evaluated[i].value;
+    return NAN;
+}
+
+void rk__report_step(rk__trainer *t, bool log)
+{
+    rk__window *w = &t->window;
+    double now = rk__seconds(), span = now - w->begin;
+    if (!log && !t->opts->on_event)
+        return;
+    double steps = w->steps ? (double)w->steps : 1, rate = span > 0 ? (double)w->samples / span : 0;
+    rk_progress p = {
+        .step = t->step,
+        .steps = t->total,
+        .epoch = t->per_epoch ? (double)t->step / (double)t->per_epoch : 0,
+        .loss = t->loss,
+        .lr = t->lr,
+        .grad_norm = rk_optim_grad_norm(t->optim),
+        .accuracy = last_accuracy(t),
+        .samples_per_s = rate,
+        .flops_per_s = rate * rk_train_flops(t->setup.net),
+        .step_s = span / steps,
+        .data_s = w->data / steps,
+        .eta_s = span / steps * (double)(t->total - t->step),
+        .memory_bytes = rk_memory_peak(t->ctx) + t->persistent_bytes,
+        .since_ckpt_s = t->last_saved > 0 ? now - t->last_saved : -1,
+    };
+    emit(t, &(rk_event){ .kind = RK_EVENT_STEP, .progress = &p, .step = t->step });
+    if (!log)
+        return;
+    emit(t, &(rk_event){ .kind = RK_EVENT_LOG, .progress = &p, .step = t->step });
+    log_line(t, &p);
+    *w = (rk__window){ .begin = rk__seconds() };
+}
+
+void rk__report_eval(rk__trainer *t)
+{
+    emit(t, &(rk_event){ .kind = RK_EVENT_EVAL, .step = t->step, .metrics = t->evaluated, .n_metrics = t->n_evaluated });
+    rk__text j = { 0 };
+    rk__text_printf(&j, "\"step\":%lld", (long long)t->step);
+    for (int i = 0; i < t->n_evaluated; i++)
+        put_num(&j, t->evaluated[i].name, t->evaluated[i].value);
+    char *line = rk__text_take(&j);
+    if (line)
+        rk__journal_metrics(&t->journal, line);
+    free(line);
+}
+
+void rk__report_saved(rk__trainer *t, int64_t step)
+{
+    char body[128];
+    t->last_saved = rk__seconds();
+    t->saved_step = step;
+    emit(t, &(rk_event){ .kind = RK_EVENT_SAVED, .step = step });
+    snprintf(body, sizeof body, "\"event\":\"saved\",\"step\":%lld", (long long)step);
+    rk__journal_event(&t->journal, body);
+}
+
+rk_status rk__report_result(rk__trainer *t, const char *why)
+{
+    rk__text j = { 0 };
+    char now[32];
+    double best;
+    memcpy(&best, &t->best_bits, sizeof best);
+    rk__time_text(now);
+    rk__text_printf(&j, "{\"time\":\"%s\",\"status\":\"finished\",\"reason\":", now);
+    rk__text_quote(&j, why);
+    rk__text_printf(&j, ",\"step\":%lld", (long long)t->step);
+    put_num(&j, "loss", t->loss);
+    put_num(&j, "seconds", rk__seconds() - t->started);
+    rk__text_printf(&j, ",\"parameters\":%lld", (long long)t->setup.params);
+    for (int i = 0; i < t->n_evaluated; i++)
+        put_num(&j, t->evaluated[i].name, t->evaluated[i].value);
+    if (t->best_metric && t->best_step) {
+        rk__text_printf(&j, ",\"best_step\":%lld,\"best_metric\":", (long long)t->best_step);
+        rk__text_quote(&j, t->best_metric);
+        put_num(&j, "best_value", best);
+    }
+    rk__text_puts(&j, "}\n");
+    char *text = rk__text_take(&j);
+    rk_status st = text ? rk__journal_file(t->ctx, t->cfg->run_dir, "result.json", text)
+                        : rk_fail(t->ctx, RK_ENOMEM, "out of memory");
+    free(text);
+    if (!st)
+        st = rk__journal_file(t->ctx, t->cfg->run_dir, "DONE", "");
+    return st;
+}

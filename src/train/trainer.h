@@ -1,0 +1,58 @@
+/* A run in progress. loop.c moves it, report.c tells about it, diverge.c finds what went wrong. */
+#ifndef RK_TRAIN_TRAINER_H
+#define RK_TRAIN_TRAINER_H
+
+#include "train/eval.h"
+#include "train/journal.h"
+#include "train/optim.h"
+#include "train/schedule.h"
+
+typedef struct rk__window { /* what is measured between two log lines */
+    double begin, data;
+    int64_t steps, samples;
+} rk__window;
+
+typedef struct rk__trainer {
+    rk_ctx *ctx;
+    const rk_config *cfg;
+    const rk_train_opts *opts;
+    rk_run *run;
+    rk__setup setup;
+    rk_optim *optim;
+    rk__schedule schedule;
+    rk__accumulator acc;
+    rk__journal journal;
+    rk_state state;
+    char *config_json, *record;
+    /* kept in snapshots */
+    int64_t step, cursor;    /* steps done; samples served */
+    int64_t bad_evals;       /* evaluations since the best one */
+    int64_t best_bits;       /* the best metric's double, as bits */
+    int64_t best_step;       /* 0: none yet */
+    /* of this process */
+    int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
+    double loss, lr, started, last_saved, data_s;
+    rk__window window;
+    size_t persistent_bytes;
+    int64_t eval_step;       /* of `evaluated` */
+    rk_metric_value evaluated[RK__MAX_METRICS];
+    int n_evaluated;
+    const char *best_metric; /* NULL: none */
+    bool journal_told;
+} rk__trainer;
+
+double rk__seconds(void); /* CLOCK_MONOTONIC */
+
+/* ---- report.c ---- */
+void rk__report_text(rk__trainer *t, rk_event_kind kind, const char *fmt, ...) RK_PRINTF(3, 4);
+void rk__report_banner(rk__trainer *t);
+void rk__report_step(rk__trainer *t, bool log);
+void rk__report_eval(rk__trainer *t);
+void rk__report_saved(rk__trainer *t, int64_t step);
+rk_status rk__report_result(rk__trainer *t, const char *why);
+
+/* ---- diverge.c ---- */
+/* Records RK_EDIVERGED with the step, the first layer whose output is not finite, and the batch's samples. */
+rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what);
+
+#endif
