@@ -4,7 +4,8 @@
 #include <string.h>
 
 const cli_verb *const cli_verbs[] = {
-    &cli_inspect, &cli_verify, &cli_config, &cli_bench, &cli_doctor, &cli_version, &cli_help, NULL,
+    &cli_train,  &cli_eval,  &cli_predict, &cli_inspect, &cli_verify, &cli_export,
+    &cli_config, &cli_bench, &cli_doctor,  &cli_version, &cli_help,   NULL,
 };
 
 const cli_verb *cli_find_verb(const char *name)

@@ -7,6 +7,7 @@ expect 0 'good.yaml: good; it would run in runs/good' "$rankine" config check go
 
 sed 's/lr: 0.01/lrr: 0.01/' good.yaml >bad.yaml
 expect 78 'bad.yaml:11:27: .*lrr.*lr' "$rankine" config check bad.yaml
+expect 78 'bad.yaml:11:27: ' "$rankine" train bad.yaml
 sed 's/lr: 0.01/lr: fast/' good.yaml >bad.yaml
 expect 78 'bad.yaml:11:26: .*optim.lr' "$rankine" config check bad.yaml
 sed 's/lr: 0.01/lr: -1/' good.yaml >bad.yaml
@@ -18,6 +19,7 @@ expect 78 'bad.yaml:[0-9]+:[0-9]+: ' "$rankine" config check bad.yaml
 printf 'optim: {lr: 0.1}\noptim: {lr: 0.2}\n' >bad.yaml
 expect 78 'bad.yaml:2:1: ' "$rankine" config check bad.yaml
 expect 66 'missing.yaml' "$rankine" config check missing.yaml
+expect 66 'missing.yaml' "$rankine" train missing.yaml
 
 # Overrides: every form, the last one wins, and mistakes are errors here too.
 for form in optim.lr=0.5 --optim.lr=0.5 '--optim.lr 0.5' --lr=0.5 '--lr 0.5' 'optim.lr=0.1 --lr 0.5'; do
