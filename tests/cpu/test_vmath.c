@@ -15,7 +15,9 @@ static float random_operand(uint64_t *state, int kind)
     if (kind == 1)
         bits = (bits & 0x80000fffu) | 0x3f000000u | (bits & 0x01000000u); /* few bits, near 1 */
     if (kind == 2)
-        bits = (bits & 0x80ffffffu) | 0x1f000000u; /* products near 2^-128 */
+        bits = (bits & 0x80ffffffu) | 0x1f000000u; /* products near 2^-130 */
+    if (kind == 9)
+        bits &= 0x807fffffu; /* subnormal */
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
@@ -24,19 +26,19 @@ static float random_operand(uint64_t *state, int kind)
 TEST(portable_fma_rounds_once)
 {
     uint64_t state = 7;
-    for (int kind = 0; kind < 4; kind++)
+    for (int kind = 0; kind < 5; kind++)
         for (int i = 0; i < 300000; i++) {
             float a[VL], b[VL], c[VL], r[VL], want[VL];
             for (int l = 0; l < VL; l++) {
                 a[l] = random_operand(&state, kind);
                 b[l] = random_operand(&state, kind);
-                c[l] = random_operand(&state, kind == 2 ? 0 : kind);
-                if (kind == 2)
-                    c[l] *= 0x1p-126f;
-                if (kind == 3) { /* a half-way of a * b + c, and a last bit of the product beyond a double's sum */
-                    a[l] = 1 + (float)(ref_next(&state) % 4096) * 0x1p-12f;
-                    b[l] = 0x1p-24f + (float)(ref_next(&state) % 3) * 0x1p-47f;
-                    c[l] = 1 + (float)(ref_next(&state) % 8) * 0x1p-23f;
+                c[l] = random_operand(&state, kind == 2 ? 9 : kind);
+                if (kind >= 3) { /* c + h (1 - u^2): half-ways, but for a bit that no double sum holds */
+                    float u = (float)((int)(ref_next(&state) % 9) - 4) * 0x1p-23f, sign = ref_next(&state) % 2 ? 1 : -1;
+                    a[l] = (1 + u) * (kind == 3 ? 1 : 0x1p-75f);
+                    b[l] = (1 - u) * (kind == 3 ? 0x1p-24f : 0x1p-75f) * sign;
+                    c[l] = kind == 3 ? 1 + (float)(ref_next(&state) % 8) * 0x1p-23f
+                                     : (float)(0x400000 + (int)(ref_next(&state) % 64)) * 0x1p-149f;
                 }
                 want[l] = fmaf(a[l], b[l], c[l]);
             }

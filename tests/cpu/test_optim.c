@@ -1,0 +1,155 @@
+/* Optimiser steps: against the formulas in double over several steps, and the same bits on every device. */
+#include "ref.h"
+
+enum { STEPS = 5 };
+
+typedef struct state {
+    float *w, *m, *v;
+} state;
+
+static rk_optim_args args_of(int variant, int64_t n, int step)
+{
+    rk_optim_args o = { .n = n, .lr = 0.01, .grad_scale = 0.7, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 };
+    o.weight_decay = variant & 1 ? 0.1 : 0;
+    o.decoupled = variant & 2;
+    o.momentum = 0.9;
+    o.nesterov = variant & 4;
+    o.dampening = variant & 8 ? 0.5 : 0;
+    o.first = step == 0;
+    o.bias1 = 1 - pow(o.beta1, step + 1);
+    o.bias2 = 1 - pow(o.beta2, step + 1);
+    return o;
+}
+
+/* Adam as PyTorch documents it. */
+static void adam_double(const rk_optim_args *o, double *w, double g, double *m, double *v)
+{
+    g *= o->grad_scale;
+    if (o->decoupled)
+        *w *= 1 - o->lr * o->weight_decay;
+    else
+        g += o->weight_decay * *w;
+    *m = o->beta1 * *m + (1 - o->beta1) * g;
+    *v = o->beta2 * *v + (1 - o->beta2) * g * g;
+    *w -= o->lr * (*m / o->bias1) / (sqrt(*v / o->bias2) + o->eps);
+}
+
+static void sgd_double(const rk_optim_args *o, double *w, double g, double *m)
+{
+    g *= o->grad_scale;
+    if (o->decoupled)
+        *w *= 1 - o->lr * o->weight_decay;
+    else
+        g += o->weight_decay * *w;
+    if (m) {
+        *m = o->first ? g : o->momentum * *m + (1 - o->dampening) * g;
+        g = o->nesterov ? g + o->momentum * *m : *m;
+    }
+    *w -= o->lr * g;
+}
+
+typedef enum kind { ADAM, SGD, SGD_PLAIN } kind;
+
+static bool steps_on(const cpu_iter *it, kind k, int variant, int64_t n, float *const *g, state *s)
+{
+    for (int step = 0; step < STEPS; step++) {
+        rk_optim_args o = args_of(variant, n, step);
+        rk_status st = k == ADAM ? it->k->adam(it->dev, &o, s->w, g[step], s->m, s->v)
+                                 : it->k->sgd(it->dev, &o, s->w, g[step], k == SGD ? s->m : NULL);
+        if (st)
+            return false;
+    }
+    return true;
+}
+
+static bool close_to_double(kind k, int variant, int64_t n, const float *w0, float *const *g, const float *w)
+{
+    for (int64_t i = 0; i < n; i++) {
+        double want = (double)w0[i], m = 0, v = 0;
+        for (int step = 0; step < STEPS; step++) {
+            rk_optim_args o = args_of(variant, n, step);
+            if (k == ADAM)
+                adam_double(&o, &want, (double)g[step][i], &m, &v);
+            else
+                sgd_double(&o, &want, (double)g[step][i], k == SGD ? &m : NULL);
+        }
+        if (!(fabs((double)w[i] - want) <= 5e-7)) {
+            fprintf(stderr, "kind %d, variant %d, element %lld: %.9g, not %.9g\n", (int)k, variant, (long long)i, (double)w[i], want);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_optim(kind k, int variant, int64_t n)
+{
+    float *w0 = ref_random(n, 1, -1, 1), *g[STEPS];
+    for (int s = 0; s < STEPS; s++)
+        g[s] = ref_random(n, 10 + (uint64_t)s, -1, 1);
+    state first = { NULL, NULL, NULL };
+    bool ok = true;
+    for (cpu_iter it = { 0 }; cpu_next(&it);) {
+        state s = { ref_copy(w0, n), ref_random(n, 0, 0, 0), ref_random(n, 0, 0, 0) };
+        ok &= steps_on(&it, k, variant, n, g, &s);
+        if (!first.w)
+            ok &= close_to_double(k, variant, n, w0, g, s.w);
+        ok &= ref_agree(&first.w, s.w, n) && ref_agree(&first.m, s.m, n) && ref_agree(&first.v, s.v, n);
+    }
+    for (int s = 0; s < STEPS; s++)
+        ok &= ref_free(g[s], n);
+    return ok & ref_free(first.w, n) & ref_free(first.m, n) & ref_free(first.v, n) & ref_free(w0, n);
+}
+
+TEST(adam_follows_its_formula)
+{
+    static const int64_t sizes[] = { 0, 1, 7, 33, 500, 60001 };
+    for (int variant = 0; variant < 4; variant++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            CHECK(check_optim(ADAM, variant, sizes[s]));
+}
+
+TEST(sgd_follows_its_formula)
+{
+    static const int64_t sizes[] = { 0, 1, 7, 33, 500, 60001 };
+    for (int variant = 0; variant < 16; variant++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            CHECK(check_optim(SGD, variant, sizes[s]));
+            CHECK(check_optim(SGD_PLAIN, variant, sizes[s]));
+        }
+}
+
+/* Where an array is cut, as a sharded optimiser cuts it, changes no bit. */
+TEST(pieces_are_the_whole)
+{
+    enum { N = 1000, CUT = 333 };
+    float *w = ref_random(N, 1, -1, 1), *g = ref_random(N, 2, -1, 1), *m = ref_random(N, 3, -1, 1), *v = ref_random(N, 4, 0, 1);
+    for (cpu_iter it = { 0 }; cpu_next(&it);) {
+        float *w1 = ref_copy(w, N), *m1 = ref_copy(m, N), *v1 = ref_copy(v, N);
+        float *w2 = ref_copy(w, N), *m2 = ref_copy(m, N), *v2 = ref_copy(v, N);
+        rk_optim_args o = args_of(3, N, 2), a = args_of(3, CUT, 2), b = args_of(3, N - CUT, 2);
+        it.k->adam(it.dev, &o, w1, g, m1, v1);
+        it.k->adam(it.dev, &a, w2, g, m2, v2);
+        it.k->adam(it.dev, &b, w2 + CUT, g + CUT, m2 + CUT, v2 + CUT);
+        CHECK(ref_same(w1, w2, N) && ref_same(m1, m2, N) && ref_same(v1, v2, N));
+        CHECK(ref_free(w1, N) && ref_free(m1, N) && ref_free(v1, N));
+        CHECK(ref_free(w2, N) && ref_free(m2, N) && ref_free(v2, N));
+    }
+    CHECK(ref_free(w, N) && ref_free(g, N) && ref_free(m, N) && ref_free(v, N));
+}
+
+TEST(averaged_weights)
+{
+    for (int64_t n = 0; n < 80; n += 11) {
+        float *w = ref_random(n, 1, -1, 1), *old = ref_random(n, 2, -1, 1), *first = NULL;
+        for (cpu_iter it = { 0 }; cpu_next(&it);) {
+            float *avg = ref_copy(old, n);
+            CHECK_INT(it.k->ema(it.dev, n, 0.99, w, avg), RK_OK);
+            for (int64_t i = 0; i < n; i++)
+                CHECK_CLOSE((double)avg[i], 0.99 * (double)old[i] + 0.01 * (double)w[i], 0, 1e-7);
+            CHECK(ref_agree(&first, avg, n));
+        }
+        CHECK(ref_free(first, n) && ref_free(w, n) && ref_free(old, n));
+    }
+}
+
+TEST_MAIN
