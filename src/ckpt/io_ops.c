@@ -103,6 +103,15 @@ int rk__io_open(const rk__io_ops *io, int dir, const char *name, int flags, mode
     return fd;
 }
 
+int rk__io_make_dir(const rk__io_ops *io, int dir, const char *name, mode_t mode)
+{
+    int r;
+    do
+        r = io->make_dir(io->user, dir, name, mode);
+    while (r && errno == EINTR);
+    return r;
+}
+
 rk_status rk__io_write_all(const rk__io_ops *io, int fd, const void *p, size_t n, const char *name,
                            rk__fault *f)
 {

@@ -37,6 +37,7 @@ rk_status rk__fault_errno(rk__fault *f, const char *what, const char *name);
 
 /* ---- the same with EINTR and short writes taken care of ---- */
 int rk__io_open(const rk__io_ops *io, int dir, const char *name, int flags, mode_t mode, rk__fault *f);
+int rk__io_make_dir(const rk__io_ops *io, int dir, const char *name, mode_t mode); /* -1 and errno */
 rk_status rk__io_write_all(const rk__io_ops *io, int fd, const void *p, size_t n, const char *name,
                            rk__fault *f);
 /* fsync, once: after a failed one the kernel may have dropped the pages, so trying again proves nothing. */

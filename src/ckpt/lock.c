@@ -164,7 +164,9 @@ static rk_status take(rk__lock *l, const rk__io_ops *io, int run_dir, const char
     uint64_t epoch = 0;
     read_epoch(l->fd, &epoch); /* an empty or torn LOCK: the lease has it too */
     l->epoch = (epoch > seen.epoch ? epoch : seen.epoch) + 1;
-    RK_TRY(write_epoch(l, io, f));
+    rk__fault first = { 0 };
+    if (write_epoch(l, io, &first)) /* once more, written anew: a signal may have cut the fsync short */
+        RK_TRY(write_epoch(l, io, f));
     return write_lease(l, io, run_dir, f);
 }
 

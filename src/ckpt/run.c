@@ -189,7 +189,7 @@ static rk_status make_path(const rk__io_ops *io, const char *path, rk__fault *f)
             continue;
         memcpy(part, path, i);
         part[i] = '\0';
-        if (io->make_dir(io->user, AT_FDCWD, part, i == n ? 0700 : 0777)) {
+        if (rk__io_make_dir(io, AT_FDCWD, part, i == n ? 0700 : 0777)) {
             if (errno == EEXIST || errno == EISDIR)
                 continue;
             return rk__fault_errno(f, "make folder", part);
@@ -219,7 +219,7 @@ static rk_status check_owner(int dir, const char *path, rk__fault *f)
 
 static rk_status open_snap_dir(rk_run *run, rk__fault *f)
 {
-    if (run->io->make_dir(run->io->user, run->dir, "snap", 0700)) {
+    if (rk__io_make_dir(run->io, run->dir, "snap", 0700)) {
         if (errno != EEXIST)
             return rk__fault_errno(f, "make folder", "snap");
     } else {

@@ -123,13 +123,13 @@ static rk_status write_all_files(const rk__commit *c, const char *tmp, rk__fault
 
 static rk_status make_tmp(const rk__commit *c, const char *tmp, rk__fault *f)
 {
-    for (int tries = 0; tries < 8; tries++) {
-        if (!c->io->make_dir(c->io->user, c->snap_dir, tmp, 0700))
+    for (int tries = 0; tries < 2; tries++) {
+        if (!rk__io_make_dir(c->io, c->snap_dir, tmp, 0700))
             return RK_OK;
-        if (errno == EEXIST) /* left by an attempt of ours that could not even clean up: the lock is ours */
-            rk__io_remove_tree(c->io, c->snap_dir, tmp);
-        else if (errno != EINTR)
+        if (errno != EEXIST)
             break;
+        /* left by an attempt of ours that could not even clean up: the lock is ours */
+        rk__io_remove_tree(c->io, c->snap_dir, tmp);
     }
     return rk__fault_errno(f, "mkdir", tmp);
 }
