@@ -113,11 +113,23 @@ static rk_tensor *leaf_buffer(rk_tensor *t)
     return t->grad;
 }
 
-/* Within the chain of a shard a parameter's sum can be continued once a pass: a second use would interleave. */
-static rk_status check_chain(rk_tensor *t)
+static void forget_gradient(rk_tensor *t)
+{
+    t->grad->holds_grad = false;
+    rk__drop(t->grad);
+    t->grad = NULL;
+    t->grad_set = false;
+}
+
+/* The first gradient that t gets in this walk. A kept result forgets the one of an earlier walk: only leaves add up
+ * over walks. Within the chain of a shard a leaf's sum can be continued once a walk: a second use would interleave. */
+static rk_status enter_pass(rk_tensor *t)
 {
     rk_ctx *ctx = t->ctx;
-    if (ctx->grid.chain && t->grad_set && t->grad_pass == ctx->tape->pass)
+    bool again = t->grad_set && t->grad_pass == ctx->tape->pass;
+    if (t->node && t->grad_set && !again)
+        forget_gradient(t);
+    if (!t->node && again && ctx->grid.chain)
         return rk_fail(ctx, RK_ECONFIG,
                        "a parameter that is used twice needs batch.micro of at least one data shard; raise batch.micro");
     t->grad_pass = ctx->tape->pass;
@@ -128,7 +140,7 @@ rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order)
 {
     rk_ctx *ctx = t->ctx;
     *order = rk__order(ctx, unit);
-    if (rk_failed(ctx) || (!t->node && check_chain(t)))
+    if (rk_failed(ctx) || enter_pass(t))
         return NULL;
     if (t->grad_set) {
         order->acc = ctx->grid.chain && !t->node ? RK_ACC_CHAIN : RK_ACC_ADD;
@@ -214,8 +226,7 @@ rk_status rk__grad_give(rk_tensor *t, rk_tensor *g)
     if (rk__is_inert(g))
         return rk_failed(t->ctx);
     RK_ASSERT(g->dtype == t->dtype && rk__shape_eq(&g->shape, &t->shape));
-    if (!t->node)
-        RK_TRY(check_chain(t));
+    RK_TRY(enter_pass(t));
     if (t->grad_set)
         return add_gradient(t, rk__dense(g));
     if (t->node) {
@@ -255,7 +266,7 @@ static void drop_passed(rk__node *node)
 static rk_status walk_node(rk_ctx *ctx, rk__node *node, bool retain)
 {
     rk_tensor *y = node->out;
-    if (!y->grad_set)
+    if (!y->grad_set || y->grad_pass != ctx->tape->pass)
         return RK_OK;
     if (node->walked)
         return rk_fail(ctx, RK_EUSAGE,
@@ -265,12 +276,8 @@ static rk_status walk_node(rk_ctx *ctx, rk__node *node, bool retain)
     RK_TRY(node->op->backward(ctx, node, y->grad));
     RK_TRY(rk_failed(ctx));
     drop_temporaries(ctx, mark);
-    if (!y->kept) {
-        y->grad->holds_grad = false;
-        rk__drop(y->grad);
-        y->grad = NULL;
-        y->grad_set = false;
-    }
+    if (!y->kept)
+        forget_gradient(y);
     if (!retain) {
         node->walked = true;
         drop_passed(node);
