@@ -29,12 +29,13 @@ RK_INLINE vf col_add(col_kind kind, const col_src *c, int64_t row, int64_t col, 
         return v_add(acc, x);
     if (kind == COL_SQUARE) {
         vf d = v_sub(x, v_get(c->centre + col, m));
-        return v_fma(d, d, acc);
+        return v_add(acc, v_mul(d, d)); /* not fused: the term is a row of one element */
     }
     vf dy = v_get(c->dy + row * c->cols + col, m);
     vf mean = kind == COL_XHAT ? v_get(c->centre + col, m) : c->centre ? v_set1(c->centre[row]) : v_zero();
     vf scale = kind == COL_XHAT ? v_get(c->scale + col, m) : v_set1(c->scale[row]);
-    return v_fma(dy, v_mul(v_sub(x, mean), scale), acc);
+    vf hat = v_mul(v_sub(x, mean), scale);
+    return kind == COL_XHAT ? v_add(acc, v_mul(dy, hat)) : v_fma(dy, hat, acc);
 }
 
 /* The sums of columns [col, col + n), n <= STRIP_COLS, into out (its first column). */
