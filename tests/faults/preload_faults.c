@@ -57,6 +57,9 @@ __attribute__((constructor)) static void find_real(void)
     FIND(renameat);
     FIND(unlinkat);
     FIND(ftruncate);
+    const char *dir = getenv("RK_FAULT_DIR"), *at = getenv("RK_FAULT_AT"), *what = getenv("RK_FAULT_KIND");
+    if (dir && at && what)
+        rk_fault_arm(dir, (int)strtol(at, NULL, 10), (int)strtol(what, NULL, 10));
 }
 
 __attribute__((visibility("default"))) void rk_fault_arm(const char *dir, int at, int what)
