@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 /* Bytes of the image that the taps of one block of k touch for one tile: half of a first-level cache. */
-enum { BLOCK_BYTES = 16 << 10 };
+enum { BLOCK_BYTES = 12 << 10 };
 /* Weights below this size are packed by one thread. */
 enum { SHARED_PACK = 1 << 16 };
 
