@@ -2,9 +2,11 @@
 """Rankine against PyTorch on the same cores: workers of both take turns, medians of the rounds are compared.
 
     compare.py train   [--build build] [--threads 1,2] [--rounds 5] [--seconds 2] [--models mlp,cnn,resnet]
+    compare.py ours    [--build build] [--threads 1,2] [--rounds 5] [--seconds 2]
     compare.py startup [--build build] [--rounds 5]
 
-train prints samples/s of each, and ours over the faster of eager and compiled PyTorch. startup prints the wall
+ours needs no PyTorch: canonical order against parallel.exact: false, and training the last layer of the CNN alone
+against training all of it. train prints samples/s of each, and ours over the faster of eager and compiled PyTorch. startup prints the wall
 seconds from launch to the first finished step of the MLP, and the peak resident memory, for both.
 PYTHON names an interpreter that has torch (default: this one).
 """
@@ -98,6 +100,28 @@ def train(args):
                 compare_training(model, batch, threads, args)
 
 
+def ours(args):
+    """Pairs of our own configurations in turn: A, B, and A over B."""
+    pairs = [("mlp 64, exact over inexact", ["mlp", "64"], ["mlp", "64", "inexact"]),
+             ("cnn 64, exact over inexact", ["cnn", "64"], ["cnn", "64", "inexact"]),
+             ("cnn 64, last layer over all layers", ["finetune", "64"], ["cnn", "64"])]
+    print("| pair | threads | A samples/s | B samples/s | A / B |")
+    print("|---|---|---|---|---|")
+    for name, *two in pairs:
+        for threads in args.threads.split(","):
+            made = [Worker([str(args.build / "benchmarks" / "bench_models"), *w[:2], threads, *w[2:]], threads)
+                    for w in two]
+            rates = [[], []]
+            for _ in range(args.rounds):
+                for rate, worker in zip(rates, made):
+                    rate.append(worker.run(args.seconds))
+            for worker in made:
+                worker.close()
+            ratios = [a / b for a, b in zip(*rates)]
+            print(f"| {name} | {threads} | {spread(rates[0])} | {spread(rates[1])} | "
+                  f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f}) |", flush=True)
+
+
 def launch(command, cwd):
     """Wall seconds and peak resident MiB of a whole process."""
     start = time.perf_counter()
@@ -128,7 +152,7 @@ def startup(args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["train", "startup"])
+    p.add_argument("what", choices=["train", "ours", "startup"])
     p.add_argument("--build", type=Path, default=ROOT / "build")
     p.add_argument("--threads", default="1,2")
     p.add_argument("--rounds", type=int, default=5)
@@ -137,7 +161,7 @@ def main():
     p.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     args = p.parse_args()
     args.build = args.build.resolve()
-    {"train": train, "startup": startup}[args.what](args)
+    {"train": train, "ours": ours, "startup": startup}[args.what](args)
 
 
 if __name__ == "__main__":
