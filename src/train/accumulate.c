@@ -130,8 +130,9 @@ static rk_status climb(rk__accumulator *a, int64_t done, int64_t subtrees)
 static rk_status one_piece(rk__accumulator *a, const rk_batch *b, int64_t lo, int64_t hi, rk_tensor **out)
 {
     rk_tensor *x = rk_slice(b->x, 0, lo, hi), *y = b->y == b->x ? x : rk_slice(b->y, 0, lo, hi);
-    *out = rk_keep(rk_forward(a->net, x));
-    return rk_backward(a->loss(a->loss_arg, *out, y));
+    rk_tensor *z = rk_forward(a->net, x);
+    *out = rk_detach(z); /* holds the values when the walk has passed */
+    return rk_backward(a->loss(a->loss_arg, z, y));
 }
 
 /* The loss as the whole batch has it: from all outputs at once, in the order of the whole. */
