@@ -20,10 +20,14 @@ typedef struct ds_array {
 rk_status rk__array_bytes(rk_ctx *ctx, const rk__array *a, int64_t *bytes)
 {
     int64_t n = (int64_t)rk__raw_size(a->type);
-    for (int i = 0; i < a->shape.ndim; i++)
-        if (a->shape.dim[i] < 0 || __builtin_mul_overflow(n, a->shape.dim[i], &n))
+    bool empty = false;
+    for (int i = 0; i < a->shape.ndim; i++) {
+        int64_t dim = a->shape.dim[i];
+        empty = empty || dim == 0;
+        if (dim < 0 || __builtin_mul_overflow(n, dim ? dim : 1, &n)) /* no axis of 0 may hide that others are too large */
             return rk_fail(ctx, RK_EDATA, "%s: the sizes in its header are too large", a->name);
-    *bytes = n;
+    }
+    *bytes = empty ? 0 : n;
     return RK_OK;
 }
 

@@ -202,22 +202,6 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
 
 /* ---- batches ---- */
 
-/* Batches whose step is over. */
-static int reclaim(rk_loader *l)
-{
-    int held = 0;
-    for (int i = 0; i < l->n_slots; i++) {
-        rk__slot *s = &l->slot[i];
-        if (s->state != RK__SLOT_HELD) /* only this thread makes and ends that state */
-            continue;
-        if (s->tx->storage->refs > 1 || (s->ty && s->ty->storage->refs > 1))
-            held++;
-        else
-            rk__prefetch_release(l, s);
-    }
-    return held;
-}
-
 /* A tensor of the step: a view of the slot's memory, or a copy where that must be free again at once. */
 static rk_tensor *hand_out(rk_loader *l, rk_tensor *from, const void *data, rk_dtype dtype, rk_shape shape, bool copy)
 {
@@ -257,7 +241,7 @@ bool rk_loader_next(rk_loader *l, rk_batch *b)
         return false;
     if (!l->started && rk__prefetch_start(l) != RK_OK)
         return false;
-    int held = reclaim(l);
+    int held = rk__prefetch_reclaim(l);
     rk__slot *s = rk__prefetch_take(l);
     if (!s)
         return false;

@@ -90,5 +90,6 @@ void rk__prefetch_reset(rk_loader *l); /* drops what was filled ahead; goes on f
 /* Waits for the batch at l->cursor. NULL: the end. The slot is HELD. */
 rk__slot *rk__prefetch_take(rk_loader *l);
 void rk__prefetch_release(rk_loader *l, rk__slot *s);
+int rk__prefetch_reclaim(rk_loader *l); /* releases what no tensor uses any more; returns how many are still held */
 
 #endif

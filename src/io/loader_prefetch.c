@@ -182,3 +182,22 @@ void rk__prefetch_release(rk_loader *l, rk__slot *s)
     pthread_cond_signal(&l->work);
     pthread_mutex_unlock(&l->lock);
 }
+
+int rk__prefetch_reclaim(rk_loader *l)
+{
+    int held = 0;
+    pthread_mutex_lock(&l->lock);
+    for (int i = 0; i < l->n_slots; i++) {
+        rk__slot *s = &l->slot[i];
+        if (s->state != RK__SLOT_HELD)
+            continue;
+        if (s->tx->storage->refs > 1 || (s->ty && s->ty->storage->refs > 1)) {
+            held++;
+        } else {
+            s->state = RK__SLOT_EMPTY;
+            pthread_cond_signal(&l->work);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return held;
+}

@@ -130,6 +130,7 @@ TEST(hostile_headers)
         { "\0\0\x0e\2\xff\xff\xff\xff\xff\xff\xff\xff", 12, "too large" },
         { "\0\0\x08\4\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 20, "too large" },
         { "\0\0\x08\2\0\0\0\0\0\0\0\5", 12, "holds no samples" },
+        { "\0\0\x0e\4\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 20, "too large" },
         { "\0\0\x08\2\0\0\0\5\0\0\0\0", 12, "holds no samples" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
