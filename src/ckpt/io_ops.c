@@ -63,6 +63,12 @@ static int sys_free_bytes(void *user, int fd, uint64_t *bytes)
     return 0;
 }
 
+static void sys_push(void *user, int fd, off_t at, off_t n)
+{
+    (void)user;
+    sync_file_range(fd, at, n, SYNC_FILE_RANGE_WRITE); /* promises nothing: fsync does */
+}
+
 const rk__io_ops rk__io_system = {
     .open_at = sys_open,
     .write = sys_write,
@@ -72,6 +78,7 @@ const rk__io_ops rk__io_system = {
     .rename = sys_rename,
     .unlink = sys_unlink,
     .free_bytes = sys_free_bytes,
+    .push = sys_push,
 };
 
 rk_status rk__fault_set(rk__fault *f, rk_status st, const char *fmt, ...)

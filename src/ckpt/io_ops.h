@@ -20,6 +20,8 @@ typedef struct rk__io_ops {
     int (*rename)(void *user, int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
     int (*unlink)(void *user, int dir, const char *name, int flags);
     int (*free_bytes)(void *user, int fd, uint64_t *bytes);
+    /* A hint that these bytes may go to the disk now; may be NULL. */
+    void (*push)(void *user, int fd, off_t at, off_t n);
 } rk__io_ops;
 
 extern const rk__io_ops rk__io_system;

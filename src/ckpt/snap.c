@@ -40,9 +40,13 @@ static void put_sum(XXH128_hash_t h, char *hex33)
     rk__hex(c.digest, sizeof c.digest, hex33);
 }
 
+/* The disk is given work while the next bytes are hashed and copied, or fsync would have it all to do. */
+enum { PUSH_BYTES = 8 << 20 };
+
 static rk_status write_image(const rk__io_ops *io, int fd, const rk__image *image, rk__m_file *out,
                              XXH3_state_t *all, rk__fault *f)
 {
+    size_t pushed = 0;
     for (size_t at = 0; at < image->bytes; at += RK__SUM_BYTES) {
         size_t n = image->bytes - at < RK__SUM_BYTES ? image->bytes - at : RK__SUM_BYTES;
         const unsigned char *p = image->p + at;
@@ -50,12 +54,18 @@ static rk_status write_image(const rk__io_ops *io, int fd, const rk__image *imag
             XXH3_64bits(p, n); /* and then the kernel copies it from the cache */
         XXH3_128bits_update(all, p, n);
         RK_TRY(rk__io_write_all(io, fd, p, n, out->name, f));
+        if (io->push && (at + n - pushed >= PUSH_BYTES || at + n == image->bytes)) {
+            io->push(io->user, fd, (off_t)pushed, (off_t)(at + n - pushed));
+            pushed = at + n;
+        }
     }
     return RK_OK;
 }
 
-rk_status rk__snap_write_file(const rk__io_ops *io, int dir, const rk__image *image, rk__m_file *out,
-                              rk__fault *f)
+/* Writes `image` as a new file under dir, hashing as it goes; fills size and sums of out. *fd stays open: not
+ * yet durable. */
+static rk_status write_file(const rk__io_ops *io, int dir, const rk__image *image, rk__m_file *out, int *fd,
+                            rk__fault *f)
 {
     free(out->chunk_sum);
     out->n_chunks = 0;
@@ -63,24 +73,36 @@ rk_status rk__snap_write_file(const rk__io_ops *io, int dir, const rk__image *im
     out->chunk_sum = calloc(image->bytes / RK__SUM_BYTES + 1, sizeof *out->chunk_sum);
     XXH3_state_t *all = XXH3_createState();
     rk_status st = RK_OK;
-    int fd = -1;
     if (!all || !out->chunk_sum) {
         st = rk__fault_set(f, RK_ENOMEM, "save %s: no memory for its sums", out->name);
-        goto done;
+    } else {
+        XXH3_128bits_reset(all);
+        *fd = rk__io_open(io, dir, out->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, f);
+        st = *fd < 0 ? f->st : write_image(io, *fd, image, out, all, f);
     }
-    XXH3_128bits_reset(all);
-    fd = rk__io_open(io, dir, out->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, f);
-    if (fd < 0) {
-        st = f->st;
-        goto done;
-    }
-    RK_TRY_GOTO(done, write_image(io, fd, image, out, all, f));
-    put_sum(XXH3_128bits_digest(all), out->sum);
-    st = rk__io_sync(io, fd, out->name, f);
-done:
-    if (fd >= 0 && rk__io_close(io, fd, out->name, f) && !st)
-        st = f->st;
+    if (!st)
+        put_sum(XXH3_128bits_digest(all), out->sum);
     XXH3_freeState(all);
+    return st;
+}
+
+/* All files are written before the first is synced, so that the disk has them all to work on. */
+static rk_status write_files(const rk__commit *c, int dir, rk__fault *f)
+{
+    int n = c->m->n_files, *fd = malloc(((size_t)n + 1) * sizeof *fd);
+    if (!fd)
+        return rk__fault_set(f, RK_ENOMEM, "save: no memory");
+    for (int i = 0; i < n; i++)
+        fd[i] = -1;
+    rk_status st = RK_OK;
+    for (int i = 0; i < n && !st; i++)
+        st = write_file(c->io, dir, &c->images[i], &c->m->files[i], &fd[i], f);
+    for (int i = 0; i < n && !st; i++)
+        st = rk__io_sync(c->io, fd[i], c->m->files[i].name, f);
+    for (int i = 0; i < n; i++)
+        if (fd[i] >= 0 && rk__io_close(c->io, fd[i], c->m->files[i].name, f) && !st)
+            st = f->st;
+    free(fd);
     return st;
 }
 
@@ -109,9 +131,7 @@ static rk_status write_all_files(const rk__commit *c, const char *tmp, rk__fault
     int dir = rk__io_open(c->io, c->snap_dir, tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, f);
     if (dir < 0)
         return f->st;
-    rk_status st = RK_OK;
-    for (int i = 0; i < c->m->n_files && !st; i++)
-        st = rk__snap_write_file(c->io, dir, &c->images[i], &c->m->files[i], f);
+    rk_status st = write_files(c, dir, f);
     if (!st)
         st = write_manifest(c, dir, f);
     if (!st)

@@ -15,11 +15,6 @@ int64_t rk__snap_step(const char *name);
 
 /* ---- writing; any thread ---- */
 
-/* Writes `image` as a new file under dir, hashing as it goes; fills size and sums of out (out->name is set
- * already). */
-rk_status rk__snap_write_file(const rk__io_ops *io, int dir, const rk__image *image, rk__m_file *out,
-                              rk__fault *f);
-
 typedef struct rk__commit {
     const rk__io_ops *io;
     int snap_dir;            /* RUN/snap */
