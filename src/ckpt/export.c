@@ -3,10 +3,10 @@
 
 #include "ckpt/run.h"
 #include "core/ctx.h"
+#include "io/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,80 +94,6 @@ static rk_status out_publish(rk_ctx *ctx, out_file *o, const char *path)
     return RK_OK;
 }
 
-/* ---- safetensors: u64 length, JSON header, the tensors end to end ---- */
-
-static const char *const safe_dtype[RK_DTYPES] = {
-    [RK_F32] = "F32", [RK_BF16] = "BF16", [RK_F16] = "F16", [RK_F64] = "F64",
-    [RK_I32] = "I32", [RK_I64] = "I64",   [RK_U8] = "U8",
-};
-
-/* Wide types first, then by name, as the Python package writes: every tensor is aligned to its element. */
-static int by_width(const void *a, const void *b)
-{
-    const pick *x = a, *y = b;
-    size_t wx = rk_dtype_size(x->t->dtype), wy = rk_dtype_size(y->t->dtype);
-    return wx != wy ? (wx < wy ? 1 : -1) : strcmp(x->name, y->name);
-}
-
-/* Names are of letters that JSON needs no escape for. NULL: out of memory. */
-static char *safe_header(const pick *p, int n, size_t *bytes)
-{
-    size_t cap = 256, at = 8;
-    uint64_t offset = 0;
-    for (int i = 0; i < n; i++)
-        cap += strlen(p[i].name) + 128 + 24 * RK_MAX_DIMS;
-    char *h = calloc(1, cap);
-    if (!h)
-        return NULL;
-    at += (size_t)snprintf(h + at, cap - at, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (int i = 0; i < n; i++) {
-        const rk__m_tensor *t = p[i].t;
-        at += (size_t)snprintf(h + at, cap - at, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", p[i].name,
-                               safe_dtype[t->dtype]);
-        for (int k = 0; k < t->shape.ndim; k++)
-            at += (size_t)snprintf(h + at, cap - at, "%s%" PRId64, k ? "," : "", t->shape.dim[k]);
-        uint64_t end = offset + rk__m_tensor_bytes(t);
-        at +=
-            (size_t)snprintf(h + at, cap - at, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", offset, end);
-        offset = end;
-    }
-    at += (size_t)snprintf(h + at, cap - at, "}");
-    while (at % 8)
-        h[at++] = ' ';
-    for (int i = 0; i < 8; i++)
-        h[i] = (char)((uint64_t)(at - 8) >> (8 * i));
-    *bytes = at;
-    return h;
-}
-
-static rk_status write_tensors(rk__snap *s, const pick *p, int n, int fd, const char *name, rk__fault *f)
-{
-    rk_status st = RK_OK;
-    for (int i = 0; i < n && !st; i++) {
-        size_t bytes = rk__m_tensor_bytes(p[i].t);
-        void *host = malloc(bytes ? bytes : 1);
-        if (!host)
-            return rk__fault_set(f, RK_ENOMEM, "no memory for the %zu bytes of %s", bytes, p[i].name);
-        st = rk__snap_read(s, p[i].t, host, f);
-        if (!st)
-            st = rk__io_write_all(&rk__io_system, fd, host, bytes, name, f);
-        free(host);
-    }
-    return st;
-}
-
-static rk_status write_safetensors(rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f)
-{
-    size_t bytes = 0;
-    if (n > 1)
-        qsort(p, (size_t)n, sizeof *p, by_width);
-    char *head = safe_header(p, n, &bytes);
-    rk_status st = head ? rk__io_write_all(&rk__io_system, fd, head, bytes, name, f)
-                        : rk__fault_set(f, RK_ENOMEM, "no memory for the header");
-    free(head);
-    return st ? st : write_tensors(s, p, n, fd, name, f);
-}
-
 /* ---- HDF5 ---- */
 
 static rk_status write_h5(rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f)
@@ -188,12 +114,7 @@ static rk_status write_h5(rk__snap *s, pick *p, int n, int fd, const char *name,
     return st;
 }
 
-/* ---- both ---- */
-
-/* Writes the file's bytes to fd. */
-typedef rk_status write_fn(rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f);
-
-static rk_status write_out(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path, write_fn *fn)
+static rk_status export_h5(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path)
 {
     const rk__io_ops *io = &rk__io_system;
     rk__fault f = { 0 };
@@ -202,7 +123,7 @@ static rk_status write_out(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char 
     rk_status st = out_open(ctx, &o, path);
     if (!st) {
         fd = rk__io_open(io, o.dir_fd, o.tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666, &f);
-        st = fd < 0 ? f.st : fn(s, p, n, fd, o.base, &f);
+        st = fd < 0 ? f.st : write_h5(s, p, n, fd, o.base, &f);
         if (!st)
             st = rk__io_sync(io, fd, o.base, &f);
         if (fd >= 0 && rk__io_close(io, fd, o.base, &f) && !st)
@@ -212,6 +133,33 @@ static rk_status write_out(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char 
     out_close(&o);
     return st;
 }
+
+/* ---- safetensors ---- */
+
+static rk_status export_safetensors(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path)
+{
+    rk__fault f = { 0 };
+    rk__st_entry *e = rk__calloc(ctx, (size_t)n + 1, sizeof *e);
+    rk_status st = rk_failed(ctx);
+    for (int i = 0; i < n && !st; i++) {
+        void *host = rk__calloc(ctx, rk__m_tensor_bytes(p[i].t), 1);
+        e[i] = (rk__st_entry){ p[i].name, p[i].t->dtype, p[i].t->shape, host };
+        if (!host)
+            st = rk_failed(ctx);
+        else if (rk__snap_read(s, p[i].t, host, &f))
+            st = rk_fail(ctx, f.st, "export %s: %s", path, f.msg);
+    }
+    if (!st)
+        st = rk__st_save(ctx, path, e, n);
+    for (int i = 0; e && i < n; i++)
+        free((void *)e[i].data);
+    free(e);
+    return st;
+}
+
+/* ---- both ---- */
+
+typedef rk_status write_fn(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path);
 
 static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path,
                              write_fn *fn)
@@ -226,7 +174,7 @@ static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool em
         pick *p = rk__calloc(ctx, (size_t)s.m.n_tensors + 1, sizeof *p);
         st = p ? choose(ctx, &s, ema, p, &n) : rk_failed(ctx);
         if (!st)
-            st = write_out(ctx, &s, p, n, path, fn);
+            st = fn(ctx, &s, p, n, path);
         free(p);
         rk__snap_close(&s);
     }
@@ -236,12 +184,12 @@ static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool em
 
 rk_status rk_export_h5(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path)
 {
-    return export_with(ctx, dir, step, ema, path, write_h5);
+    return export_with(ctx, dir, step, ema, path, export_h5);
 }
 
 rk_status rk_export_safetensors(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path)
 {
-    return export_with(ctx, dir, step, ema, path, write_safetensors);
+    return export_with(ctx, dir, step, ema, path, export_safetensors);
 }
 
 rk_status rk_export(rk_ctx *ctx, const char *dir, int64_t step, const char *format, const char *out)
