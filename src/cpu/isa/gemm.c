@@ -7,8 +7,15 @@
 #include <string.h>
 
 enum {
-    K_BLOCK = VL == 16 ? 1024 : 512,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
-    A_BLOCK_BYTES = 320 << 10,            /* packed rows that a core keeps in its second-level cache */
+#ifndef KB
+#define KB 1024
+#define AB 4096
+#endif
+#ifndef AD
+#define AD 128
+#endif
+    K_BLOCK = VL == 16 ? 1024 : KB,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
+    A_BLOCK_BYTES = AB << 10,            /* packed rows that a core keeps in its second-level cache */
     B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
     MIN_TASK_TERMS = 1 << 17,             /* multiply-adds worth a thread: about 3 us */
@@ -39,6 +46,7 @@ typedef struct block {
 typedef struct plan {
     int vecs;
     int64_t width;                   /* columns of a panel */
+    int64_t tiles, height;           /* tiles and rows of a row panel at most */
     int64_t row_panels, col_panels;  /* row panels are balanced: rows differ by one at most */
     int64_t row_step, col_step;      /* row panels of a row block, column panels of a column block */
     bool a_direct, b_direct;         /* read in place */
@@ -158,16 +166,14 @@ static int64_t first_row(const product *p, const plan *pl, int64_t panel)
     return panel * each + min64(panel, more);
 }
 
-/* Few rows take wide tiles, so that enough chains run side by side. */
+/* Few rows take wide tiles, so that enough chains run side by side; few columns take tall ones. */
 static int vecs_for(int64_t m, int64_t n)
 {
-    if (n <= VL)
-        return 1;
     if (m <= rk__tile_rows(8) && n > 4 * VL)
         return 8;
-    if (m <= rk__tile_rows(4) && n > 2 * VL)
+    if (m <= rk__tile_rows(4) && n > 3 * VL)
         return 4;
-    return 2;
+    return (int)min64(ceil_div(n, VL), TILE_VECS);
 }
 
 static void plan_panels(plan *pl, const product *p, const team *t)
@@ -175,8 +181,10 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     pl->vecs = vecs_for(p->m, p->n);
     pl->width = (int64_t)pl->vecs * VL;
     pl->col_panels = ceil_div(p->n, pl->width);
-    pl->row_panels = ceil_div(p->m, rk__tile_rows(pl->vecs));
-    int64_t a_bytes = rk__tile_rows(pl->vecs) * pl->k_most * (int64_t)sizeof(float);
+    pl->tiles = pl->vecs == 4 ? 2 : 1;
+    pl->height = rk__tile_rows(pl->vecs) * pl->tiles;
+    pl->row_panels = ceil_div(p->m, pl->height);
+    int64_t a_bytes = pl->height * pl->k_most * (int64_t)sizeof(float);
     int64_t b_bytes = pl->col_panels * pl->width * pl->k_most * (int64_t)sizeof(float);
     pl->row_step = A_BLOCK_BYTES * t->threads / (a_bytes + 1);
     if (b_bytes <= B_SMALL_BYTES && pl->row_step < pl->row_panels)
@@ -188,8 +196,9 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     pl->col_step = one ? pl->col_panels : min64(pl->col_panels, COLUMN_BLOCK / pl->width);
     /* In place: each element of a is then read once a panel, at a stride. */
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
-    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= 128 : p->n <= 512 && !aliased);
-    pl->b_direct = !p->bf16 && pl->row_panels == 1 && p->b_lane == 1;
+    bool in_place = VL < 16 || (p->n <= 512 && !aliased);
+    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= AD : in_place);
+    pl->b_direct = !p->bf16 && p->m <= rk__tile_rows(pl->vecs) && p->b_lane == 1;
 }
 
 /* ---- a pass: one block of k, one row block, one column block ---- */
@@ -221,12 +230,20 @@ static void pack_a_task(void *arg, int64_t task, int worker)
         }
 }
 
+/* The last panel is as wide as it must be. */
+static int panel_vecs(const pass *s, int64_t panel)
+{
+    int64_t vecs = ceil_div(s->p->n - panel * s->plan->width, VL);
+    return vecs >= s->plan->vecs || rk__tile_rows((int)vecs) == 0 ? s->plan->vecs : (int)vecs;
+}
+
 static void pack_b_panel(const pass *s, int64_t panel, float *to)
 {
     const product *p = s->p;
     int64_t col = panel * s->plan->width;
     const float *src = p->b + s->block->k0 * p->b_step + col * p->b_lane;
-    RK_NAME(pack)(src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col), s->plan->width, p->bf16, to);
+    RK_NAME(pack)(src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col),
+                  (int64_t)panel_vecs(s, panel) * VL, p->bf16, to);
 }
 
 static void pack_b_task(void *arg, int64_t task, int worker)
@@ -245,13 +262,13 @@ static rk__tile tile_of(const pass *s, int64_t panel)
     const block *b = s->block;
     int64_t col = panel * s->plan->width;
     return (rk__tile){
-        .vecs = s->plan->vecs,
+        .vecs = panel_vecs(s, panel),
         .cols = (int)min64(s->plan->width, p->n - col),
         .col = col,
         .a_row = p->a_row,
         .a_step = p->a_step,
         .b = s->b ? s->b + (panel - s->col0) * s->plan->width * b->k : NULL,
-        .b_step = s->plan->width,
+        .b_step = (int64_t)panel_vecs(s, panel) * VL,
         .run = b->run,
         .runs = b->runs,
         .leaf = b->leaf,
@@ -269,7 +286,7 @@ static rk__tile tile_of(const pass *s, int64_t panel)
 static void place_b(const pass *s, int64_t panel, rk__tile *t)
 {
     const product *p = s->p;
-    bool whole = p->b_lane == 1 && t->cols == s->plan->width && !p->bf16;
+    bool whole = p->b_lane == 1 && t->cols == t->vecs * VL && !p->bf16;
     if (!s->fill && !s->plan->b_direct)
         return;
     if (!whole) {
@@ -281,30 +298,44 @@ static void place_b(const pass *s, int64_t panel, rk__tile *t)
     t->b_step = p->b_step;
 }
 
+/* Tiles of rows [row, end) of one panel. */
+static void tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, const float *packed)
+{
+    int64_t pieces = ceil_div(end - row, rk__tile_rows(t->vecs));
+    for (int64_t left = pieces; left > 0; left--) {
+        t->row = row;
+        t->rows = (int)ceil_div(end - row, left);
+        RK_NAME(tile)(t);
+        row += t->rows;
+        t->a += t->rows * t->a_row;
+        t->held += t->held ? TILE_FLOATS * s->plan->held_levels : 0;
+        if (t->b_copy) {
+            t->b_copy = NULL;
+            t->b = packed;
+            t->b_step = (int64_t)t->vecs * VL;
+        }
+    }
+}
+
 static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
 {
     const product *p = s->p;
+    const plan *pl = s->plan;
     rk__tile t = tile_of(s, panel);
     const float *packed = t.b;
     place_b(s, panel, &t);
-    float *held = s->held ? s->held + (panel - s->col0) * s->plan->row_panels * s->plan->held_levels * TILE_FLOATS : NULL;
+    int64_t held = TILE_FLOATS * pl->held_levels * pl->tiles;
     for (int64_t i = from; i < to; i++) {
-        t.row = first_row(p, s->plan, i);
-        t.rows = (int)(first_row(p, s->plan, i + 1) - t.row);
+        int64_t row = first_row(p, pl, i), end = first_row(p, pl, i + 1);
         if (s->a) {
             t.a = a_panel(s, i);
             t.a_row = 1;
-            t.a_step = t.rows;
+            t.a_step = end - row;
         } else {
-            t.a = p->a + t.row * p->a_row + s->block->k0 * p->a_step;
+            t.a = p->a + row * p->a_row + s->block->k0 * p->a_step;
         }
-        t.held = held ? held + i * s->plan->held_levels * TILE_FLOATS : NULL;
-        RK_NAME(tile)(&t);
-        if (t.b_copy) {
-            t.b_copy = NULL;
-            t.b = packed;
-            t.b_step = s->plan->width;
-        }
+        t.held = s->held ? s->held + ((panel - s->col0) * pl->row_panels + i) * held : NULL;
+        tiles(s, &t, row, end, packed);
     }
 }
 
@@ -349,7 +380,7 @@ static bool pass_memory(pass *s)
     const team *t = s->team;
     size_t k = (size_t)(pl->k_most > 0 ? pl->k_most : 1) * sizeof(float);
     if (!pl->a_direct) {
-        size_t rows = (size_t)min64(s->p->m, (pl->row_step + 1) * rk__tile_rows(pl->vecs));
+        size_t rows = (size_t)min64(s->p->m, (pl->row_step + 1) * pl->height);
         s->a = rk__workspace(t->dev, t->worker, RK__WS_A, rows * k);
         if (!s->a)
             return false;
@@ -358,7 +389,7 @@ static bool pass_memory(pass *s)
     if (!s->b)
         return false;
     if (pl->held_levels > 0) {
-        size_t tiles = (size_t)(pl->row_panels * pl->col_step);
+        size_t tiles = (size_t)(pl->row_panels * pl->tiles * pl->col_step);
         s->held = rk__workspace(t->dev, t->worker, RK__WS_C, tiles * (size_t)pl->held_levels * TILE_FLOATS * sizeof(float));
         if (!s->held)
             return false;

@@ -3,6 +3,8 @@
 #include "cpu/isa/vmath.h"
 
 enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scaled addressing */
+enum { LINE = 16 };     /* floats of a cache line */
+enum { COPY_AHEAD = 16 }; /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
 enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
 
 typedef vf sums[TILE_TALL][MOST_VECS];
@@ -148,15 +150,19 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
 
 /* One k: every row's element times the row of b. */
 RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
-                    const float *b, float *b_copy)
+                    const float *b, float *b_copy,
+                    int64_t ahead)
 {
     vf v[MOST_VECS];
     if (vecs <= rows) {
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             v[j] = v_load(b + j * VL);
-            if (copy)
+            if (copy) {
                 v_store(b_copy + j * VL, v[j]);
+                if (j * VL % LINE == 0)
+                    __builtin_prefetch(b + j * VL + ahead);
+            }
         }
         RK_UNROLL for (int i = 0; i < rows; i++)
         {
@@ -170,8 +176,11 @@ RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, c
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             vf y = v_load(b + j * VL);
-            if (copy)
+            if (copy) {
                 v_store(b_copy + j * VL, y);
+                if (j * VL % LINE == 0)
+                    __builtin_prefetch(b + j * VL + ahead);
+            }
             RK_UNROLL for (int i = 0; i < rows; i++)
                 acc[i][j] = v_fma(v[i], y, acc[i][j]);
         }
@@ -192,6 +201,15 @@ RK_INLINE void acc_from_c(const int rows, const int vecs, sums acc, const rk__ti
             acc[i][j] = v_load_some(c + i * t->out->ldc + j * VL, t->cols - j * VL);
 }
 
+/* Asks for the lines of c now, so that they are there when the chain ends. */
+RK_INLINE void fetch_c(const int rows, const int vecs, const rk__tile *t)
+{
+    const float *c = t->out->c + t->row * t->out->ldc + t->col;
+    RK_UNROLL for (int i = 0; i < rows; i++)
+        RK_UNROLL for (int j = 0; j < vecs; j += LINE / VL)
+            __builtin_prefetch(c + i * t->out->ldc + j * VL, 1);
+}
+
 RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const rk__tile *t)
 {
     float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
@@ -204,15 +222,18 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
     else
         acc_zero(rows, vecs, acc);
 
+    if (t->last && !t->out->transposed)
+        fetch_c(rows, vecs, t);
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
     const float *a[ROW_GROUPS], *b = t->b;
     float *b_copy = t->b_copy;
+    const int64_t ahead = COPY_AHEAD * b_step;
     RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
         a[g] = t->a + g * ROW_GROUP * a_row;
 
 #define STEP                                                           \
     do {                                                               \
-        step(rows, vecs, copy, acc, a, a_row, b, b_copy);              \
+        step(rows, vecs, copy, acc, a, a_row, b, b_copy, ahead);           \
         b += b_step;                                                   \
         if (copy)                                                      \
             b_copy += vecs * VL;                                       \
@@ -262,46 +283,28 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
     {                                                                                     \
         tile_body(rows, vecs, true, t);                                                   \
     }
-#define ROW(rows, vecs) [rows] = { tile_##rows##x##vecs, tile_copy_##rows##x##vecs },
+#define ROW(rows, vecs) [vecs][rows] = { tile_##rows##x##vecs, tile_copy_##rows##x##vecs },
 
+#define ROWS_3(X, v)  X(1, v) X(2, v) X(3, v)
+#define ROWS_4(X, v)  ROWS_3(X, v) X(4, v)
+#define ROWS_6(X, v)  ROWS_4(X, v) X(5, v) X(6, v)
+#define ROWS_7(X, v)  ROWS_6(X, v) X(7, v)
+#define ROWS_9(X, v)  ROWS_7(X, v) X(8, v) X(9, v)
+#define ROWS_12(X, v) ROWS_9(X, v) X(10, v) X(11, v) X(12, v)
+#define ROWS_14(X, v) ROWS_12(X, v) X(13, v) X(14, v)
+#define ROWS_28(X, v)                                                                                                  \
+    ROWS_14(X, v) X(15, v) X(16, v) X(17, v) X(18, v) X(19, v) X(20, v) X(21, v) X(22, v) X(23, v) X(24, v) X(25, v)   \
+    X(26, v) X(27, v) X(28, v)
 #if defined(RK_ISA_AVX512)
-#define SHAPES_8(X) X(1, 8) X(2, 8) X(3, 8)
-#define SHAPES_4(X) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4) X(7, 4)
-#define SHAPES_2(X)                                                                                                    \
-    X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) X(13, 2) X(14, 2)
-#define SHAPES_1(X)                                                                                                    \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1)        \
-    X(14, 1) X(15, 1) X(16, 1) X(17, 1) X(18, 1) X(19, 1) X(20, 1) X(21, 1) X(22, 1) X(23, 1) X(24, 1) X(25, 1)        \
-    X(26, 1) X(27, 1) X(28, 1)
-#elif defined(RK_ISA_AVX2)
-#define SHAPES_8(X) X(1, 8)
-#define SHAPES_4(X) X(1, 4) X(2, 4) X(3, 4)
-#define SHAPES_2(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
-#define SHAPES_1(X)                                                                                                    \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
+#define SHAPES(X) ROWS_28(X, 1) ROWS_14(X, 2) ROWS_9(X, 3) ROWS_7(X, 4) ROWS_3(X, 8)
 #else
-#define SHAPES_8(X) X(1, 8)
-#define SHAPES_4(X) X(1, 4) X(2, 4)
-#define SHAPES_2(X) X(1, 2) X(2, 2) X(3, 2) X(4, 2)
-#define SHAPES_1(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1)
+#define SHAPES(X) ROWS_12(X, 1) ROWS_6(X, 2) ROWS_4(X, 3) ROWS_3(X, 4) X(1, 8)
 #endif
 
-SHAPES_8(SHAPE)
-SHAPES_4(SHAPE)
-SHAPES_2(SHAPE)
-SHAPES_1(SHAPE)
+SHAPES(SHAPE)
 
 typedef void kernel(const rk__tile *t);
-static kernel *const kernels_1[TILE_TALL + 1][2] = { SHAPES_1(ROW) };
-static kernel *const kernels_2[TILE_ROWS + 1][2] = { SHAPES_2(ROW) };
-static kernel *const kernels_4[TILE_ROWS / 2 + 1][2] = { SHAPES_4(ROW) };
-static kernel *const kernels_8[TILE_ROWS / 4 + 1][2] = { SHAPES_8(ROW) };
-static kernel *const (*const kernels[MOST_VECS + 1])[2] = {
-    [1] = kernels_1,
-    [2] = kernels_2,
-    [4] = kernels_4,
-    [8] = kernels_8,
-};
+static kernel *const kernels[MOST_VECS + 1][TILE_TALL + 1][2] = { SHAPES(ROW) };
 
 void RK_NAME(tile)(const rk__tile *t)
 {
