@@ -287,6 +287,7 @@ static void place_b(const pass *s, int64_t panel, rk__tile *t)
 {
     const product *p = s->p;
     bool whole = p->b_lane == 1 && t->cols == t->vecs * VL && !p->bf16;
+    whole = whole && (s->plan->b_direct || t->vecs == TILE_VECS);
     if (!s->fill && !s->plan->b_direct)
         return;
     if (!whole) {

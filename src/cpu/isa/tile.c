@@ -106,7 +106,8 @@ static __attribute__((noinline)) void finish(const rk__tile *t, const float *sum
 static bool plain(const rk__tile *t)
 {
     const rk__epilogue *e = t->out;
-    return t->cols == t->vecs * VL && !e->transposed && !e->pre && e->act <= RK_ACT_RELU;
+    return t->cols == t->vecs * VL && !e->transposed && !e->pre && !e->bias_row && !e->relu_mask &&
+           e->act <= RK_ACT_RELU;
 }
 
 /* A whole tile of c straight from the registers. */
@@ -126,21 +127,10 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
             RK_UNROLL for (int i = 0; i < rows; i++)
                 acc[i][j] = v_add(acc[i][j], bias);
         }
-    if (e->bias_row)
-        RK_UNROLL for (int i = 0; i < rows; i++)
-        {
-            vf bias = v_set1(e->bias_row[t->row + i]);
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = v_add(acc[i][j], bias);
-        }
     if (e->act == RK_ACT_RELU)
         RK_UNROLL for (int i = 0; i < rows; i++)
             RK_UNROLL for (int j = 0; j < vecs; j++)
                 acc[i][j] = v_relu(acc[i][j]);
-    if (e->relu_mask)
-        RK_UNROLL for (int i = 0; i < rows; i++)
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = keep_positive(v_load(e->relu_mask + at + i * ldc + j * VL), acc[i][j]);
     RK_UNROLL for (int i = 0; i < rows; i++)
         RK_UNROLL for (int j = 0; j < vecs; j++)
             v_store(c + i * ldc + j * VL, acc[i][j]);
@@ -241,12 +231,13 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
     } while (0)
     for (int r = 0;; r++) {
         int64_t k = t->run[r];
-        for (; k >= 4; k -= 4) {
-            STEP;
-            STEP;
-            STEP;
-            STEP;
-        }
+        if (!copy && VL == 8) /* elsewhere one step is long enough */
+            for (; k >= 4; k -= 4) {
+                STEP;
+                STEP;
+                STEP;
+                STEP;
+            }
         for (; k > 0; k--)
             STEP;
         bool stop = r + 1 == t->runs;
@@ -274,41 +265,46 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
 
 /* ---- one function a shape ---- */
 
-#define SHAPE(rows, vecs)                                                                 \
-    static void tile_##rows##x##vecs(const rk__tile *t)                                   \
-    {                                                                                     \
-        tile_body(rows, vecs, false, t);                                                  \
-    }                                                                                     \
-    static void tile_copy_##rows##x##vecs(const rk__tile *t)                              \
-    {                                                                                     \
-        tile_body(rows, vecs, true, t);                                                   \
+#define SHAPE(rows, vecs)                                 \
+    static void tile_##rows##x##vecs(const rk__tile *t)   \
+    {                                                     \
+        tile_body(rows, vecs, false, t);                  \
     }
-#define ROW(rows, vecs) [vecs][rows] = { tile_##rows##x##vecs, tile_copy_##rows##x##vecs },
+#define SHAPE_COPY(rows, vecs)                               \
+    static void tile_copy_##rows##x##vecs(const rk__tile *t) \
+    {                                                        \
+        tile_body(rows, vecs, true, t);                      \
+    }
+#define ROW(rows, vecs)      [vecs][rows] = tile_##rows##x##vecs,
+#define ROW_COPY(rows, vecs) [rows] = tile_copy_##rows##x##vecs,
 
 #define ROWS_3(X, v)  X(1, v) X(2, v) X(3, v)
 #define ROWS_4(X, v)  ROWS_3(X, v) X(4, v)
 #define ROWS_6(X, v)  ROWS_4(X, v) X(5, v) X(6, v)
 #define ROWS_7(X, v)  ROWS_6(X, v) X(7, v)
-#define ROWS_9(X, v)  ROWS_7(X, v) X(8, v) X(9, v)
-#define ROWS_12(X, v) ROWS_9(X, v) X(10, v) X(11, v) X(12, v)
+#define ROWS_12(X, v) ROWS_7(X, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v)
 #define ROWS_14(X, v) ROWS_12(X, v) X(13, v) X(14, v)
-#define ROWS_28(X, v)                                                                                                  \
-    ROWS_14(X, v) X(15, v) X(16, v) X(17, v) X(18, v) X(19, v) X(20, v) X(21, v) X(22, v) X(23, v) X(24, v) X(25, v)   \
-    X(26, v) X(27, v) X(28, v)
 #if defined(RK_ISA_AVX512)
-#define SHAPES(X) ROWS_28(X, 1) ROWS_14(X, 2) ROWS_9(X, 3) ROWS_7(X, 4) ROWS_3(X, 8)
+#define SHAPES(X)      ROWS_14(X, 1) ROWS_14(X, 2) ROWS_7(X, 4) ROWS_3(X, 8)
+#define COPY_SHAPES(X) ROWS_14(X, 2)
+#elif defined(RK_ISA_AVX2)
+#define SHAPES(X)      ROWS_12(X, 1) ROWS_6(X, 2) ROWS_4(X, 3) ROWS_3(X, 4) X(1, 8)
+#define COPY_SHAPES(X) ROWS_3(X, 4)
 #else
-#define SHAPES(X) ROWS_12(X, 1) ROWS_6(X, 2) ROWS_4(X, 3) ROWS_3(X, 4) X(1, 8)
+#define SHAPES(X)      ROWS_4(X, 1) X(1, 2) X(2, 2) X(1, 4)
+#define COPY_SHAPES(X) X(1, 2) X(2, 2)
 #endif
 
 SHAPES(SHAPE)
+COPY_SHAPES(SHAPE_COPY)
 
 typedef void kernel(const rk__tile *t);
-static kernel *const kernels[MOST_VECS + 1][TILE_TALL + 1][2] = { SHAPES(ROW) };
+static kernel *const kernels[MOST_VECS + 1][TILE_TALL + 1] = { SHAPES(ROW) };
+static kernel *const copy_kernels[TILE_TALL + 1] = { COPY_SHAPES(ROW_COPY) };
 
 void RK_NAME(tile)(const rk__tile *t)
 {
-    kernels[t->vecs][t->rows][t->b_copy != NULL](t);
+    (t->b_copy ? copy_kernels[t->rows] : kernels[t->vecs][t->rows])(t);
 }
 
 /* ---- packing ---- */

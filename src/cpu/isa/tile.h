@@ -18,15 +18,17 @@
  * (AVX-512) sums in registers. Three rows by four vectors take fewer loads a term than six by two, which on Zen 3
  * makes 101 GFLOP/s of 94. */
 #if defined(RK_ISA_AVX512)
-enum { TILE_VECS = 2, TILE_SUMS = 28 };
+/* TILE_TALL: the most rows, of a tile one vector wide */
+enum { TILE_VECS = 2, TILE_TALL = 14, TILE_SUMS = 28 };
+#elif defined(RK_ISA_AVX2)
+enum { TILE_VECS = 4, TILE_TALL = 12, TILE_SUMS = 12 };
 #else
-enum { TILE_VECS = 4, TILE_SUMS = 12 };
+enum { TILE_VECS = 2, TILE_TALL = 4, TILE_SUMS = 4 }; /* small: the emulated operation fills pages of code */
 #endif
 enum {
     TILE_COLS = TILE_VECS * VL,
-    TILE_TALL = TILE_SUMS,         /* most rows, of a tile that is one vector wide */
-    TILE_FLOATS = TILE_SUMS * VL,  /* the most that a tile holds */
-    TILE_SEGMENTS_LOG2 = 10        /* at most 1024 segments */
+    TILE_FLOATS = TILE_SUMS * VL, /* the most that a tile holds */
+    TILE_SEGMENTS_LOG2 = 10       /* at most 1024 segments */
 };
 
 /* What becomes of a finished sum; one for a whole product. Pointers are to element (0, 0). */
@@ -49,7 +51,7 @@ typedef struct rk__tile {
     int64_t a_row, a_step;
     const float *b; /* row k is vecs * VL floats at b + k * b_step, all readable */
     int64_t b_step;
-    float *b_copy; /* NULL, or where to leave b packed (step vecs * VL) */
+    float *b_copy; /* NULL, or where to leave b packed (step vecs * VL); vecs must be TILE_VECS */
     /* The terms of this call: run[0] terms of leaf `leaf`, run[1] of the next, ... */
     const int64_t *run;
     int runs, leaf;
@@ -66,7 +68,11 @@ typedef struct rk__tile {
 /* Most rows of a tile that is `vecs` vectors wide; 0: there is none of that width. */
 static inline int rk__tile_rows(int vecs)
 {
-    return vecs <= 4 ? TILE_SUMS / vecs : vecs == 8 ? TILE_SUMS / 8 : 0;
+    if (vecs == 1)
+        return TILE_TALL;
+    if (vecs == 3)
+        return TILE_VECS < 3 ? 0 : TILE_SUMS / 3;
+    return vecs == 2 || vecs == 4 || vecs == 8 ? TILE_SUMS / vecs : 0;
 }
 
 /* Runs one tile. */
