@@ -15,20 +15,24 @@ TV_INLINE tvec permute(tvec v, const int32_t *index)
 #endif
 }
 
+static __attribute__((noinline)) void put_part(float *y, int32_t count, tvec v)
+{
+    float part[TV];
+    tv_store(part, v);
+    memcpy(y, part, (size_t)count * sizeof(float));
+}
+
 /* Outputs are stored in ascending order, so a full vector may spill over what the next one is about to write. */
 TV_INLINE void put(float *y, int64_t plane, const rk__conv_vec *d, tvec v)
 {
     v = permute(v, d->lane);
-    if (d->dst + TV <= plane) {
+    if (d->dst + TV <= plane)
         tv_store(y + d->dst, v);
-        return;
-    }
-    float part[TV];
-    tv_store(part, v);
-    memcpy(y + d->dst, part, (size_t)d->count * sizeof(float));
+    else
+        put_part(y + d->dst, d->count, v);
 }
 
-/* Bounds of the unrolled loops; the arguments cut them to the tile at hand at compile time. */
+/* Loops that are unrolled: the arguments are constants in each tile below. */
 #define EACH(i, n, most) TV_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
 TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
@@ -38,8 +42,10 @@ TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
         EACH(v, vecs, RK__CONV_VECS)
             sum[m][v] = t->first ? tv_zero() : tv_load(t->held + (m * vecs + v) * TV);
 
+    const rk__conv_vec *vec[RK__CONV_VECS];
+    EACH(v, vecs, RK__CONV_VECS) vec[v] = t->vec + (v < t->vecs ? v : t->vecs - 1);
     const float *x[RK__CONV_VECS], *a = t->a;
-    EACH(v, vecs, RK__CONV_VECS) x[v] = t->x + t->vec[v].src;
+    EACH(v, vecs, RK__CONV_VECS) x[v] = t->x + vec[v]->src;
     const ptrdiff_t *off = t->off;
     for (int64_t k = t->k; k > 0; k--) {
         const ptrdiff_t o = *off++;
@@ -69,11 +75,11 @@ TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
             EACH(v, vecs, RK__CONV_VECS) sum[m][v] = tv_relu(sum[m][v]);
     if (t->whole) {
         EACH(m, rows, RK__CONV_ROWS)
-            EACH(v, vecs, RK__CONV_VECS) tv_store(t->y + m * t->plane + t->vec[v].dst, sum[m][v]);
+            EACH(v, vecs, RK__CONV_VECS) tv_store(t->y + m * t->plane + vec[v]->dst, sum[m][v]);
         return;
     }
     EACH(m, rows, RK__CONV_ROWS)
-        EACH(v, vecs, RK__CONV_VECS) put(t->y + m * t->plane, t->plane, &t->vec[v], sum[m][v]);
+        EACH(v, vecs, RK__CONV_VECS) put(t->y + m * t->plane, t->plane, vec[v], sum[m][v]);
 }
 
 #define TILE(m, v)                                                                \
@@ -81,34 +87,35 @@ TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
     {                                                                             \
         tile(m, v, t);                                                            \
     }
-#define TILES2(m) TILE(m, 1) TILE(m, 2)
-#define TILES3(m) TILES2(m) TILE(m, 3)
-#define TILES4(m) TILES3(m) TILE(m, 4)
-#define TILES5(m) TILES4(m) TILE(m, 5)
-#define TILES6(m) TILES5(m) TILE(m, 6)
-#define TILES8(m) TILES6(m) TILE(m, 7) TILE(m, 8)
-#define ROW2(m) tile_##m##_1, tile_##m##_2
-#define ROW3(m) ROW2(m), tile_##m##_3
-#define ROW4(m) ROW3(m), tile_##m##_4
-#define ROW5(m) ROW4(m), tile_##m##_5
-#define ROW6(m) ROW5(m), tile_##m##_6
-#define ROW8(m) ROW6(m), tile_##m##_7, tile_##m##_8
-
-/* The widths of each row are those of rk__conv_vecs(). */
+/* Widths of each height: the most that rk__conv_vecs() allows, and less for the rest of an image. */
 #if defined(RK_ISA_AVX512)
-TILES8(1) TILES8(2) TILES6(3) TILES5(4) TILES4(5) TILES4(6) TILES3(7) TILES3(8)
-#define TABLE { ROW8(1) }, { ROW8(2) }, { ROW6(3) }, { ROW5(4) }, { ROW4(5) }, { ROW4(6) }, { ROW3(7) }, { ROW3(8) }
+TILE(1, 4) TILE(1, 8) TILE(2, 4) TILE(2, 8) TILE(3, 3) TILE(3, 6) TILE(4, 3) TILE(4, 5) TILE(5, 2) TILE(5, 4)
+TILE(6, 2) TILE(6, 4) TILE(7, 2) TILE(7, 3) TILE(8, 1) TILE(8, 2) TILE(8, 3)
+#define TABLE                                                                                                      \
+    { [3] = tile_1_4, [7] = tile_1_8 }, { [3] = tile_2_4, [7] = tile_2_8 }, { [2] = tile_3_3, [5] = tile_3_6 },    \
+        { [2] = tile_4_3, [4] = tile_4_5 }, { [1] = tile_5_2, [3] = tile_5_4 }, { [1] = tile_6_2, [3] = tile_6_4 }, \
+        { [1] = tile_7_2, [2] = tile_7_3 }, { tile_8_1, tile_8_2, tile_8_3 }
 #elif defined(RK_ISA_AVX2)
-TILES8(1) TILES5(2) TILES4(3) TILES3(4)
-#define TABLE { ROW8(1) }, { ROW5(2) }, { ROW4(3) }, { ROW3(4) }
+TILE(1, 4) TILE(1, 8) TILE(2, 2) TILE(2, 5) TILE(3, 2) TILE(3, 4) TILE(4, 1) TILE(4, 2) TILE(4, 3)
+#define TABLE                                                                                                  \
+    { [3] = tile_1_4, [7] = tile_1_8 }, { [1] = tile_2_2, [4] = tile_2_5 }, { [1] = tile_3_2, [3] = tile_3_4 }, \
+        { tile_4_1, tile_4_2, tile_4_3 }
 #else
-TILES4(1) TILES4(2) TILES3(3) TILES2(4)
-#define TABLE { ROW4(1) }, { ROW4(2) }, { ROW3(3) }, { ROW2(4) }
+TILE(1, 1) TILE(1, 4) TILE(2, 1) TILE(2, 4) TILE(3, 1) TILE(3, 3) TILE(4, 1) TILE(4, 2)
+#define TABLE                                                                                      \
+    { [0] = tile_1_1, [3] = tile_1_4 }, { [0] = tile_2_1, [3] = tile_2_4 }, { [0] = tile_3_1, [2] = tile_3_3 }, \
+        { tile_4_1, tile_4_2 }
 #endif
 
+typedef void tile_fn(const rk__conv_tile *);
+static tile_fn *const tiles[RK__CONV_ROWS][RK__CONV_VECS] = { TABLE };
+
+/* A width that there is no tile for is rounded up: the last vector is computed, and stored, more than once. */
 void RK_NAME(conv_tile)(const rk__conv_tile *t)
 {
-    typedef void tile_fn(const rk__conv_tile *);
-    static tile_fn *const tiles[RK__CONV_ROWS][RK__CONV_VECS] = { TABLE };
-    tiles[t->rows - 1][t->vecs - 1](t);
+    tile_fn *const *of_rows = tiles[t->rows - 1];
+    int vecs = t->vecs;
+    while (!of_rows[vecs - 1])
+        vecs++;
+    of_rows[vecs - 1](t);
 }
