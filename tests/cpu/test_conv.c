@@ -74,7 +74,7 @@ static void want_y(problem *p, bool with_bias, bool relu)
                                             o % g->ow * g->stride_w + kw * g->dil_w - g->pad_w),
                                        sum);
                 sum = with_bias ? sum + p->bias[oc] : sum;
-                *y++ = relu ? (sum > 0 ? sum : 0) : sum;
+                *y++ = relu ? (0 > sum ? 0 : sum) : sum;
             }
 }
 

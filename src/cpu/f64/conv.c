@@ -41,7 +41,7 @@ rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d_args *g, const void *x_, c
             for (int64_t oh = 0; oh < g->oh; oh++)
                 for (int64_t ow = 0; ow < g->ow; ow++) {
                     double v = dot_window(g, plane, w + oc * gc * g->kh * g->kw, oh, ow) + (bias ? bias[oc] : 0);
-                    *y++ = act == RK_ACT_RELU && !(v > 0) ? 0 : v;
+                    *y++ = act == RK_ACT_RELU && 0 > v ? 0 : v;
                 }
         }
     return RK_OK;

@@ -7,6 +7,8 @@
 
 /* Bytes of the image that the taps of one block of k touch for one tile: half of a first-level cache. */
 enum { BLOCK_BYTES = 12 << 10 };
+/* Bytes of an image that leaves room in the first-level cache for weights and outputs. */
+enum { SMALL_IMAGE = 16 << 10 };
 /* Weights below this size are packed by one thread. */
 enum { SHARED_PACK = 1 << 16 };
 
@@ -110,49 +112,91 @@ static void pack_weights(job *j)
 
 /* ---- a task ---- */
 
-/* Runs row tiles [t0, t1), all of the same height, over the whole grid. */
-static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, const float *image,
-                      float *held, float *y)
+/* Runs row tiles [t0, t1), all of the same height, for vectors [v, v + vecs) of the grid. */
+static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v, int vecs,
+                        const float *image, float *held, float *y)
 {
-    const int rows = tile_rows(j, t0), most = rk__conv_vecs(rows);
+    const int rows = tile_rows(j, t0);
     const int64_t plane = s->rows * s->cols;
-    for (int64_t v = 0; v < s->vecs; v += most) {
-        rk__conv_tile t = { .rows = rows, .x = image, .vec = s->vec + v, .relu = j->relu, .plane = plane };
-        t.vecs = (int)(s->vecs - v < most ? s->vecs - v : most);
-        t.whole = true;
-        for (int i = 0; i < t.vecs; i++)
-            t.whole &= t.vec[i].count == TV;
-        int64_t k = 0;
-        do {
-            t.k = s->k - k < j->block ? s->k - k : j->block;
-            t.off = s->off + k;
-            t.first = k == 0;
-            t.last = k + t.k == s->k;
-            for (int64_t i = t0; i < t1; i++) {
-                int64_t row = tile_row(j, i), channel = group * j->out + row;
-                t.a = s->a + channel * s->k + k * rows;
-                t.bias = j->bias ? j->bias + channel : NULL;
-                t.held = held + (i - t0) * RK__CONV_HELD;
-                t.y = y + row * plane;
-                RK_NAME(conv_tile)(&t);
-            }
-            k += t.k;
-        } while (k < s->k);
+    rk__conv_tile t = { .rows = rows, .vecs = vecs, .x = image, .vec = s->vec + v, .relu = j->relu, .plane = plane };
+    t.whole = true;
+    for (int i = 0; i < vecs; i++)
+        t.whole &= t.vec[i].count == TV;
+    for (int64_t k = 0; k < s->k; k += t.k) {
+        t.k = s->k - k < j->block ? s->k - k : j->block;
+        t.off = s->off + k;
+        t.first = k == 0;
+        t.last = k + t.k == s->k;
+        for (int64_t i = t0; i < t1; i++) {
+            int64_t row = tile_row(j, t0) + (i - t0) * rows, channel = group * j->out + row;
+            t.a = s->a + channel * s->k + k * rows;
+            t.bias = j->bias ? j->bias + channel : NULL;
+            t.held = held + (i - t0) * RK__CONV_HELD;
+            t.y = y + row * plane;
+            RK_NAME(conv_tile)(&t);
+        }
     }
 }
 
-/* Gathers the passes' grids of one channel into its plane. */
+/* Runs row tiles [t0, t1), all of the same height, over the whole grid. An image that stays in the first-level cache
+ * is passed once for each tile, so that few streams of outputs are written at a time; of a larger one each part is
+ * used for all tiles at once. */
+static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, const float *image,
+                      float *held, float *y)
+{
+    const int most = rk__conv_vecs(tile_rows(j, t0));
+    const bool small = j->in * j->view.plane * (int64_t)sizeof(float) <= SMALL_IMAGE;
+    const int64_t step = small ? 1 : t1 - t0;
+    for (int64_t i = t0; i < t1; i += step)
+        for (int64_t v = 0; v < s->vecs; v += most)
+            run_vectors(j, s, group, i, i + step, v, (int)(s->vecs - v < most ? s->vecs - v : most), image, held, y);
+}
+
+static void interleave_row(float *restrict to, const float *restrict from, int64_t n, int64_t stride)
+{
+    for (int64_t c = 0; c < n; c++)
+        to[c * stride] = from[c];
+}
+
+static void interleave_rows(float *restrict to, const float *restrict even, const float *restrict odd, int64_t n)
+{
+    for (int64_t c = 0; c < n; c++) {
+        to[2 * c] = even[c];
+        to[2 * c + 1] = odd[c];
+    }
+}
+
+/* Gathers the passes' grids of one channel into its plane. Passes are ordered by ph, then pw. */
 static void interleave(const job *j, int64_t channel, const float *grids, float *plane)
 {
     for (int64_t p = 0; p < j->passes; p++) {
-        const pass *s = &j->pass[p];
-        const float *from = grids + s->at + channel * s->rows * s->cols;
+        const pass *s = &j->pass[p], *next = p + 1 < j->passes ? s + 1 : NULL;
+        const float *from = grids + s->at + channel * s->rows * s->cols, *other = NULL;
+        if (s->k == 0)
+            continue;
+        if (j->stride_w == 2 && next && next->ph == s->ph && next->k > 0) {
+            other = grids + next->at + channel * next->rows * next->cols;
+            p++;
+        }
         for (int64_t r = 0; r < s->rows; r++) {
             float *to = plane + (r * j->stride_h + s->ph) * j->w + s->pw;
-            for (int64_t c = 0; c < s->cols; c++)
-                to[c * j->stride_w] = *from++;
+            if (other) {
+                interleave_rows(to, from + r * s->cols, other + r * next->cols, next->cols);
+                if (s->cols > next->cols)
+                    to[2 * next->cols] = from[r * s->cols + next->cols];
+            } else {
+                interleave_row(to, from + r * s->cols, s->cols, j->stride_w);
+            }
         }
     }
+}
+
+static bool some_pass_is_empty(const job *j)
+{
+    for (int64_t p = 0; p < j->passes; p++)
+        if (j->pass[p].k == 0)
+            return true;
+    return false;
 }
 
 /* A sample's group, or a part of its row tiles. */
@@ -176,6 +220,9 @@ static void run_task(void *arg, int64_t task, int worker)
     }
     const float *src = j->src + (sample * j->groups + group) * j->in * j->view.h * j->view.w;
     RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, image);
+    const int64_t plane = j->h * j->w, m0 = tile_row(j, t0), m1 = tile_row(j, t1);
+    if (some_pass_is_empty(j))
+        memset(y + m0 * plane, 0, (size_t)((m1 - m0) * plane) * sizeof(float));
     for (int64_t p = 0; p < j->passes; p++) {
         float *to = phased ? grids + j->pass[p].at : y;
         if (t0 < split)
@@ -183,8 +230,8 @@ static void run_task(void *arg, int64_t task, int worker)
         if (split < t1)
             run_tiles(j, &j->pass[p], group, split, t1, image, held, to);
     }
-    for (int64_t m = tile_row(j, t0); phased && m < tile_row(j, t1); m++)
-        interleave(j, m, grids, y + m * j->h * j->w);
+    for (int64_t m = m0; phased && m < m1; m++)
+        interleave(j, m, grids, y + m * plane);
 }
 
 /* ---- a job ---- */

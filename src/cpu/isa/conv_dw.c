@@ -32,7 +32,7 @@ typedef struct tile_args {
     bool first;                /* the chain begins here */
 } tile_args;
 
-#define EACH(i, n, most) TV_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
+#define EACH(i, n, most) RK_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
 TV_INLINE void tile(const int rows, const int vecs, const tile_args *t)
 {
@@ -136,11 +136,11 @@ static void pack_dy(const part *p, int64_t sample, int64_t v, int vecs, int64_t 
         for (int64_t q = 0; q < n; q += TV) {
             tvec t[TV];
             int64_t left = n - q;
-            TV_UNROLL for (int l = 0; l < TV; l++)
+            RK_UNROLL for (int l = 0; l < TV; l++)
                 t[l] = l >= lanes ? tv_zero() : left >= TV ? tv_load(src + l * plane + q)
                                                             : tv_load_n(src + l * plane + q, left);
             tv_transpose(t);
-            TV_UNROLL for (int l = 0; l < TV; l++)
+            RK_UNROLL for (int l = 0; l < TV; l++)
                 if (l < left)
                     tv_store(out + (q + l) * width, j->g->bf16 ? tv_bf16(t[l]) : t[l]);
         }
@@ -251,7 +251,7 @@ typedef enum direction { SUMS_TO_DW, ADD_TO_DW, DW_TO_SUMS } direction;
 static void exchange_square(const job *j, direction d, float *sums, int64_t width, float *dw, int64_t rows, int64_t lanes)
 {
     tvec t[TV];
-    TV_UNROLL for (int i = 0; i < TV; i++)
+    RK_UNROLL for (int i = 0; i < TV; i++)
         t[i] = d == DW_TO_SUMS ? (i < lanes ? tv_load_n(dw + i * j->r, rows) : tv_zero())
                                : (i < rows ? tv_load(sums + i * width) : tv_zero());
     tv_transpose(t);

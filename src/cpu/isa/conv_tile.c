@@ -15,6 +15,8 @@ TV_INLINE tvec permute(tvec v, const int32_t *index)
 #endif
 }
 
+enum { LINE = 64 / sizeof(float) };
+
 static __attribute__((noinline)) void put_part(float *y, int32_t count, tvec v)
 {
     float part[TV];
@@ -33,7 +35,7 @@ TV_INLINE void put(float *y, int64_t plane, const rk__conv_vec *d, tvec v)
 }
 
 /* Loops that are unrolled: the arguments are constants in each tile below. */
-#define EACH(i, n, most) TV_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
+#define EACH(i, n, most) RK_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
 TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
 {
@@ -46,6 +48,10 @@ TV_INLINE void tile(const int rows, const int vecs, const rk__conv_tile *t)
     EACH(v, vecs, RK__CONV_VECS) vec[v] = t->vec + (v < t->vecs ? v : t->vecs - 1);
     const float *x[RK__CONV_VECS], *a = t->a;
     EACH(v, vecs, RK__CONV_VECS) x[v] = t->x + vec[v]->src;
+    if (t->last) /* the lines that are written at the end come while k runs */
+        EACH(m, rows, RK__CONV_ROWS)
+            for (int64_t i = vec[0]->dst; i <= vec[vecs - 1]->dst; i += LINE)
+                __builtin_prefetch(t->y + m * t->plane + i, 1);
     const ptrdiff_t *off = t->off;
     for (int64_t k = t->k; k > 0; k--) {
         const ptrdiff_t o = *off++;

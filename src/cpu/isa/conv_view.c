@@ -35,8 +35,8 @@ rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d_args *g)
 
 TV_INLINE void zero(float *dst, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        dst[i] = 0;
+    for (int64_t i = 0; i < n; i += TV)
+        tv_store_n(dst + i, n - i, tv_zero());
 }
 
 /* Indices of a phase along one axis that meet the source: [*lo, *hi) within [0, n). Index i is source i * stride + at. */
@@ -52,11 +52,8 @@ static void meet(int64_t at, int64_t stride, int64_t in, int64_t n, int64_t *lo,
 TV_INLINE void copy_row(float *restrict dst, const float *restrict src, int64_t n, int64_t stride)
 {
     if (stride == 1) {
-        int64_t i = 0;
-        for (; i + TV <= n; i += TV)
-            tv_store(dst + i, tv_load(src + i));
-        for (; i < n; i++)
-            dst[i] = src[i];
+        for (int64_t i = 0; i < n; i += TV)
+            tv_store_n(dst + i, n - i, tv_load_n(src + i, n - i));
     } else if (stride == 2) {
         for (int64_t i = 0; i < n; i++)
             dst[i] = src[2 * i];
