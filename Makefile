@@ -2,22 +2,25 @@
 JOBS ?= $(shell nproc)
 DEPS := tools/install-deps.sh
 build = cmake --preset $(1) >/dev/null && cmake --build --preset $(1) -j $(JOBS)
+product = $(call build,release) --target rankine_program rankine rankine_shared
 
-.PHONY: all help deps release dev tsan check check-all format lint install clean
+.PHONY: all help deps release dev tsan check check-all bench demo format lint install clean
 
 all: release
 
 help:
 	@echo "make            release build: build/rankine, build/librankine.a, build/librankine.so"
+	@echo "make demo       installs what is missing, builds, trains a small network on Fashion-MNIST"
 	@echo "make check      installs what is missing, builds, runs the short tests (under 10 minutes on 2 cores)"
 	@echo "make check-all  the long tests too: kills, fault sweeps, fuzzing"
+	@echo "make bench      the benchmarks"
 	@echo "make lint       format, include arrows, headers alone; make format mends the format"
 	@echo "make install    PREFIX=/usr/local DESTDIR="
 	@echo "make deps       only installs what is missing (Debian packages, packages.txt)"
 
 release:
 	@$(DEPS) --check build
-	@$(call build,release)
+	@$(product)
 
 dev:
 	@$(DEPS) --check build
@@ -41,6 +44,16 @@ check:
 check-all: check tsan
 	ctest --preset release -L long
 	ctest --preset tsan -L threads
+
+bench:
+	@$(DEPS) build data bench
+	@$(call build,release)
+	benchmarks/run.sh build | tee build/bench.md
+
+demo:
+	@$(DEPS) build data
+	@$(product)
+	@tools/demo.sh build
 
 format:
 	@$(DEPS) format
