@@ -69,8 +69,10 @@ static inline bool agrees_with_f64(call_fn *call, const void *arg, const array *
             break;
         }
     }
-    for (int i = 0; i < arrays; i++)
-        ok = (ref_free(start[i], a[i].n) & ref_free(first[i], a[i].n)) && ok;
+    for (int i = 0; i < arrays; i++) {
+        ok = ref_free(start[i], a[i].n) && ok;
+        ok = ref_free(first[i], a[i].n) && ok;
+    }
     return ok;
 }
 
