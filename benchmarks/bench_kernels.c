@@ -108,6 +108,8 @@ static const entry entries[] = {
     { "layer norm dx", run_layer_norm_dx, 1024, 768, 1, 3, 2, 1 },
     { "layer norm dparam", run_layer_norm_dparam, 1024, 768, 1, 2, 2, 2 },
     { "sum of channels", run_sum_channels, 64, 64, 196, 1, 2, 1 },
+    { "sum of channels", run_sum_channels, 64, 16, 1024, 1, 2, 1 },
+    { "sum of channels", run_sum_channels, 64, 64, 64, 1, 2, 1 },
     { "batch norm statistics", run_bn_stats, 64, 16, 1024, 1, 2, 2 },
     { "batch norm statistics", run_bn_stats, 64, 64, 64, 1, 2, 2 },
     { "batch norm statistics", run_bn_stats, 32, 512, 49, 1, 2, 2 },
