@@ -258,10 +258,9 @@ static rk_status need(const reader *r, const rk_doc *map, const char *key, rk_do
                       const rk_doc **out)
 {
     const rk_doc *d = rk__doc_get(map, key);
-    if (d && d->kind == kind) {
-        *out = d;
+    *out = d;
+    if (d && d->kind == kind)
         return RK_OK;
-    }
     char what[96];
     snprintf(what, sizeof what, "\"%s\" is missing or of the wrong type", key);
     return bad(r, d ? d : map, what);
