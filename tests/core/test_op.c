@@ -168,4 +168,49 @@ TEST(dropout_is_the_identity_outside_training)
     CHECK_INT(rk_close(ctx), 0);
 }
 
+static rk_tensor *rounded(rk_tensor *x)
+{
+    return rk_cast(rk_cast(x, RK_BF16), RK_F32);
+}
+
+static int different(rk_tensor *a, rk_tensor *b)
+{
+    size_t bytes = (size_t)rk_tensor_size(a) * sizeof(float);
+    float *va = malloc(bytes), *vb = malloc(bytes);
+    bool same = va && vb && !rk_tensor_read(a, va, bytes) && !rk_tensor_read(b, vb, bytes) && !memcmp(va, vb, bytes);
+    free(va);
+    free(vb);
+    return !same;
+}
+
+/* compute: bf16 rounds the operands of each product, nothing else. */
+TEST(bf16_compute_rounds_operands)
+{
+    rk_ctx *ctx = open_ctx();
+    CHECK(ctx);
+    rk_tensor *x = rk_randn(ctx, RK_F32, RK_SHAPE(6, 9), 1), *w = rk_randn(ctx, RK_F32, RK_SHAPE(5, 9), 2);
+    rk_tensor *b = rk_randn(ctx, RK_F32, RK_SHAPE(5), 3), *dy = rk_randn(ctx, RK_F32, RK_SHAPE(6, 5), 4);
+    rk_tensor *image = rk_randn(ctx, RK_F32, RK_SHAPE(2, 3, 6, 5), 5);
+    rk_tensor *filter = rk_randn(ctx, RK_F32, RK_SHAPE(4, 3, 3, 2), 6);
+    rk_tensor *linear = rk_linear_op(rounded(x), rounded(w), b, RK_ACT_NONE), *plain = rk_linear_op(x, w, b, RK_ACT_NONE);
+    rk_tensor *conv = rk_conv2d_op(rounded(image), rounded(filter), NULL, NULL);
+    rk_tensor *dx = rk_matmul(rounded(dy), rounded(w), false, false);
+    rk_tensor *dw = rk_matmul(rounded(dy), rounded(x), true, false);
+    CHECK_OK(ctx, rk_set_compute(ctx, RK_BF16));
+    rk_require_grad(x, true);
+    rk_require_grad(w, true);
+    rk_tensor *y = rk_linear_op(x, w, b, RK_ACT_NONE);
+    CHECK_INT(different(y, linear), 0);
+    CHECK(different(y, plain));
+    CHECK_INT(different(rk_conv2d_op(image, filter, NULL, NULL), conv), 0);
+    CHECK_OK(ctx, rk_backward_from(y, dy));
+    CHECK_INT(different(rk_grad(x), dx), 0);
+    float g[45], expected[45]; /* another tree of sums: near, not equal */
+    CHECK_OK(ctx, rk_tensor_read(rk_grad(w), g, sizeof g));
+    CHECK_OK(ctx, rk_tensor_read(dw, expected, sizeof expected));
+    for (int i = 0; i < 45; i++)
+        CHECK_CLOSE(g[i], expected[i], 1e-5, 1e-5);
+    CHECK_INT(rk_close(ctx), 0);
+}
+
 TEST_MAIN
