@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/ctx.h"
 #include "io/file.h"
+#include "io/inflate.h"
 
 /* Deflate cannot do better (zlib's technical notes: 1032 to 1): a header that claims more than that is a lie. */
 enum { INFLATE_RATIO = 1032, INFLATE_SLACK = 4096 };
@@ -97,6 +99,50 @@ static rk_status inflate_data(rk_ctx *ctx, rk__gz *z, rk__array *a, int64_t head
     return st == RK_OK ? rk__store_end(ctx, &a->store) : st;
 }
 
+/* Memory for a large buffer that is about to be written whole: in huge pages if there are any, as thousands of page
+ * faults take a good part of the time. */
+static uint8_t *large_alloc(size_t n)
+{
+    const size_t huge = (size_t)2 << 20;
+    if (n < 4 * huge)
+        return malloc(n);
+    uint8_t *p = aligned_alloc(huge, (n + huge - 1) / huge * huge);
+    if (p)
+        madvise(p, n, MADV_HUGEPAGE);
+    return p;
+}
+
+/* The whole file at once, if it is small and as gzip writes it. False: the stream has to do it. */
+static bool inflate_at_once(const char *path, rk__array *a, int64_t header, int64_t bytes, int64_t file_size)
+{
+    enum { ALIGN = 64 };
+    rk_ctx quiet = { 0 }; /* a failure here is no failure: the stream will find it again */
+    int64_t total = header + bytes, size;
+    int fd;
+    if (total > RK__STORE_MEMORY || file_size > RK__STORE_MEMORY || rk__file_open(&quiet, path, &fd, &size) != RK_OK)
+        return false;
+    uint8_t *in = large_alloc((size_t)file_size + RK__INFLATE_PAD);
+    uint8_t *out = large_alloc((size_t)total + ALIGN + RK__INFLATE_SLACK);
+    bool done = in && out && size == file_size;
+    for (int64_t at = 0; done && at < size;) {
+        ssize_t got = pread(fd, in + at, (size_t)(size - at), at);
+        done = got > 0;
+        at += got;
+    }
+    close(fd);
+    if (done) {
+        memset(in + size, 0, RK__INFLATE_PAD);
+        uint8_t *begin = out + ALIGN - header; /* so that the data itself is aligned */
+        done = rk__inflate_gzip(in, (size_t)size, begin, (size_t)total);
+    }
+    free(in);
+    if (done)
+        rk__store_adopt(&a->store, a->name, out, out + ALIGN, bytes);
+    else
+        free(out);
+    return done;
+}
+
 static rk_status open_gz(rk_ctx *ctx, const char *path, rk__array *a)
 {
     uint8_t head[4 + 4 * RK_MAX_DIMS];
@@ -114,7 +160,7 @@ static rk_status open_gz(rk_ctx *ctx, const char *path, rk__array *a)
         st = rk__array_bytes(ctx, a, &bytes);
     if (st == RK_OK && bytes / INFLATE_RATIO > rk__gz_file_size(z) + INFLATE_SLACK)
         st = wrong_size(ctx, a, header, bytes, "too few for that even compressed");
-    if (st == RK_OK)
+    if (st == RK_OK && !inflate_at_once(path, a, header, bytes, rk__gz_file_size(z)))
         st = inflate_data(ctx, z, a, header, bytes);
     rk__gz_close(z);
     return st;

@@ -48,6 +48,11 @@ rk_status rk__store_file(rk_ctx *ctx, rk__store *s, const char *name, int fd, in
     return st;
 }
 
+void rk__store_adopt(rk__store *s, const char *name, uint8_t *base, uint8_t *mem, int64_t size)
+{
+    *s = (rk__store){ .mem = mem, .base = base, .fd = -1, .size = size, .name = name };
+}
+
 void rk__store_begin(rk__store *s, const char *name)
 {
     *s = (rk__store){ .fd = -1, .name = name };
@@ -138,7 +143,7 @@ rk_status rk__store_read(rk_ctx *ctx, const rk__store *s, int64_t at, void *p, i
 
 void rk__store_close(rk__store *s)
 {
-    free(s->mem);
+    free(s->base ? s->base : s->mem);
     free(s->pending);
     if (s->fd >= 0)
         close(s->fd);

@@ -9,7 +9,8 @@
 #define RK__STORE_MEMORY ((int64_t)64 << 20)
 
 typedef struct rk__store {
-    uint8_t *mem; /* NULL: in fd */
+    uint8_t *mem;  /* NULL: in fd */
+    uint8_t *base; /* what to free, if not mem */
     int64_t cap;
     int fd; /* -1: none */
     int64_t offset, size;
@@ -20,6 +21,9 @@ typedef struct rk__store {
 
 /* Part [offset, offset + size) of a file. Takes over fd, also on failure. */
 rk_status rk__store_file(rk_ctx *ctx, rk__store *s, const char *name, int fd, int64_t offset, int64_t size);
+
+/* size bytes at mem, in memory from malloc(base) that is taken over. */
+void rk__store_adopt(rk__store *s, const char *name, uint8_t *base, uint8_t *mem, int64_t size);
 
 /* Writing: begin, put.., end. Goes to an unlinked temporary file when it grows beyond RK__STORE_MEMORY. */
 void rk__store_begin(rk__store *s, const char *name);
