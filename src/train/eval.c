@@ -1,5 +1,7 @@
 #include "train/eval.h"
 
+#include "io/doc.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,9 +184,40 @@ rk_status rk_evaluate(rk_ctx *ctx, const rk_eval_opts *opts, rk_eval_result *out
 
 /* ---- prediction ---- */
 
-static rk_status predict_batch(trained *t, const rk_batch *b, float *host, int64_t *sample, rk_predict_fn *fn,
-                               void *user)
+/* The values of a categorical target, in order of their class; data opened without labels does not know them. NULL if
+ * classes have no names. Child of *doc, which the caller frees. */
+static const rk_doc *class_values(trained *t, rk_doc **doc)
 {
+    const char *schema = t->setup.schema;
+    *doc = NULL;
+    if (!schema || rk__json_parse(t->ctx, "data.schema", (const uint8_t *)schema, strlen(schema), RK_EDATA, doc))
+        return NULL;
+    const rk_doc *targets = rk__doc_get(*doc, "targets");
+    const rk_doc *values = targets && targets->child ? rk__doc_get(targets->child, "values") : NULL;
+    return values && values->kind == RK_DOC_LIST && values->n == t->setup.classes ? values : NULL;
+}
+
+static const char *class_name(const rk_doc *values, int64_t c)
+{
+    const rk_doc *d = values ? values->child : NULL;
+    while (d && c-- > 0)
+        d = d->next;
+    return d ? d->text : NULL;
+}
+
+typedef struct predicting {
+    trained *t;
+    const rk_doc *values; /* names of the classes, or NULL */
+    float *host;
+    int64_t sample, limit; /* the next one; where to stop, 0: nowhere */
+    rk_predict_fn *fn;
+    void *user;
+} predicting;
+
+static rk_status predict_batch(predicting *w, const rk_batch *b)
+{
+    trained *t = w->t;
+    float *host = w->host;
     bool classes = t->setup.classes > 0;
     rk_tensor *y = rk_forward(t->setup.net, b->x);
     y = rk_reshape(y, RK_SHAPE(b->n, t->setup.outputs));
@@ -193,16 +226,16 @@ static rk_status predict_batch(trained *t, const rk_batch *b, float *host, int64
     else if (!strcmp(t->setup.loss, "bce"))
         y = rk_sigmoid(y);
     RK_TRY(rk_tensor_read(y, host, (size_t)(b->n * t->setup.outputs) * sizeof *host));
-    for (int64_t i = 0; i < b->n; i++) {
-        rk_prediction p = { .sample = (*sample)++, .n = t->setup.outputs, .value = host + i * t->setup.outputs, .best = -1 };
+    for (int64_t i = 0; i < b->n && (w->limit <= 0 || w->sample < w->limit); i++) {
+        rk_prediction p = { .sample = w->sample++, .n = t->setup.outputs, .value = host + i * t->setup.outputs, .best = -1 };
         if (classes) {
             p.best = 0;
             for (int64_t c = 1; c < p.n; c++)
                 if (p.value[c] > p.value[p.best])
                     p.best = c;
-            p.best_name = rk_loader_class_name(t->data, p.best);
+            p.best_name = class_name(w->values, p.best);
         }
-        rk_status st = fn(user, &p);
+        rk_status st = w->fn(w->user, &p);
         if (st)
             return rk_fail(t->ctx, st, "prediction was stopped at sample %lld", (long long)p.sample);
     }
@@ -214,16 +247,20 @@ rk_status rk_predict(rk_ctx *ctx, const rk_eval_opts *opts, rk_predict_fn *fn, v
     trained t;
     rk_status st = trained_open(&t, ctx, opts, true);
     if (!st) {
-        int64_t batch = opts->batch > 0 ? opts->batch : t.cfg->eval_batch, sample = 0;
-        float *host = rk__calloc(ctx, (size_t)(batch * t.setup.outputs), sizeof *host);
-        st = host ? rk_loader_seek(t.data, 0) : RK_ENOMEM;
+        int64_t batch = opts->batch > 0 ? opts->batch : t.cfg->eval_batch;
+        predicting w = { .t = &t, .limit = opts->limit, .fn = fn, .user = user };
+        rk_doc *schema;
+        w.values = class_values(&t, &schema);
+        w.host = rk__calloc(ctx, (size_t)(batch * t.setup.outputs), sizeof *w.host);
+        st = w.host ? rk_loader_seek(t.data, 0) : RK_ENOMEM;
         rk_set_training(ctx, false);
         rk_no_grad_begin(ctx);
-        for (rk_batch b; !st && (opts->limit <= 0 || sample < opts->limit) && rk_loader_next(t.data, &b); rk_step_end(ctx))
-            st = predict_batch(&t, &b, host, &sample, fn, user);
+        for (rk_batch b; !st && (w.limit <= 0 || w.sample < w.limit) && rk_loader_next(t.data, &b); rk_step_end(ctx))
+            st = predict_batch(&w, &b);
         rk_no_grad_end(ctx);
         rk_set_training(ctx, true);
-        free(host);
+        free(w.host);
+        rk__doc_free(schema);
         if (!st)
             st = rk_failed(ctx);
     }
