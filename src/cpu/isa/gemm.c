@@ -7,15 +7,11 @@
 #include <string.h>
 
 enum {
-#ifndef KB
-#define KB 1024
-#define AB 4096
-#endif
-#ifndef AD
-#define AD 128
-#endif
-    K_BLOCK = VL == 16 ? 1024 : KB,      /* terms of a block: longer ones cost cache, shorter ones passes over c */
-    A_BLOCK_BYTES = AB << 10,            /* packed rows that a core keeps in its second-level cache */
+    K_BLOCK = 1024,                         /* terms of a block: fewer passes over c and the partial sums */
+    K_BLOCK_TURNED = 64,                    /* for few rows: turned columns stay in the first-level cache */
+    A_BLOCK_BYTES = VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
+    A_DIRECT_COLUMNS = 128,                 /* fewer columns do not repay the packing of rows */
+    SWAP_MIN_TERMS = 64,                    /* shorter sums do not repay turning the result */
     B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
     MIN_TASK_TERMS = 1 << 17,             /* multiply-adds worth a thread: about 3 us */
@@ -52,7 +48,7 @@ typedef struct plan {
     bool a_direct, b_direct;         /* read in place */
     block *blocks;
     int count, held_levels;
-    int64_t *runs, runs_used, k_most;
+    int64_t *runs, runs_used, k_block, k_most;
 } plan;
 
 /* Who works: all threads of the device, or one worker inside a task. */
@@ -117,7 +113,7 @@ static block *add_block(plan *pl, int64_t k0, int64_t k, int leaf)
 static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf, int segments)
 {
     int64_t k = (hi - lo) * unit, k0 = lo * unit;
-    if (k <= K_BLOCK) {
+    if (k <= pl->k_block) {
         block *b = add_block(pl, k0, k, leaf);
         add_leaves(pl, hi - lo, unit, segments);
         b->runs = segments;
@@ -126,7 +122,7 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
         add_blocks(pl, lo, mid, unit, leaf, segments / 2);
         add_blocks(pl, mid, hi, unit, leaf + segments / 2, segments / 2);
     } else {
-        int64_t each = ceil_div(ceil_div(k, ceil_div(k, K_BLOCK)), 16) * 16;
+        int64_t each = ceil_div(ceil_div(k, ceil_div(k, pl->k_block)), 16) * 16;
         for (int64_t at = 0; at < k; at += each) {
             block *b = add_block(pl, k0 + at, min64(each, k - at), leaf);
             pl->runs[pl->runs_used++] = b->k;
@@ -139,7 +135,9 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
 
 static bool plan_blocks(plan *pl, const product *p, const team *t)
 {
-    int64_t most = p->k / K_BLOCK + 1;
+    bool turned = p->b_lane != 1 && p->m <= TILE_SUMS / TILE_VECS;
+    pl->k_block = turned ? K_BLOCK_TURNED : K_BLOCK;
+    int64_t most = p->k / pl->k_block + 1;
     int64_t blocks = min64(most * (TILE_SEGMENTS_LOG2 + 2), 2 * (int64_t)p->segments) + most;
     int64_t runs = p->segments + blocks;
     size_t bytes = (size_t)blocks * sizeof(block) + (size_t)runs * sizeof(int64_t);
@@ -197,7 +195,7 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     /* In place: each element of a is then read once a panel, at a stride. */
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
-    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= AD : in_place);
+    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
     pl->b_direct = !p->bf16 && p->m <= rk__tile_rows(pl->vecs) && p->b_lane == 1;
 }
 
@@ -427,7 +425,7 @@ static rk_status multiply(const team *t, const product *p)
 static void settle_roles(product *p)
 {
     bool both = p->b_step == 1 && p->b_lane != 1 && p->a_step == 1;
-    if (!both || p->chain || p->bf16 || p->m < VL || p->m > 512 || p->m > p->n / 2)
+    if (!both || p->chain || p->bf16 || p->k < SWAP_MIN_TERMS || p->m < VL || p->m > 512 || p->m > p->n / 2)
         return;
     product q = *p;
     p->m = q.n;

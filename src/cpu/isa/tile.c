@@ -342,29 +342,27 @@ static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, 
         }
 }
 
-/* VL lanes whose k is contiguous, turned as VL x VL squares. `lanes` of them exist. */
-static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room, int64_t width, bool bf16,
-                        float *panel)
+/* VL lanes whose k is contiguous, turned as VL x VL squares: nearly every packed element of such an operand. */
+static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, const bool bf16, float *panel)
 {
-    int64_t x = 0;
-    for (; x + VL <= k; x += VL) {
+    for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
         RK_UNROLL for (int i = 0; i < VL; i++)
-            r[i] = i < lanes ? v_load(src + i * lane + x) : v_zero();
+            r[i] = v_load(src + i * lane + x);
         v_transpose(r);
         RK_UNROLL for (int i = 0; i < VL; i++)
-        {
-            vf v = bf16 ? v_bf16(r[i]) : r[i];
-            if (room >= VL)
-                v_store(panel + (x + i) * width, v);
-            else
-                v_store_upto(panel + (x + i) * width, room, v);
-        }
+            v_store(panel + (x + i) * width, bf16 ? v_bf16(r[i]) : r[i]);
     }
-    for (; x < k; x++) {
+}
+
+/* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
+static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes, int64_t room,
+                      int64_t width, bool bf16, float *panel)
+{
+    for (int64_t x = from; x < k; x++) {
         float v[VL] = { 0 };
         for (int i = 0; i < VL && i < lanes; i++)
-            v[i] = src[i * lane + x];
+            v[i] = src[x * step + i * lane];
         vf r = v_load(v);
         v_store_upto(panel + x * width, room, bf16 ? v_bf16(r) : r);
     }
@@ -379,16 +377,14 @@ void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int6
         pack_narrow(src, step, k, width, bf16, panel);
     else if (lane == 1)
         pack_contiguous(src, step, k, lanes, width, bf16, panel);
-    else if (step == 1)
-        for (int64_t j = 0; j < width; j += VL)
-            pack_turned(src + (j < lanes ? j * lane : 0), lane, k, lanes - j, width - j, width, bf16, panel + j);
     else
-        for (int64_t x = 0; x < k; x++)
-            for (int64_t j = 0; j < width; j += VL) {
-                float v[VL] = { 0 };
-                for (int i = 0; i < VL && j + i < lanes; i++)
-                    v[i] = src[x * step + (j + i) * lane];
-                vf r = v_load(v);
-                v_store_upto(panel + x * width + j, width - j, bf16 ? v_bf16(r) : r);
+        for (int64_t j = 0; j < width; j += VL) {
+            int64_t done = 0;
+            if (step == 1 && lanes - j >= VL) {
+                done = k / VL * VL;
+                (bf16 ? pack_turned(src + j * lane, lane, k, width, true, panel + j)
+                      : pack_turned(src + j * lane, lane, k, width, false, panel + j));
             }
+            pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width, bf16, panel + j);
+        }
 }
