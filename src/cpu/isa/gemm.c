@@ -8,7 +8,7 @@
 
 enum {
     K_BLOCK = 1024,                         /* terms of a block: fewer passes over c and the partial sums */
-    K_BLOCK_TURNED = 64,                    /* for few rows: turned columns stay in the first-level cache */
+    K_BLOCK_TURNED = 64,                    /* for few rows: columns just turned stay in the first-level cache */
     A_BLOCK_BYTES = VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
     A_DIRECT_COLUMNS = 128,                 /* fewer columns do not repay the packing of rows */
     SWAP_MIN_TERMS = 64,                    /* shorter sums do not repay turning the result */
@@ -42,10 +42,10 @@ typedef struct block {
 typedef struct plan {
     int vecs;
     int64_t width;                   /* columns of a panel */
-    int64_t tiles, height;           /* tiles and rows of a row panel at most */
+    int64_t most_rows, tiles, height; /* rows of a tile; tiles and rows of a row panel, at most */
     int64_t row_panels, col_panels;  /* row panels are balanced: rows differ by one at most */
     int64_t row_step, col_step;      /* row panels of a row block, column panels of a column block */
-    bool a_direct, b_direct;         /* read in place */
+    bool a_direct, b_direct, b_turned; /* read in place */
     block *blocks;
     int count, held_levels;
     int64_t *runs, runs_used, k_block, k_most;
@@ -133,10 +133,16 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
     }
 }
 
+/* Columns whose k is contiguous, for one tile's rows. */
+static bool turns_in_registers(const product *p)
+{
+    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= 4 * VL && RK_NAME(tile_has)(RK__TILE_TURNED, 4, p->m);
+}
+
 static bool plan_blocks(plan *pl, const product *p, const team *t)
 {
-    bool turned = p->b_lane != 1 && p->m <= TILE_SUMS / TILE_VECS;
-    pl->k_block = turned ? K_BLOCK_TURNED : K_BLOCK;
+    bool turned = p->b_lane != 1 && p->m < VL;
+    pl->k_block = turned && !turns_in_registers(p) ? K_BLOCK_TURNED : K_BLOCK;
     int64_t most = p->k / pl->k_block + 1;
     int64_t blocks = min64(most * (TILE_SEGMENTS_LOG2 + 2), 2 * (int64_t)p->segments) + most;
     int64_t runs = p->segments + blocks;
@@ -165,22 +171,28 @@ static int64_t first_row(const product *p, const plan *pl, int64_t panel)
 }
 
 /* Few rows take wide tiles, so that enough chains run side by side; few columns take tall ones. */
-static int vecs_for(int64_t m, int64_t n)
+static int vecs_for(int64_t m, int64_t n, bool turned)
 {
+    if (turned)
+        return 4;
     if (m <= rk__tile_rows(8) && n > 4 * VL)
         return 8;
     if (m <= rk__tile_rows(4) && n > 3 * VL)
         return 4;
+    if (VL == 8 && m == rk__tile_rows(3) && n > 2 * VL)
+        return 3;
     return (int)min64(ceil_div(n, VL), TILE_VECS);
 }
 
 static void plan_panels(plan *pl, const product *p, const team *t)
 {
-    pl->vecs = vecs_for(p->m, p->n);
+    pl->b_turned = turns_in_registers(p);
+    pl->vecs = vecs_for(p->m, p->n, pl->b_turned);
     pl->width = (int64_t)pl->vecs * VL;
     pl->col_panels = ceil_div(p->n, pl->width);
+    pl->most_rows = rk__tile_rows(pl->vecs);
     pl->tiles = pl->vecs == 4 ? 2 : 1;
-    pl->height = rk__tile_rows(pl->vecs) * pl->tiles;
+    pl->height = pl->most_rows * pl->tiles;
     pl->row_panels = ceil_div(p->m, pl->height);
     int64_t a_bytes = pl->height * pl->k_most * (int64_t)sizeof(float);
     int64_t b_bytes = pl->col_panels * pl->width * pl->k_most * (int64_t)sizeof(float);
@@ -196,7 +208,7 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
     pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
-    pl->b_direct = !p->bf16 && p->m <= rk__tile_rows(pl->vecs) && p->b_lane == 1;
+    pl->b_direct = !p->bf16 && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
 }
 
 /* ---- a pass: one block of k, one row block, one column block ---- */
@@ -284,23 +296,31 @@ static rk__tile tile_of(const pass *s, int64_t panel)
 static void place_b(const pass *s, int64_t panel, rk__tile *t)
 {
     const product *p = s->p;
-    bool whole = p->b_lane == 1 && t->cols == t->vecs * VL && !p->bf16;
-    whole = whole && (s->plan->b_direct || t->vecs == TILE_VECS);
-    if (!s->fill && !s->plan->b_direct)
-        return;
-    if (!whole) {
+    const plan *pl = s->plan;
+    const float *in_place = p->b + s->block->k0 * p->b_step + t->col * p->b_lane;
+    bool whole = t->cols == t->vecs * VL && t->vecs == pl->vecs;
+    if (whole && pl->b_turned) {
+        t->mode = RK__TILE_TURNED;
+        t->b = in_place;
+        t->b_lane = p->b_lane;
+    } else if (whole && pl->b_direct) {
+        t->mode = RK__TILE_DIRECT;
+        t->b = in_place;
+        t->b_step = p->b_step;
+    } else if (s->fill && whole && p->b_lane == 1 && !p->bf16 && RK_NAME(tile_has)(RK__TILE_COPY, t->vecs, 1)) {
+        t->mode = RK__TILE_COPY;
+        t->b_copy = (float *)t->b;
+        t->b = in_place;
+        t->b_step = p->b_step;
+    } else if (s->fill) {
         pack_b_panel(s, panel, (float *)t->b);
-        return;
     }
-    t->b_copy = s->plan->b_direct ? NULL : (float *)t->b;
-    t->b = p->b + s->block->k0 * p->b_step + t->col;
-    t->b_step = p->b_step;
 }
 
 /* Tiles of rows [row, end) of one panel. */
 static void tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, const float *packed)
 {
-    int64_t pieces = ceil_div(end - row, rk__tile_rows(t->vecs));
+    int64_t pieces = ceil_div(end - row, min64(rk__tile_rows(t->vecs), s->plan->most_rows));
     for (int64_t left = pieces; left > 0; left--) {
         t->row = row;
         t->rows = (int)ceil_div(end - row, left);
@@ -308,8 +328,8 @@ static void tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, const fl
         row += t->rows;
         t->a += t->rows * t->a_row;
         t->held += t->held ? TILE_FLOATS * s->plan->held_levels : 0;
-        if (t->b_copy) {
-            t->b_copy = NULL;
+        if (t->mode == RK__TILE_COPY) {
+            t->mode = RK__TILE_PANEL;
             t->b = packed;
             t->b_step = (int64_t)t->vecs * VL;
         }
@@ -366,7 +386,7 @@ static void run_pass(pass *s, bool first_rows)
         team_run(s->team, s->row_cuts = min64(s->row1 - s->row0, 4 * s->team->threads), pack_a_task, s);
     cut_tasks(s);
     s->fill = first_rows;
-    if (first_rows && s->row_cuts > 1 && !s->plan->b_direct) {
+    if (first_rows && s->row_cuts > 1) {
         team_run(s->team, s->col_cuts, pack_b_task, s);
         s->fill = false;
     }

@@ -5,6 +5,10 @@
 enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scaled addressing */
 enum { LINE = 16 };     /* floats of a cache line */
 enum { COPY_AHEAD = 16 }; /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
+enum { TURNED_AHEAD = 64 }; /* floats fetched ahead in each of many columns */
+#ifndef FETCH
+#define FETCH 2 /* into the second-level cache: rows at a stride of a power of two share one set of the first */
+#endif
 enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
 
 typedef vf sums[TILE_TALL][MOST_VECS];
@@ -139,7 +143,7 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
 /* ---- the chain ---- */
 
 /* One k: every row's element times the row of b. */
-RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
+RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
                     const float *b, float *b_copy,
                     int64_t ahead)
 {
@@ -148,11 +152,10 @@ RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, c
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             v[j] = v_load(b + j * VL);
-            if (copy) {
+            if (mode == RK__TILE_COPY)
                 v_store(b_copy + j * VL, v[j]);
-                if (j * VL % LINE == 0)
-                    __builtin_prefetch(b + j * VL + ahead);
-            }
+            if (mode != RK__TILE_PANEL && j * VL % LINE == 0)
+                __builtin_prefetch(b + j * VL + ahead, 0, FETCH);
         }
         RK_UNROLL for (int i = 0; i < rows; i++)
         {
@@ -166,14 +169,45 @@ RK_INLINE void step(const int rows, const int vecs, const bool copy, sums acc, c
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             vf y = v_load(b + j * VL);
-            if (copy) {
+            if (mode == RK__TILE_COPY)
                 v_store(b_copy + j * VL, y);
-                if (j * VL % LINE == 0)
-                    __builtin_prefetch(b + j * VL + ahead);
-            }
+            if (mode != RK__TILE_PANEL && j * VL % LINE == 0)
+                __builtin_prefetch(b + j * VL + ahead, 0, FETCH);
             RK_UNROLL for (int i = 0; i < rows; i++)
                 acc[i][j] = v_fma(v[i], y, acc[i][j]);
         }
+    }
+}
+
+/* VL terms at once: squares of b are turned, then each of their rows is a step. */
+RK_INLINE void steps_turned(const int rows, const int vecs, sums acc, const float *a, int64_t a_row, int64_t a_step,
+                            const float *b, int64_t b_lane)
+{
+    RK_UNROLL for (int j = 0; j < vecs; j++)
+    {
+        vf r[VL];
+        RK_UNROLL for (int i = 0; i < VL; i++)
+        {
+            r[i] = v_load(b + (j * VL + i) * b_lane);
+            __builtin_prefetch(b + (j * VL + i) * b_lane + TURNED_AHEAD);
+        }
+        v_transpose(r);
+        RK_UNROLL for (int x = 0; x < VL; x++)
+            RK_UNROLL for (int i = 0; i < rows; i++)
+                acc[i][j] = v_fma(v_set1(a[i * a_row + x * a_step]), r[x], acc[i][j]);
+    }
+}
+
+RK_INLINE void step_gathered(const int rows, const int vecs, sums acc, const float *a, int64_t a_row, const float *b,
+                             int64_t b_lane)
+{
+    RK_UNROLL for (int j = 0; j < vecs; j++)
+    {
+        float lanes[VL];
+        for (int i = 0; i < VL; i++)
+            lanes[i] = b[(j * VL + i) * b_lane];
+        RK_UNROLL for (int i = 0; i < rows; i++)
+            acc[i][j] = v_fma(v_set1(a[i * a_row]), v_load(lanes), acc[i][j]);
     }
 }
 
@@ -200,7 +234,7 @@ RK_INLINE void fetch_c(const int rows, const int vecs, const rk__tile *t)
             __builtin_prefetch(c + i * t->out->ldc + j * VL, 1);
 }
 
-RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const rk__tile *t)
+RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mode, const rk__tile *t)
 {
     float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
     sums acc;
@@ -223,15 +257,23 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
 
 #define STEP                                                           \
     do {                                                               \
-        step(rows, vecs, copy, acc, a, a_row, b, b_copy, ahead);           \
+        step(rows, vecs, mode, acc, a, a_row, b, b_copy, ahead);           \
         b += b_step;                                                   \
-        if (copy)                                                      \
+        if (mode == RK__TILE_COPY)                                     \
             b_copy += vecs * VL;                                       \
         RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step; \
     } while (0)
     for (int r = 0;; r++) {
         int64_t k = t->run[r];
-        if (!copy && VL == 8) /* elsewhere one step is long enough */
+        if (mode == RK__TILE_TURNED) {
+            const float *x = a[0];
+            for (; k >= VL; k -= VL, x += VL * a_step, b += VL)
+                steps_turned(rows, vecs, acc, x, a_row, a_step, b, t->b_lane);
+            for (; k > 0; k--, x += a_step, b++)
+                step_gathered(rows, vecs, acc, x, a_row, b, t->b_lane);
+            a[0] = x;
+        }
+        if (mode == RK__TILE_PANEL && VL == 8) /* elsewhere one step is long enough */
             for (; k >= 4; k -= 4) {
                 STEP;
                 STEP;
@@ -265,46 +307,44 @@ RK_INLINE void tile_body(const int rows, const int vecs, const bool copy, const 
 
 /* ---- one function a shape ---- */
 
-#define SHAPE(rows, vecs)                                 \
-    static void tile_##rows##x##vecs(const rk__tile *t)   \
-    {                                                     \
-        tile_body(rows, vecs, false, t);                  \
+#define SHAPE(rows, vecs, mode)                                    \
+    static void tile_##mode##_##rows##x##vecs(const rk__tile *t)  \
+    {                                                             \
+        tile_body(rows, vecs, RK__TILE_##mode, t);                \
     }
-#define SHAPE_COPY(rows, vecs)                               \
-    static void tile_copy_##rows##x##vecs(const rk__tile *t) \
-    {                                                        \
-        tile_body(rows, vecs, true, t);                      \
-    }
-#define ROW(rows, vecs)      [vecs][rows] = tile_##rows##x##vecs,
-#define ROW_COPY(rows, vecs) [rows] = tile_copy_##rows##x##vecs,
-
-#define ROWS_3(X, v)  X(1, v) X(2, v) X(3, v)
-#define ROWS_4(X, v)  ROWS_3(X, v) X(4, v)
-#define ROWS_6(X, v)  ROWS_4(X, v) X(5, v) X(6, v)
-#define ROWS_7(X, v)  ROWS_6(X, v) X(7, v)
-#define ROWS_12(X, v) ROWS_7(X, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v)
-#define ROWS_14(X, v) ROWS_12(X, v) X(13, v) X(14, v)
+#define ROW(rows, vecs, mode) [RK__TILE_##mode][vecs][rows] = tile_##mode##_##rows##x##vecs,
+#define ROWS_3(X, v, m)  X(1, v, m) X(2, v, m) X(3, v, m)
+#define ROWS_4(X, v, m)  ROWS_3(X, v, m) X(4, v, m)
+#define ROWS_6(X, v, m)  ROWS_4(X, v, m) X(5, v, m) X(6, v, m)
+#define ROWS_7(X, v, m)  ROWS_6(X, v, m) X(7, v, m)
+#define ROWS_12(X, v, m) ROWS_7(X, v, m) X(8, v, m) X(9, v, m) X(10, v, m) X(11, v, m) X(12, v, m)
+#define ROWS_14(X, v, m) ROWS_12(X, v, m) X(13, v, m) X(14, v, m)
 #if defined(RK_ISA_AVX512)
-#define SHAPES(X)      ROWS_14(X, 1) ROWS_14(X, 2) ROWS_7(X, 4) ROWS_3(X, 8)
-#define COPY_SHAPES(X) ROWS_14(X, 2)
+#define SHAPES(X)                                                                                      \
+    ROWS_14(X, 1, PANEL) ROWS_14(X, 2, PANEL) ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL)                  \
+    ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)      ROWS_12(X, 1) ROWS_6(X, 2) ROWS_4(X, 3) ROWS_3(X, 4) X(1, 8)
-#define COPY_SHAPES(X) ROWS_3(X, 4)
+#define SHAPES(X)                                                                                      \
+    ROWS_12(X, 1, PANEL) ROWS_6(X, 2, PANEL) ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL)    \
+    ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #else
-#define SHAPES(X)      ROWS_4(X, 1) X(1, 2) X(2, 2) X(1, 4)
-#define COPY_SHAPES(X) X(1, 2) X(2, 2)
+#define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
 
 SHAPES(SHAPE)
-COPY_SHAPES(SHAPE_COPY)
 
+enum { MODES = RK__TILE_TURNED + 1 };
 typedef void kernel(const rk__tile *t);
-static kernel *const kernels[MOST_VECS + 1][TILE_TALL + 1] = { SHAPES(ROW) };
-static kernel *const copy_kernels[TILE_TALL + 1] = { COPY_SHAPES(ROW_COPY) };
+static kernel *const kernels[MODES][MOST_VECS + 1][TILE_TALL + 1] = { SHAPES(ROW) };
+
+bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows)
+{
+    return rows > 0 && rows <= TILE_TALL && kernels[mode][vecs][rows];
+}
 
 void RK_NAME(tile)(const rk__tile *t)
 {
-    (t->b_copy ? copy_kernels[t->rows] : kernels[t->vecs][t->rows])(t);
+    kernels[t->mode][t->vecs][t->rows](t);
 }
 
 /* ---- packing ---- */

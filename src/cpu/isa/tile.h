@@ -44,6 +44,14 @@ typedef struct rk__epilogue {
     const float *relu_mask; /* like c: 0 where mask <= 0, or NULL */
 } rk__epilogue;
 
+/* How b is read. */
+typedef enum rk__tile_mode {
+    RK__TILE_PANEL,  /* packed; every shape */
+    RK__TILE_COPY,   /* rows of a matrix, left packed in b_copy */
+    RK__TILE_DIRECT, /* rows of a matrix */
+    RK__TILE_TURNED  /* columns of a matrix whose k is contiguous, turned in registers */
+} rk__tile_mode;
+
 typedef struct rk__tile {
     int rows, vecs; /* vecs is 1, 2, 3, 4 or 8; rows at most rk__tile_rows(vecs) */
     int cols;       /* columns that exist: at most vecs * VL */
@@ -51,7 +59,9 @@ typedef struct rk__tile {
     int64_t a_row, a_step;
     const float *b; /* row k is vecs * VL floats at b + k * b_step, all readable */
     int64_t b_step;
-    float *b_copy; /* NULL, or where to leave b packed (step vecs * VL); vecs must be TILE_VECS */
+    int64_t b_lane; /* turned: column j is b + j * b_lane, its k contiguous */
+    float *b_copy;  /* copy: where to leave b packed (step vecs * VL) */
+    rk__tile_mode mode;
     /* The terms of this call: run[0] terms of leaf `leaf`, run[1] of the next, ... */
     const int64_t *run;
     int runs, leaf;
@@ -74,6 +84,9 @@ static inline int rk__tile_rows(int vecs)
         return TILE_VECS < 3 ? 0 : TILE_SUMS / 3;
     return vecs == 2 || vecs == 4 || vecs == 8 ? TILE_SUMS / vecs : 0;
 }
+
+/* Packed panels have a tile for every shape up to that; the other modes for some. */
+bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows);
 
 /* Runs one tile. */
 void RK_NAME(tile)(const rk__tile *t);
