@@ -153,6 +153,8 @@ rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g)
         return rk__grad_give(t, g);
     unsigned axes = repeated_axes(&t->shape, &g->shape);
     const rk_kernels *k = rk__kernels(ctx, g->dtype);
+    if (!k) /* a stored type: summed in f32, rounded once */
+        return rk__grad_give(t, rk_reshape(rk_sum(g, axes, true), t->shape));
     rk_order order = { .segments = 1, .unit = 1, .acc = RK_ACC_SET };
     bool samples = axes & 1;
     rk_tensor *sum = samples ? rk__grad_begin(t, 1, &order) : rk__out(ctx, t->dtype, t->shape);

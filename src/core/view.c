@@ -1,5 +1,5 @@
 /* Views: other shapes and strides over the same values, and what their gradients are. */
-#include "core/tape.h"
+#include "core/op.h"
 
 #include <string.h>
 
@@ -197,24 +197,10 @@ rk_tensor *rk_slice(rk_tensor *x, int axis, int64_t begin, int64_t end)
 
 /* ---- broadcast ---- */
 
-/* The axes of dy along which x was repeated, as a mask for rk_sum. */
-static unsigned repeated_axes(const rk_shape *small, const rk_shape *large)
-{
-    unsigned mask = 0;
-    int lead = large->ndim - small->ndim;
-    for (int i = 0; i < large->ndim; i++)
-        if (i < lead || (small->dim[i - lead] == 1 && large->dim[i] != 1))
-            mask |= 1u << i;
-    return mask;
-}
-
 static rk_status broadcast_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 {
     (void)ctx;
-    rk_tensor *x = node->in[0];
-    unsigned mask = repeated_axes(&x->shape, &dy->shape);
-    rk_tensor *dx = mask ? rk_sum(dy, mask, true) : dy;
-    return rk__grad_give(x, rk_reshape(dx, x->shape));
+    return rk__grad_give_sum(node->in[0], dy);
 }
 
 static const rk__op op_broadcast = { "broadcast", broadcast_backward };

@@ -61,7 +61,7 @@ static rk_tensor *forward(net *n, int64_t lo, int64_t hi)
     rk_tensor *e = rk_embedding_op(p[7], rk_from_host(ctx, RK_I64, RK_SHAPE(count, 2), words));
     h = rk_add(h, rk_sum(e, 2u, false));
     h = rk_matmul(rk_rms_norm_op(rk_relu(h), p[8], 1e-5), p[9], false, false);
-    h = rk_add(h, p[10]);
+    h = rk_mul(h, rk_broadcast(p[10], RK_SHAPE(count, 7)));
     return rk_cross_entropy(h, rk_from_host(ctx, RK_I64, RK_SHAPE(count), classes));
 }
 
