@@ -128,6 +128,8 @@ int64_t rk__grain(const rk_dev *dev, int64_t n, double cost, int64_t *tasks)
 void *rk__workspace(rk_dev *dev, int worker, int slot, size_t bytes)
 {
     rk__block *b = &dev->pool.workers[worker].ws[slot];
+    if (bytes == 0) /* NULL says out of memory, and nothing else */
+        bytes = 1;
     if (b->bytes >= bytes)
         return b->p;
     free(b->p);

@@ -2,6 +2,7 @@
  * table; devices must agree to the bit, and with f64 within the row's tolerance. An entry without a row fails. A device
  * that joins the table joins the suite by cpu_devices.h. */
 #include "cpu/against_f64.h"
+#include "cpu/threads.h"
 
 #include <stddef.h>
 
@@ -391,6 +392,16 @@ TEST(every_entry_agrees_with_f64_and_between_devices)
             wrong++;
         }
     CHECK_INT(wrong, 0);
+}
+
+/* An empty batch asks a worker that has worked on nothing yet for no bytes: that is not out of memory. */
+TEST(an_empty_workspace_is_not_out_of_memory)
+{
+    rk_dev *dev = cpu_open(NULL, 2);
+    CHECK(dev);
+    bool there = rk__workspace(dev, 1, RK__WS_E, 0) != NULL;
+    rk_device_cpu.close(dev);
+    CHECK(there);
 }
 
 TEST_MAIN
