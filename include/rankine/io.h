@@ -41,6 +41,8 @@ typedef struct rk_data_cfg {
     bool no_labels;        /* x alone is read (prediction): y of a batch is NULL */
     const char *schema;    /* rk_loader_schema() of another loader: columns, categories, classes and normalisation are
                               its own, so that new data is treated like the training data; NULL: from the data */
+    const struct rk_loader *share; /* serve a part of the data set that this loader (same context) has open: path, format,
+                              task and columns are its own, and nothing is read twice (the held-out part); or NULL */
 } rk_data_cfg;
 
 typedef struct rk_batch {

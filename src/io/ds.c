@@ -96,5 +96,13 @@ rk_status rk__ds_open(rk_ctx *ctx, const rk_data_cfg *cfg, rk__ds **out)
     ops = ops ? ops : by_name(cfg->path);
     if (!ops)
         RK_TRY(by_content(ctx, cfg->path, &ops));
-    return ops->open(ctx, cfg, out);
+    RK_TRY(ops->open(ctx, cfg, out));
+    (*out)->users = 1;
+    return RK_OK;
+}
+
+void rk__ds_leave(rk__ds *ds)
+{
+    if (--ds->users == 0)
+        ds->ops->close(ds);
 }

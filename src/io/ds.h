@@ -37,13 +37,15 @@ typedef struct rk__ds_ops {
 
 struct rk__ds {
     const rk__ds_ops *ops;
+    int users; /* loaders that have it open */
 };
 
 typedef enum rk__task { RK__CLASSIFICATION, RK__REGRESSION, RK__RECONSTRUCTION } rk__task;
 rk_status rk__task_of(rk_ctx *ctx, const rk_data_cfg *cfg, rk__task *task);
 
-/* Opens whatever cfg->path is. */
+/* Opens whatever cfg->path is, for one user; the last one to leave closes it. */
 rk_status rk__ds_open(rk_ctx *ctx, const rk_data_cfg *cfg, rk__ds **out);
+void rk__ds_leave(rk__ds *ds);
 
 extern const rk__ds_ops rk__ds_idx, rk__ds_csv, rk__ds_hdf5;
 

@@ -109,7 +109,12 @@ static rk_status stats_from_schema(rk_ctx *ctx, rk__recipe *r, const char *schem
 
 static rk_status make_recipe(rk_ctx *ctx, rk__recipe *r, const rk_data_cfg *c)
 {
-    RK_TRY(rk__ds_open(ctx, c, &r->ds));
+    if (c->share && c->share->r.ds) {
+        r->ds = c->share->r.ds;
+        r->ds->users++;
+    } else {
+        RK_TRY(rk__ds_open(ctx, c, &r->ds));
+    }
     r->in = *r->ds->ops->info(r->ds);
     r->shuffle = c->shuffle;
     r->seed = c->seed;
@@ -136,7 +141,7 @@ void rk_loader_close(rk_loader *l)
     if (l == &inert || !l->r.ds)
         return;
     rk__prefetch_stop(l);
-    l->r.ds->ops->close(l->r.ds);
+    rk__ds_leave(l->r.ds);
     l->r.ds = NULL;
     l->r.in.class_names = NULL;
     l->dead = true;

@@ -45,6 +45,7 @@ static rk_loader *open_eval(rk__setup *s)
     if (!c->data_eval && !(c->data_split > 0))
         return NULL;
     d.validation = !c->data_eval;
+    d.share = c->data_eval ? NULL : s->train; /* the held-out part: open already */
     if (c->data_eval) {
         d.path = c->data_eval;
         d.labels = c->data_eval_labels;

@@ -189,6 +189,33 @@ TEST(split_parts_do_not_overlap)
     CHECK(same < nv);
 }
 
+/* A second loader on the same open data set, in whatever order they close. */
+TEST(shared_data_sets)
+{
+    static record alone[N], shared[N];
+    rk_data_cfg c = { .path = images(), .batch = 8, .split = 0.3, .seed = 9, .epochs = 1 };
+    for (int order = 0; order < 2; order++) {
+        rk_ctx *ctx = context();
+        c.validation = false;
+        c.share = NULL;
+        rk_loader *train = rk_loader_make(ctx, &c);
+        c.validation = true;
+        int n = run(&c, 0, alone, N);
+        c.share = train;
+        c.path = "/nowhere"; /* not looked at */
+        rk_loader *eval = rk_loader_make(ctx, &c);
+        c.path = images();
+        if (order)
+            rk_loader_close(train);
+        CHECK_INT(serve(ctx, eval, shared, N), n);
+        CHECK(!memcmp(alone, shared, sizeof *alone * (size_t)n));
+        rk_loader_close(eval);
+        rk_batch b;
+        CHECK_INT(rk_loader_next(train, &b), !order);
+        CHECK_INT(rk_close(ctx), 0);
+    }
+}
+
 TEST(statistics_come_from_the_training_part)
 {
     static record t[N];
