@@ -5,8 +5,9 @@
 
 #include <stdatomic.h>
 
-/* Bytes of the image that the taps of one block of k touch for one tile: half of a first-level cache. */
-enum { BLOCK_BYTES = 12 << 10 };
+/* Tiles of pixels that share a block of weights; bytes of the image that they touch in a block of k: half of a
+ * first-level cache. */
+enum { SHARE = 4, BLOCK_BYTES = 16 << 10 };
 /* Bytes of an image that leaves room in the first-level cache for weights and outputs. */
 enum { SMALL_IMAGE = 16 << 10 };
 /* Weights below this size are packed by one thread. */
@@ -37,6 +38,7 @@ typedef struct job {
     float *dst;
     int64_t weight_group, weight_row; /* elements from group to group, from output channel to output channel */
     int64_t tiles, chunks;   /* row tiles of a group; tasks that share them */
+    int64_t reach;           /* rows of the image that one output reads */
     int64_t block;           /* terms of a block of k */
     pass *pass;
     int64_t passes;
@@ -112,28 +114,33 @@ static void pack_weights(job *j)
 
 /* ---- a task ---- */
 
-/* Runs row tiles [t0, t1), all of the same height, for vectors [v, v + vecs) of the grid. */
-static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v, int vecs,
+/* Runs row tiles [t0, t1), all of the same height, for vectors [v0, v1) of the grid. In a block of k the weights of
+ * one tile and the part of the image that the vectors read stay in the first-level cache. */
+static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v0, int64_t v1,
                         const float *image, float *held, float *y)
 {
-    const int rows = tile_rows(j, t0);
-    const int64_t plane = s->rows * s->cols;
-    rk__conv_tile t = { .rows = rows, .vecs = vecs, .x = image, .vec = s->vec + v, .relu = j->relu, .plane = plane };
-    t.whole = true;
-    for (int i = 0; i < vecs; i++)
-        t.whole &= t.vec[i].count == TV;
+    const int rows = tile_rows(j, t0), most = rk__conv_vecs(rows);
+    const int64_t row0 = tile_row(j, t0);
+    rk__conv_tile t = { .rows = rows, .x = image, .relu = j->relu, .plane = s->rows * s->cols };
     for (int64_t k = 0; k < s->k; k += t.k) {
         t.k = s->k - k < j->block ? s->k - k : j->block;
         t.off = s->off + k;
         t.first = k == 0;
         t.last = k + t.k == s->k;
+        t.held = held;
         for (int64_t i = t0; i < t1; i++) {
-            int64_t row = tile_row(j, t0) + (i - t0) * rows, channel = group * j->out + row;
+            int64_t row = row0 + (i - t0) * rows, channel = group * j->out + row;
             t.a = s->a + channel * s->k + k * rows;
             t.bias = j->bias ? j->bias + channel : NULL;
-            t.held = held + (i - t0) * RK__CONV_HELD;
-            t.y = y + row * plane;
-            RK_NAME(conv_tile)(&t);
+            t.y = y + row * t.plane;
+            for (int64_t v = v0; v < v1; v += most, t.held += RK__CONV_HELD) {
+                t.vec = s->vec + v;
+                t.vecs = (int)(v1 - v < most ? v1 - v : most);
+                t.whole = true;
+                for (int n = 0; n < t.vecs; n++)
+                    t.whole &= t.vec[n].count == TV;
+                RK_NAME(conv_tile)(&t);
+            }
         }
     }
 }
@@ -144,12 +151,27 @@ static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, 
 static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, const float *image,
                       float *held, float *y)
 {
-    const int most = rk__conv_vecs(tile_rows(j, t0));
-    const bool small = j->in * j->view.plane * (int64_t)sizeof(float) <= SMALL_IMAGE;
-    const int64_t step = small ? 1 : t1 - t0;
-    for (int64_t i = t0; i < t1; i += step)
-        for (int64_t v = 0; v < s->vecs; v += most)
-            run_vectors(j, s, group, i, i + step, v, (int)(s->vecs - v < most ? s->vecs - v : most), image, held, y);
+    const int64_t step = (int64_t)rk__conv_vecs(tile_rows(j, t0)) * SHARE;
+    const bool small = j->in * j->view.plane * (int64_t)sizeof(float) <= SMALL_IMAGE && j->block >= s->k;
+    for (int64_t i = t0; small && i < t1; i++)
+        run_vectors(j, s, group, i, i + 1, 0, s->vecs, image, held, y);
+    for (int64_t v = 0; !small && v < s->vecs; v += step)
+        run_vectors(j, s, group, t0, t1, v, v + step < s->vecs ? v + step : s->vecs, image, held, y);
+}
+
+/* The terms of a block of k: as many channels as fit. */
+static int64_t block_terms(const job *j)
+{
+    const int64_t lanes = (int64_t)rk__conv_vecs(tile_rows(j, 0)) * TV * SHARE;
+    int64_t rows = lanes / j->view.pitch + j->reach, cols = lanes < j->view.pitch ? lanes + TV : j->view.pitch;
+    int64_t bytes = (rows < j->view.rows ? rows : j->view.rows) * cols * (int64_t)sizeof(float);
+    int64_t channels = BLOCK_BYTES / bytes, k = 0;
+    for (int64_t p = 0; p < j->passes; p++)
+        k = j->pass[p].k > k ? j->pass[p].k : k;
+    if (channels >= j->in)
+        return INT64_MAX;
+    int64_t blocks = channels > 0 ? (j->in + channels - 1) / channels : j->in;
+    return (j->in + blocks - 1) / blocks * (k / j->in > 0 ? k / j->in : 1);
 }
 
 static void interleave_row(float *restrict to, const float *restrict from, int64_t n, int64_t stride)
@@ -210,7 +232,7 @@ static void run_task(void *arg, int64_t task, int worker)
     bool phased = j->passes > 1;
 
     float *image = rk__workspace(j->dev, worker, RK__WS_B, (size_t)rk__conv_view_size(&j->view, j->in) * sizeof(float));
-    float *held = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * RK__CONV_HELD * sizeof(float));
+    float *held = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * SHARE * RK__CONV_HELD * sizeof(float));
     float *grids = NULL, *y = j->dst + (sample * j->groups + group) * j->out * j->h * j->w;
     if (phased)
         grids = rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w) * sizeof(float));
@@ -272,12 +294,7 @@ static rk_status make_tables(job *j)
 static rk_status run(job *j)
 {
     pack_weights(j);
-    int64_t line = 64 / sizeof(float), tile = (int64_t)rk__conv_vecs(tile_rows(j, 0)) * TV;
-    int64_t per_channel = (tile + line) / line * 64 * 3;
-    int64_t channels = BLOCK_BYTES / per_channel;
-    j->block = INT64_MAX;
-    if (j->passes && channels < j->in)
-        j->block = (channels > 0 ? channels : 1) * (j->pass[0].k / j->in > 0 ? j->pass[0].k / j->in : 1);
+    j->block = block_terms(j);
     int64_t tasks = j->n * j->groups, wanted = rk__threads(j->dev) > 1 ? 4 * rk__threads(j->dev) : 1;
     j->chunks = tasks >= wanted ? 1 : (wanted + tasks - 1) / tasks;
     j->chunks = j->chunks < j->tiles ? j->chunks : j->tiles;
@@ -297,7 +314,8 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
     job j = { .dev = dev, .view = RK_NAME(conv_view_x)(g), .bf16 = g->bf16, .relu = act == RK_ACT_RELU, .n = g->n,
               .groups = g->groups, .in = in, .out = out, .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1,
               .src = x, .weights = w, .bias = bias, .dst = y, .weight_group = out * in * taps, .weight_row = in * taps,
-              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .pass = &only, .passes = 1 };
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .pass = &only, .passes = 1,
+              .reach = (g->kh - 1) * g->dil_h / g->stride_h + 1 };
     rk_status st = make_tables(&j);
     if (st)
         return st;
@@ -382,7 +400,7 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
     job j = { .dev = dev, .bf16 = g->bf16, .n = g->n, .groups = g->groups, .in = in, .out = out, .h = g->h, .w = g->w,
               .stride_h = g->stride_h, .stride_w = g->stride_w, .src = dy, .weights = w, .dst = dx,
               .weight_group = in * out * taps, .weight_row = taps,
-              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS };
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .reach = (g->kh - 1) * g->dil_h / g->stride_h + 1 };
     j.view = (rk__conv_view){ .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1, .phases_h = 1, .phases_w = 1 };
     axis_extent(&ah, &j.view.pad_h, &j.view.rows);
     axis_extent(&aw, &j.view.pad_w, &j.view.cols);
