@@ -14,11 +14,16 @@ cat <<END
 
 The run lies in $run: snapshots, metrics.jsonl, the configuration. What to try next:
 
-  $rankine inspect $run                                 what it holds
-  $rankine predict $run --out predictions.csv           what it says about each test picture
-  $rankine export safetensors $run cnn.safetensors      its weights for other programs
-  $rankine train examples/fashion_cnn.yaml --num-epochs 20    longer: it goes on from here
-  $rankine train examples/fashion_finetune.yaml         a new last layer on this network, frozen
-  $rankine train examples/table.yaml                    a CSV file; then yours
-  $rankine help options                                 everything a configuration can say
+  $rankine inspect $run
+      what it holds
+  $rankine predict $run --out predictions.csv
+      what it says about each test picture
+  $rankine export safetensors $run cnn.safetensors
+      its weights for other programs
+  $rankine train examples/fashion_finetune.yaml
+      a new last layer on this network, the rest frozen
+  $rankine train examples/table.yaml
+      a CSV file; then one of yours (README.md)
+  $rankine help options
+      everything that a configuration can say
 END

@@ -46,6 +46,10 @@ RK_API rk_status rk_snapshot_describe(rk_ctx *ctx, const char *dir, int64_t step
 /* SHA-256 over the logical weights, buffers, averaged weights and optimiser state (sorted names, types, shapes, bytes),
  * independent of files and layout. hex: 65 bytes. */
 RK_API rk_status rk_snapshot_hash(rk_ctx *ctx, const char *dir, int64_t step, char *hex);
+/* The same two for a .safetensors file: step -1, every entry a "param". The hash is that of a run whose weights and
+ * buffers these are, without optimiser state. RK_EDATA for any other kind of file. */
+RK_API rk_status rk_file_describe(rk_ctx *ctx, const char *path, rk_snapshot_info *out);
+RK_API rk_status rk_file_hash(rk_ctx *ctx, const char *path, char *hex);
 /* Checks every byte of every snapshot in `dir`; `line` is told one line about each. RK_EDATA if any is bad. */
 typedef void rk_line_fn(void *user, const char *line);
 RK_API rk_status rk_run_verify(rk_ctx *ctx, const char *dir, rk_line_fn *line, void *user);

@@ -64,8 +64,8 @@ void rk__report_banner(rk__trainer *t)
     int64_t trained = 0;
     for (int i = 0; i < t->optim->n; i++)
         trained += rk_tensor_size(t->optim->slots[i].param.tensor);
-    rk__report_text(t, RK_EVENT_BANNER, "rankine %s: %s, %s, compute %s%s", rk_version(), t->ctx->device->name,
-                    t->ctx->device->describe(t->ctx->dev), c->compute, c->parallel_exact ? "" : ", inexact");
+    rk__report_text(t, RK_EVENT_BANNER, "rankine %s: %s, compute %s%s", rk_version(),
+                    rk_device_describe(t->ctx), c->compute, c->parallel_exact ? "" : ", inexact");
     rk__report_text(t, RK_EVENT_BANNER, "data: %s samples of %s%s%s", grouped(rk_loader_samples(s->train), a),
                     rk__shape_str(&s->input, shape, sizeof shape), s->eval ? ", evaluation: " : "",
                     s->eval ? grouped(rk_loader_samples(s->eval), b) : "");

@@ -70,3 +70,16 @@ expect 66 'nowhere' "$rankine" eval nowhere
 expect 0 '' "$rankine" export safetensors runs/run w.safetensors
 expect 0 '' "$rankine" export h5 runs/run w.h5
 [ -s w.safetensors ] && [ -s w.h5 ] || fail "nothing exported"
+
+# A file holds the weights of the run, under the same hash whoever wrote it.
+"$rankine" inspect runs/run | awk '$1 == "param" { print $NF }' >weights.run
+"$rankine" inspect w.safetensors | awk '$1 == "param" { print $NF }' >weights.file
+cmp -s weights.run weights.file || fail "the file holds other weights than the run"
+"$rankine" export safetensors straight other.safetensors
+expect 0 '^sha256 [0-9a-f]{64}$' "$rankine" inspect w.safetensors --hash
+[ "$(hash_of w.safetensors)" != "$(hash_of other.safetensors)" ] || fail "two runs, one hash"
+expect 0 '' "$rankine" export safetensors runs/run again.safetensors
+[ "$(hash_of w.safetensors)" = "$(hash_of again.safetensors)" ] || fail "one run, two hashes"
+head -c 100 w.safetensors >cut.safetensors
+expect 65 'cut.safetensors' "$rankine" inspect cut.safetensors
+expect 65 'w.h5.*h5dump' "$rankine" inspect w.h5
