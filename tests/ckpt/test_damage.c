@@ -69,12 +69,12 @@ static void flip_many(bool compress, int flips, int cuts)
 
 TEST(flipped_bits_and_cut_files)
 {
-    flip_many(false, 150, 20);
+    flip_many(false, 80, 12);
 }
 
 TEST(flipped_bits_and_cut_files_compressed)
 {
-    flip_many(true, 60, 8);
+    flip_many(true, 25, 5);
 }
 
 TEST(the_message_says_where)

@@ -196,13 +196,14 @@ static inline void sweep_open(sweep *s, const rk_run_cfg *cfg, int64_t steps, in
         abort();
 }
 
-/* Every call x every kind of fault in the mask. */
+/* Every call x every kind of fault in the mask; under a sanitizer, where a fork is slow, every third. */
 static inline int sweep_all(sweep *s, unsigned kinds)
 {
     int calls = strike(s, 0, FAULT_NONE, 0, 0);
     for (int kind = FAULT_ENOSPC; kind < FAULT_KINDS; kind++)
         for (int at = 1; at <= calls && (kinds >> kind & 1); at++)
-            strike(s, at, kind, 0, 0);
+            if (!SANITIZED || (at + kind) % 3 == 0)
+                strike(s, at, kind, 0, 0);
     return calls;
 }
 
