@@ -144,15 +144,24 @@ static rk_status whole_loss(rk__accumulator *a, const rk_batch *b, rk_tensor **o
     return rk_failed(a->ctx);
 }
 
+/* Once: batches of a run do not grow. */
+static rk_status make_outs(rk__accumulator *a, int64_t pieces)
+{
+    if (pieces <= a->outs_cap)
+        return RK_OK;
+    a->outs = list_make(a->ctx, (size_t)pieces, sizeof *a->outs);
+    a->outs_cap = a->outs ? pieces : 0;
+    return a->outs ? RK_OK : RK_ENOMEM;
+}
+
 static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces, double *loss_value)
 {
     rk_ctx *ctx = a->ctx;
     const rk__grid grid = ctx->grid;
     int64_t shards = ctx->data_shards, per_shard = pieces > shards ? pieces / shards : 1;
     int64_t subtrees = pieces / per_shard;
-    rk_tensor **outs = rk__calloc(ctx, (size_t)pieces, sizeof *outs);
     int n_outs = 0;
-    rk_status st = outs ? RK_OK : RK_ENOMEM;
+    rk_status st = make_outs(a, pieces);
     ctx->grid = (rk__grid){ .segments = pieces > shards ? 1 : (int)(shards / pieces),
                             .chain = per_shard > 1,
                             .loss_samples = b->n };
@@ -161,15 +170,14 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
         bounds(b->n, pieces, p, &lo, &hi);
         rk_set_step(ctx, step, b->first + lo);
         if (hi > lo)
-            st = one_piece(a, b, lo, hi, &outs[n_outs++]);
+            st = one_piece(a, b, lo, hi, &a->outs[n_outs++]);
         if (!st && (p + 1) % per_shard == 0)
             st = climb(a, p / per_shard, subtrees);
     }
     ctx->grid = grid;
     rk_set_step(ctx, step, b->first);
     if (!st)
-        st = whole_loss(a, b, outs, n_outs, loss_value);
-    free(outs);
+        st = whole_loss(a, b, a->outs, n_outs, loss_value);
     return st ? st : rk_failed(ctx);
 }
 

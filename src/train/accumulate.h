@@ -19,6 +19,8 @@ typedef struct rk__accumulator {
     int n_trained;
     rk_tensor **sums;    /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
     int levels;
+    rk_tensor **outs;    /* of the pieces at hand */
+    int64_t outs_cap;
 } rk__accumulator;
 
 /* Owned by ctx. */

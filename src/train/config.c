@@ -547,9 +547,12 @@ rk_status rk__config_continue(rk_ctx *ctx, const rk_config *cfg, const char *rec
         free(is);
     }
     rk__doc_free(doc);
-    if (refused.p)
-        rk_fail(ctx, RK_ECONFIG, "the run was started with another configuration: %.700s. %s", refused.p,
+    bool differs = refused.n > 0;
+    char *list = differs ? rk__text_take(&refused) : NULL;
+    if (differs)
+        rk_fail(ctx, RK_ECONFIG, "the run was started with another configuration: %.700s. %s", list ? list : "",
                 hard ? "Choose another run.dir, or --fresh to start anew" : "--allow-change accepts this");
+    free(list);
     rk__text_free(&refused);
     return rk_failed(ctx);
 }
