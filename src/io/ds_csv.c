@@ -60,6 +60,8 @@ static rk_status name_columns(rk_ctx *ctx, rk__ds_csv_set *d, const rk__csv *in,
 static bool is_missing(const char *s)
 {
     static const char *const words[] = { "nan", "NaN", "NAN", "inf", "-inf", "Inf", "-Inf", "Infinity", "-Infinity" };
+    if (!strchr("nNiI-", s[0]))
+        return false;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strcmp(s, words[i]))
             return true;
@@ -89,6 +91,8 @@ static rk_status category_cell(rk_ctx *ctx, const rk__ds_csv_set *d, const rk__c
     rk__csv_field f = rk__csv_field_at(in, i);
     rk__column *c = &d->col[i];
     char why[200];
+    if (f.n > RK__CSV_CATEGORY_BYTES)
+        return bad_cell(ctx, d, in, i, "more than 1024 bytes: a text, not a category");
     int32_t code = rk__vocab_find(&c->vocab, f.text, f.n);
     if (code < 0 && c->fixed) {
         snprintf(why, sizeof why, "\"%.60s\" is none of the %d values the model was trained with", f.text, c->vocab.n);

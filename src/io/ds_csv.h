@@ -7,8 +7,8 @@
 #include "io/store.h"
 #include "io/vocab.h"
 
-/* More categories than this are a text or a key, not a category, and would not fit a network's input. */
-enum { RK__CSV_CATEGORIES = 65536 };
+/* More or longer categories than this are a text or a key, and would not fit a network's input. */
+enum { RK__CSV_CATEGORIES = 65536, RK__CSV_CATEGORY_BYTES = 1024 };
 
 typedef enum rk__column_role { RK__FEATURE, RK__TARGET, RK__SKIPPED } rk__column_role;
 

@@ -148,6 +148,13 @@ TEST(limits)
     rk__ds *ds = open_text(&ctx, text, (rk_data_cfg){ 0 });
     free(text);
     CHECK(!ds && strstr(rk_error(&ctx), "more than 1 MiB"));
+    text = malloc(4096);
+    memcpy(text, "a,y\n", 4);
+    memset(text + 4, 'x', 1025);
+    memcpy(text + 1029, ",1\n", 4);
+    ds = open_text(&ctx, text, (rk_data_cfg){ 0 });
+    free(text);
+    CHECK(!ds && strstr(rk_error(&ctx), ":2: column 1 (a): more than 1024 bytes"));
     text = malloc(40000);
     for (int i = 0; i < 20000; i++)
         memcpy(text + 2 * i, "1,", 2);
