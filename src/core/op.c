@@ -19,8 +19,8 @@ static bool check_types(rk__call *c, rk_tensor *const *ts, int n)
         if (!ts[i])
             continue;
         if (ts[i]->dtype == RK_F16 || !rk__is_float(ts[i]->dtype)) {
-            rk_fail(c->ctx, RK_EDTYPE, "%s: no arithmetic is done in %s; rk_cast() the tensor to f32 first", c->name,
-                    rk_dtype_name(ts[i]->dtype));
+            rk_fail(c->ctx, RK_EDTYPE, "%s: no arithmetic is done in %s; rk_cast() the tensor to f32 first",
+                    c->name, rk_dtype_name(ts[i]->dtype));
             return false;
         }
         rk_dtype t = common_type(c->store, ts[i]->dtype);
@@ -118,7 +118,8 @@ bool rk__broadcast_shape(rk_ctx *ctx, const char *name, const rk_shape *a, const
         if (da != db && da != 1 && db != 1) {
             char ta[160], tb[160];
             rk_fail(ctx, RK_ESHAPE, "%s: shapes %s and %s do not broadcast: %lld and %lld on axis %d", name,
-                    rk__shape_str(a, ta, sizeof ta), rk__shape_str(b, tb, sizeof tb), (long long)da, (long long)db, i);
+                    rk__shape_str(a, ta, sizeof ta), rk__shape_str(b, tb, sizeof tb), (long long)da,
+                    (long long)db, i);
             return false;
         }
         out->dim[i] = da == 1 ? db : da;
@@ -159,8 +160,8 @@ rk_status rk__copy_over(rk_tensor *to, rk_tensor *from)
     const void *src = rk__data(from);
     if (!dst || !src)
         return rk_failed(ctx);
-    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(to->dtype), to->shape.ndim, to->shape.dim,
-                                             from->stride, src, to->stride, dst);
+    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(to->dtype), to->shape.ndim,
+                                             to->shape.dim, from->stride, src, to->stride, dst);
     return st ? rk_fail(ctx, st, "cannot copy a tensor") : RK_OK;
 }
 
@@ -200,8 +201,8 @@ const void *rk__relu_mask(rk_tensor *x)
 
 enum { INDEX_PIECE = 512 };
 
-static rk_status check_range(rk_ctx *ctx, const char *name, rk_tensor *index, int64_t limit, const int64_t *ignore,
-                             const char *what)
+static rk_status check_range(rk_ctx *ctx, const char *name, rk_tensor *index, int64_t limit,
+                             const int64_t *ignore, const char *what)
 {
     int64_t host[INDEX_PIECE], n = rk__size(index);
     const int64_t *at = rk__data(index);

@@ -24,8 +24,9 @@ typedef struct rk__call {
     int casts;
 } rk__call;
 
-/* Checks the n float inputs ts (the first must be there, others may be NULL) and puts f32 casts in place of bf16 ones.
- * bf16 beside f32 gives f32; other types do not mix. False: the call does nothing and returns the inert tensor. */
+/* Checks the n float inputs ts (the first must be there, others may be NULL) and puts f32 casts in place of
+ * bf16 ones. bf16 beside f32 gives f32; other types do not mix. False: the call does nothing and returns the
+ * inert tensor. */
 bool rk__call_begin(rk__call *c, const char *name, rk_tensor **ts, int n);
 /* y as the type that the call returns. */
 rk_tensor *rk__call_end(rk__call *c, rk_tensor *y);
@@ -33,7 +34,8 @@ rk_tensor *rk__call_end(rk__call *c, rk_tensor *y);
 rk_status rk__call_check(const rk__call *c, rk_status st);
 
 /* ---- axes and shapes ---- */
-bool rk__axis(rk_ctx *ctx, const char *name, const rk_tensor *x, int *axis); /* negative counts from the end */
+bool rk__axis(rk_ctx *ctx, const char *name, const rk_tensor *x,
+              int *axis); /* negative counts from the end */
 rk_shape rk__drop_axes(const rk_shape *s, unsigned axes, bool keep);
 int64_t rk__rows(const rk_tensor *x); /* product of all axes but the last */
 bool rk__broadcast_shape(rk_ctx *ctx, const char *name, const rk_shape *a, const rk_shape *b, rk_shape *out);
@@ -50,8 +52,8 @@ static inline void rk__drop_temp(rk_tensor *temp, const rk_tensor *x)
 }
 
 /* ---- sums ---- */
-/* y (the kept axes of x, in their order) = sum of x over `axes`, which the caller has checked. If axis 0, the samples,
- * is among them, the sum follows `order`; otherwise order is not looked at. */
+/* y (the kept axes of x, in their order) = sum of x over `axes`, which the caller has checked. If axis 0, the
+ * samples, is among them, the sum follows `order`; otherwise order is not looked at. */
 rk_status rk__sum_axes(const rk_kernels *k, rk_tensor *x, unsigned axes, rk_order order, void *y);
 /* Gives t the gradient g of t broadcast to g's shape. */
 rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g);
@@ -61,12 +63,13 @@ rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g);
 rk_tensor *rk__grad_room(const rk__node *node, rk_tensor *dy);
 /* The gradient before the relu that made node->out (the node's `relu` is set). */
 rk_tensor *rk__relu_undo(rk__node *node, rk_tensor *dy);
-/* Values by which the gradient of x may be masked (x > 0), because x came out of a relu; NULL if not. Says so to x. */
+/* Values by which the gradient of x may be masked (x > 0), because x came out of a relu; NULL if not. Says so
+ * to x. */
 const void *rk__relu_mask(rk_tensor *x);
 
 /* ---- indices ---- */
-/* index as contiguous i64 with every entry in [0, limit), or equal to *ignore if that is not NULL. what: "class",
- * "row". NULL after a failure, which names the first bad entry. */
+/* index as contiguous i64 with every entry in [0, limit), or equal to *ignore if that is not NULL. what:
+ * "class", "row". NULL after a failure, which names the first bad entry. */
 rk_tensor *rk__indices(rk_ctx *ctx, const char *name, rk_tensor *index, int64_t limit, const int64_t *ignore,
                        const char *what);
 

@@ -18,7 +18,8 @@ static bool four_axes(const rk__call *c, const rk_tensor *x)
     return false;
 }
 
-/* Positions of a window of `extent` elements over `size` padded by `pad` on both sides; < 1: it does not fit. */
+/* Positions of a window of `extent` elements over `size` padded by `pad` on both sides; < 1: it does not fit.
+ */
 static int64_t positions(int64_t size, int64_t pad, int64_t extent, int64_t stride)
 {
     int64_t room = size + 2 * pad - extent;
@@ -96,10 +97,11 @@ static bool conv_settings(const rk__call *c, const rk_conv_cfg *cfg, rk_conv2d_a
     bool fits = k->stride_h > 0 && k->stride_w > 0 && k->dil_h > 0 && k->dil_w > 0 && k->pad_h >= 0 &&
                 k->pad_w >= 0 && k->groups > 0;
     if (!fits)
-        rk_fail(c->ctx, RK_EUSAGE,
-                "conv2d: stride (%d, %d), padding (%d, %d), dilation (%d, %d), groups %d: none may be negative",
-                cfg->stride[0], cfg->stride[1], cfg->pad[0], cfg->pad[1], cfg->dilation[0], cfg->dilation[1],
-                cfg->groups);
+        rk_fail(
+            c->ctx, RK_EUSAGE,
+            "conv2d: stride (%d, %d), padding (%d, %d), dilation (%d, %d), groups %d: none may be negative",
+            cfg->stride[0], cfg->stride[1], cfg->pad[0], cfg->pad[1], cfg->dilation[0], cfg->dilation[1],
+            cfg->groups);
     if (fits && cfg->act != RK_ACT_NONE && cfg->act != RK_ACT_RELU) {
         rk_fail(c->ctx, RK_EUSAGE, "conv2d: relu is the only activation that is fused");
         fits = false;
@@ -122,7 +124,8 @@ static bool conv_sizes(const rk__call *c, const rk_tensor *x, const rk_tensor *w
     if (w->shape.ndim != 4 || dx[1] != dw[1] * k->groups || dw[0] % k->groups || dx[1] < 1 ||
         (b && (b->shape.ndim != 1 || b->shape.dim[0] != dw[0]))) {
         rk_fail(c->ctx, RK_ESHAPE,
-                "conv2d: input %s, weight %s, bias %s, groups %lld; (n, c, h, w), (out, c / groups, kh, kw) and (out) "
+                "conv2d: input %s, weight %s, bias %s, groups %lld; (n, c, h, w), (out, c / groups, kh, kw) "
+                "and (out) "
                 "are wanted, with out divisible by groups",
                 tx, tw, tb, (long long)k->groups);
         return false;
@@ -132,7 +135,9 @@ static bool conv_sizes(const rk__call *c, const rk_tensor *x, const rk_tensor *w
     k->oh = k->kh < 1 ? 0 : positions(k->h, k->pad_h, (k->kh - 1) * k->dil_h + 1, k->stride_h);
     k->ow = k->kw < 1 ? 0 : positions(k->w, k->pad_w, (k->kw - 1) * k->dil_w + 1, k->stride_w);
     if (k->oh < 1 || k->ow < 1) {
-        rk_fail(c->ctx, RK_ESHAPE, "conv2d: a kernel %lld x %lld (dilation %lld, %lld) does not fit into %lld x %lld padded by (%lld, %lld)",
+        rk_fail(c->ctx, RK_ESHAPE,
+                "conv2d: a kernel %lld x %lld (dilation %lld, %lld) does not fit into %lld x %lld padded by "
+                "(%lld, %lld)",
                 (long long)k->kh, (long long)k->kw, (long long)k->dil_h, (long long)k->dil_w, (long long)k->h,
                 (long long)k->w, (long long)k->pad_h, (long long)k->pad_w);
         return false;
@@ -218,8 +223,10 @@ static bool pool_settings(const rk__call *c, const rk_pool_cfg *cfg, rk_pool2d *
         2 * k->pad_h <= k->kh && 2 * k->pad_w <= k->kw)
         return true;
     rk_fail(c->ctx, RK_EUSAGE,
-            "%s: kernel (%d, %d), stride (%d, %d), padding (%d, %d): the kernel is positive, padding at most half of it",
-            c->name, cfg->kernel[0], cfg->kernel[1], cfg->stride[0], cfg->stride[1], cfg->pad[0], cfg->pad[1]);
+            "%s: kernel (%d, %d), stride (%d, %d), padding (%d, %d): the kernel is positive, padding at most "
+            "half of it",
+            c->name, cfg->kernel[0], cfg->kernel[1], cfg->stride[0], cfg->stride[1], cfg->pad[0],
+            cfg->pad[1]);
     return false;
 }
 
@@ -237,8 +244,9 @@ static bool pool_sizes(const rk__call *c, const rk_tensor *x, rk_pool2d *k)
         rk_fail(c->ctx, RK_ESHAPE, "%s: %lld x %lld from an input of %lld x %lld", c->name, (long long)k->oh,
                 (long long)k->ow, (long long)k->h, (long long)k->w);
     else
-        rk_fail(c->ctx, RK_ESHAPE, "%s: a window of %lld x %lld does not fit into %lld x %lld padded by (%lld, %lld)",
-                c->name, (long long)k->kh, (long long)k->kw, (long long)k->h, (long long)k->w, (long long)k->pad_h,
+        rk_fail(c->ctx, RK_ESHAPE,
+                "%s: a window of %lld x %lld does not fit into %lld x %lld padded by (%lld, %lld)", c->name,
+                (long long)k->kh, (long long)k->kw, (long long)k->h, (long long)k->w, (long long)k->pad_h,
                 (long long)k->pad_w);
     return false;
 }
@@ -257,7 +265,8 @@ static rk_tensor *pool(const rk__op *op, rk_tensor *x, const rk_pool_cfg *cfg, i
     void *to = rk__data(y), *at = max ? rk__data(arg) : NULL;
     if (!from || !to || (max && !at))
         return rk__inert(c.ctx);
-    rk_status st = max ? c.k->max_pool2d(c.ctx->dev, &a.k, from, to, at) : c.k->avg_pool2d(c.ctx->dev, &a.k, from, to);
+    rk_status st =
+        max ? c.k->max_pool2d(c.ctx->dev, &a.k, from, to, at) : c.k->avg_pool2d(c.ctx->dev, &a.k, from, to);
     rk__drop_temp(dense, x);
     if (st)
         return kernel_failed(&c, st);

@@ -46,7 +46,8 @@ rk_tensor *rk_dropout_op(rk_tensor *x, double p, uint64_t layer)
     }
     if (!c.ctx->training || p == 0)
         return given;
-    dropout_attr a = { p, rk_rng_make(c.ctx->seed, RK_RNG_DROPOUT, layer, c.ctx->step), (uint64_t)c.ctx->first_sample };
+    dropout_attr a = { p, rk_rng_make(c.ctx->seed, RK_RNG_DROPOUT, layer, c.ctx->step),
+                       (uint64_t)c.ctx->first_sample };
     rk_tensor *dense = rk__dense(x), *y = rk__out(c.ctx, c.type, x->shape);
     rk_status st = rk__is_inert(y) || rk__is_inert(dense) ? rk_failed(c.ctx) : mask(c.k, &a, dense, y);
     rk__drop_temp(dense, x);

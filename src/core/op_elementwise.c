@@ -16,16 +16,17 @@ typedef enum rule {
 } rule;
 
 typedef struct unary {
-    rk__op op; /* first: a node's op leads back to its row */
+    rk__op op;                /* first: a node's op leads back to its row */
     size_t forward, gradient; /* offsets in rk_kernels */
     rule rule;
 } unary;
 
 static rk_status unary_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy);
 
-#define UNARY(id, fwd, rule_, grad)                                                             \
-    static const unary op_##id = { { #id, unary_backward }, offsetof(rk_kernels, fwd),          \
-                                   offsetof(rk_kernels, grad), rule_ };
+#define UNARY(id, fwd, rule_, grad)                                                           \
+    static const unary op_##id = {                                                            \
+        { #id, unary_backward }, offsetof(rk_kernels, fwd), offsetof(rk_kernels, grad), rule_ \
+    };
 
 UNARY(add_scalar, add_scalar, SAME, add_scalar)
 UNARY(mul_scalar, mul_scalar, LINEAR, mul_scalar)
@@ -89,7 +90,8 @@ static rk_status unary_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (rk__is_inert(dx))
         return rk_failed(ctx);
     rk_status st = unary_gradient(ctx, u, node, dy, dx);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", u->op.name) : rk__grad_give(node->in[0], dx);
+    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", u->op.name)
+              : rk__grad_give(node->in[0], dx);
 }
 
 static rk_tensor *apply(const unary *u, rk_tensor *x, double p)
@@ -212,7 +214,8 @@ rk_tensor *rk_softplus(rk_tensor *x)
 
 /* ---- of two tensors ---- */
 
-/* A kernel call in a backward rule: a fresh tensor of b's shape, or the inert one. out: NULL or where to write. */
+/* A kernel call in a backward rule: a fresh tensor of b's shape, or the inert one. out: NULL or where to
+ * write. */
 static rk_tensor *combine(rk_map2 *f, rk_tensor *a, rk_tensor *b, double p, rk_tensor *out)
 {
     rk_ctx *ctx = b->ctx;
@@ -306,7 +309,8 @@ static rk_tensor *apply2(const binary *op, rk_tensor *a, rk_tensor *b)
     rk_shape shape;
     if (!a || !b) {
         rk_tensor *other = a ? a : b;
-        return other ? (rk_fail(other->ctx, RK_EUSAGE, "%s: a tensor is NULL", op->op.name), rk__inert(other->ctx))
+        return other ? (rk_fail(other->ctx, RK_EUSAGE, "%s: a tensor is NULL", op->op.name),
+                        rk__inert(other->ctx))
                      : NULL;
     }
     if (!rk__call_begin(&c, op->op.name, in, 2) ||

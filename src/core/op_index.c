@@ -15,8 +15,9 @@ static rk_status embedding_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     void *to = dt ? rk__data(dt) : NULL;
     if (!g || !at || !to)
         return rk_failed(ctx);
-    rk_status st = rk__kernels(ctx, dy->dtype)->take_rows_grad(ctx->dev, table->shape.dim[0], rows,
-                                                               table->shape.dim[1], order, g, at, to);
+    rk_status st =
+        rk__kernels(ctx, dy->dtype)
+            ->take_rows_grad(ctx->dev, table->shape.dim[0], rows, table->shape.dim[1], order, g, at, to);
     return st ? rk_fail(ctx, st, "embedding: the gradient's kernel failed") : RK_OK;
 }
 
@@ -36,7 +37,8 @@ rk_tensor *rk_embedding_op(rk_tensor *table, rk_tensor *index)
     if (!rk__call_begin(&c, "embedding", &table, 1) || !rk__ready(&index, 1))
         return rk__inert(c.ctx);
     if (table->shape.ndim != 2 || index->shape.ndim == RK_MAX_DIMS) {
-        rk_fail(c.ctx, RK_ESHAPE, "embedding: the table is %s; (rows, width) is wanted, and an index of at most %d axes",
+        rk_fail(c.ctx, RK_ESHAPE,
+                "embedding: the table is %s; (rows, width) is wanted, and an index of at most %d axes",
                 rk__shape_str(&table->shape, text, sizeof text), RK_MAX_DIMS - 1);
         return rk__inert(c.ctx);
     }
@@ -99,7 +101,8 @@ static bool gather_fits(const rk__call *c, const rk_tensor *x, const rk_tensor *
     for (int i = 0; fits && i < x->shape.ndim; i++)
         fits = i == axis || index->shape.dim[i] <= x->shape.dim[i];
     if (!fits)
-        rk_fail(c->ctx, RK_ESHAPE, "gather: x %s, index %s along axis %d; on the other axes the index must fit into x",
+        rk_fail(c->ctx, RK_ESHAPE,
+                "gather: x %s, index %s along axis %d; on the other axes the index must fit into x",
                 rk__shape_str(&x->shape, tx, sizeof tx), rk__shape_str(&index->shape, ti, sizeof ti), axis);
     return fits;
 }

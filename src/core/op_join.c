@@ -45,8 +45,9 @@ static bool concat_shape(rk_ctx *ctx, rk_tensor *const *xs, int n, int axis, rk_
         for (int d = 0; fits && d < out->ndim; d++)
             fits = d == axis || xs[i]->shape.dim[d] == out->dim[d];
         if (!fits) {
-            rk_fail(ctx, RK_ESHAPE, "concat: tensor %d is %s, the first %s; they may differ on axis %d alone", i,
-                    rk__shape_str(&xs[i]->shape, tb, sizeof tb), rk__shape_str(&xs[0]->shape, ta, sizeof ta), axis);
+            rk_fail(ctx, RK_ESHAPE, "concat: tensor %d is %s, the first %s; they may differ on axis %d alone",
+                    i, rk__shape_str(&xs[i]->shape, tb, sizeof tb),
+                    rk__shape_str(&xs[0]->shape, ta, sizeof ta), axis);
             return false;
         }
         if (xs[i]->dtype != xs[0]->dtype) {
@@ -103,7 +104,8 @@ static bool with_axis(rk_ctx *ctx, rk_tensor *const *xs, int n, int axis, rk_ten
     for (int i = 0; i < n; i++) {
         rk_shape s = xs[i]->shape;
         if (s.ndim == RK_MAX_DIMS || s.ndim != xs[0]->shape.ndim) {
-            rk_fail(ctx, RK_ESHAPE, "stack: tensor %d has %d axes, the first %d; all have as many, and fewer than %d", i,
+            rk_fail(ctx, RK_ESHAPE,
+                    "stack: tensor %d has %d axes, the first %d; all have as many, and fewer than %d", i,
                     s.ndim, xs[0]->shape.ndim, RK_MAX_DIMS);
             return false;
         }
@@ -145,8 +147,8 @@ rk_status rk_split(rk_tensor *x, int axis, const int64_t *sizes, int n, rk_tenso
         if (sizes[i] < 0 || __builtin_add_overflow(sum, sizes[i], &sum))
             return rk_fail(ctx, RK_ESHAPE, "split: size %lld at place %d", (long long)sizes[i], i);
     if (sum != have)
-        return rk_fail(ctx, RK_ESHAPE, "split: the sizes add up to %lld, axis %d has %lld", (long long)sum, axis,
-                       (long long)have);
+        return rk_fail(ctx, RK_ESHAPE, "split: the sizes add up to %lld, axis %d has %lld", (long long)sum,
+                       axis, (long long)have);
     int64_t begin = 0;
     for (int i = 0; i < n; begin += sizes[i++])
         out[i] = rk_slice(x, axis, begin, begin + sizes[i]);
@@ -178,7 +180,8 @@ static rk_status pad_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 
 static const rk__op op_pad = { "pad", pad_backward };
 
-static bool pad_shape(rk_ctx *ctx, const rk_tensor *x, const int64_t *before, const int64_t *after, rk_shape *out)
+static bool pad_shape(rk_ctx *ctx, const rk_tensor *x, const int64_t *before, const int64_t *after,
+                      rk_shape *out)
 {
     *out = x->shape;
     for (int i = 0; i < out->ndim; i++)

@@ -18,7 +18,8 @@ static rk_status sum_scaled(const rk_kernels *k, rk_tensor *values, double scale
 /* One over the number of terms of the mean; micro-batches know the samples of the whole. */
 static double mean_scale(const rk_ctx *ctx, int64_t terms, int64_t samples)
 {
-    int64_t n = ctx->grid.loss_samples > 0 && samples > 0 ? ctx->grid.loss_samples * (terms / samples) : terms;
+    int64_t n =
+        ctx->grid.loss_samples > 0 && samples > 0 ? ctx->grid.loss_samples * (terms / samples) : terms;
     return n > 0 ? 1.0 / (double)n : 0;
 }
 
@@ -100,8 +101,8 @@ static const rk__op op_l1 = { "l1_loss", l1_backward };
 static const rk__op op_bce = { "bce_with_logits", bce_backward };
 
 /* The losses of the elements into `each`; for MSE the differences stay in `saved` too. */
-static rk_status element_losses(const rk__call *c, const rk__op *op, rk_tensor *const *dense, rk_tensor *saved,
-                                rk_tensor *each)
+static rk_status element_losses(const rk__call *c, const rk__op *op, rk_tensor *const *dense,
+                                rk_tensor *saved, rk_tensor *each)
 {
     rk_dev *dev = c->ctx->dev;
     int64_t n = rk__size(each);
@@ -179,13 +180,15 @@ static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *
     memcpy(&a, node->attr, sizeof a);
     rk_tensor *x = node->in[0], *dx = rk__out(ctx, x->dtype, x->shape);
     double scale = rk_item(dy) * a.scale;
-    const void *logits = rk__data(node->save[0]), *target = rk__data(node->save[1]), *lse = rk__data(node->save[2]);
+    const void *logits = rk__data(node->save[0]), *target = rk__data(node->save[1]),
+               *lse = rk__data(node->save[2]);
     void *to = rk__data(dx);
     if (!logits || !target || !lse || !to)
         return rk_failed(ctx);
-    rk_status st = rk__kernels(ctx, x->dtype)->cross_entropy_grad(
-        ctx->dev, x->shape.dim[0], x->shape.dim[1], logits, target, lse, a.cfg.label_smoothing, a.cfg.use_ignore,
-        a.cfg.ignore_index, scale, to);
+    rk_status st =
+        rk__kernels(ctx, x->dtype)
+            ->cross_entropy_grad(ctx->dev, x->shape.dim[0], x->shape.dim[1], logits, target, lse,
+                                 a.cfg.label_smoothing, a.cfg.use_ignore, a.cfg.ignore_index, scale, to);
     return st ? rk_fail(ctx, st, "cross_entropy: the gradient's kernel failed") : rk__grad_give(x, dx);
 }
 
@@ -202,7 +205,8 @@ static bool cross_entropy_fits(const rk__call *c, const rk_tensor *x, const rk_t
         return false;
     }
     if (!(cfg->label_smoothing >= 0 && cfg->label_smoothing < 1)) {
-        rk_fail(c->ctx, RK_EUSAGE, "cross_entropy: label smoothing %g is not in [0, 1)", cfg->label_smoothing);
+        rk_fail(c->ctx, RK_EUSAGE, "cross_entropy: label smoothing %g is not in [0, 1)",
+                cfg->label_smoothing);
         return false;
     }
     return true;
@@ -211,7 +215,8 @@ static bool cross_entropy_fits(const rk__call *c, const rk_tensor *x, const rk_t
 enum { TARGET_PIECE = 512 };
 
 /* Targets that count. */
-static rk_status count_targets(rk_ctx *ctx, rk_tensor *target, const rk_cross_entropy_cfg *cfg, int64_t *count)
+static rk_status count_targets(rk_ctx *ctx, rk_tensor *target, const rk_cross_entropy_cfg *cfg,
+                               int64_t *count)
 {
     int64_t n = rk__size(target), host[TARGET_PIECE];
     const int64_t *at = rk__data(target);
@@ -236,7 +241,8 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
         !cross_entropy_fits(&c, logits, target, &a.cfg))
         return rk__inert(c.ctx);
     int64_t rows = logits->shape.dim[0], cols = logits->shape.dim[1], counted;
-    rk_tensor *wide = rk__indices(c.ctx, c.name, target, cols, a.cfg.use_ignore ? &a.cfg.ignore_index : NULL, "class");
+    rk_tensor *wide =
+        rk__indices(c.ctx, c.name, target, cols, a.cfg.use_ignore ? &a.cfg.ignore_index : NULL, "class");
     if (!wide || count_targets(c.ctx, wide, &a.cfg, &counted))
         return rk__inert(c.ctx);
     a.scale = mean_scale(c.ctx, counted, counted);
@@ -244,8 +250,9 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
     rk_tensor *each = rk__out(c.ctx, c.type, RK_SHAPE(rows)), *lse = rk__out(c.ctx, c.type, RK_SHAPE(rows));
     if (rk_failed(c.ctx))
         return rk__inert(c.ctx);
-    rk_status st = c.k->cross_entropy(c.ctx->dev, rows, cols, rk__data(dense), rk__data(wide), a.cfg.label_smoothing,
-                                      a.cfg.use_ignore, a.cfg.ignore_index, rk__data(each), rk__data(lse));
+    rk_status st =
+        c.k->cross_entropy(c.ctx->dev, rows, cols, rk__data(dense), rk__data(wide), a.cfg.label_smoothing,
+                           a.cfg.use_ignore, a.cfg.ignore_index, rk__data(each), rk__data(lse));
     if (!st)
         st = sum_scaled(c.k, each, a.scale, y);
     rk__drop(each);

@@ -46,14 +46,24 @@ static rk_status multiply(const rk_kernels *k, rk_ctx *ctx, rk_gemm *g)
     int64_t batch = g->batch ? g->batch : 1;
     if (g->k > 0 || g->m * g->n * batch == 0)
         return k->gemm(ctx->dev, g);
-    return g->order.segments && g->order.acc != RK_ACC_SET ? RK_OK : k->fill(ctx->dev, g->m * g->n * batch, 0, g->c);
+    return g->order.segments && g->order.acc != RK_ACC_SET ? RK_OK
+                                                           : k->fill(ctx->dev, g->m * g->n * batch, 0, g->c);
 }
 
 /* c = a @ b for two matrices; c is dense. */
 static rk_gemm product(const matrices *a, const matrices *b, rk_tensor *c)
 {
-    return (rk_gemm){ .m = a->rows, .n = b->cols, .k = a->cols, .a = rk__data(a->t), .a_row = a->row, .a_col = a->col,
-                      .b = rk__data(b->t), .b_row = b->row, .b_col = b->col, .c = rk__data(c), .ldc = b->cols };
+    return (rk_gemm){ .m = a->rows,
+                      .n = b->cols,
+                      .k = a->cols,
+                      .a = rk__data(a->t),
+                      .a_row = a->row,
+                      .a_col = a->col,
+                      .b = rk__data(b->t),
+                      .b_row = b->row,
+                      .b_col = b->col,
+                      .c = rk__data(c),
+                      .ldc = b->cols };
 }
 
 /* ---- matmul ---- */
@@ -81,7 +91,8 @@ static bool batch_stride(const rk_tensor *t, const rk_shape *lead, int64_t *stri
     return true;
 }
 
-/* t's matrices with leading axes `lead`, as one batch; copies only where no single stride leads through them. */
+/* t's matrices with leading axes `lead`, as one batch; copies only where no single stride leads through them.
+ */
 static bool batch_of(rk_tensor *t, const rk_shape *lead, matrices *m, int64_t *stride)
 {
     if (!matrices_of(t, m))
@@ -170,7 +181,8 @@ static rk_status matmul_forward(const rk__call *c, rk_tensor *a, rk_tensor *b, m
 }
 
 /* The gradient of b where a is tall: a sum over the samples, written where it belongs. */
-static rk_status tall_weight_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b, rk_tensor *dy)
+static rk_status tall_weight_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b,
+                                      rk_tensor *dy)
 {
     rk_ctx *ctx = b->ctx;
     matrices ma, md;
@@ -194,7 +206,8 @@ static rk_status tall_weight_gradient(const rk_kernels *k, rk_tensor *a, rk_tens
     return multiply(k, ctx, &g);
 }
 
-static rk_status tall_input_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b, rk_tensor *dy)
+static rk_status tall_input_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b,
+                                     rk_tensor *dy)
 {
     rk_ctx *ctx = b->ctx;
     matrices md, mb;
@@ -217,7 +230,8 @@ static rk_shape batched_shape(const rk_tensor *t, const rk_tensor *y)
     return s;
 }
 
-static rk_status batch_gradients(const rk_kernels *k, rk_tensor *a, rk_tensor *b, matmul_attr t, rk_tensor *dy)
+static rk_status batch_gradients(const rk_kernels *k, rk_tensor *a, rk_tensor *b, matmul_attr t,
+                                 rk_tensor *dy)
 {
     rk_ctx *ctx = dy->ctx;
     if (rk_requires_grad(a)) {
@@ -255,22 +269,24 @@ static rk_status matmul_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 
 static const rk__op op_matmul = { "matmul", matmul_backward };
 
-static bool matmul_shape(const rk__call *c, const rk_tensor *a, const rk_tensor *b, matmul_attr t, rk_shape *out)
+static bool matmul_shape(const rk__call *c, const rk_tensor *a, const rk_tensor *b, matmul_attr t,
+                         rk_shape *out)
 {
     char ta[160], tb[160];
     const rk_shape *sa = &a->shape, *sb = &b->shape;
     rk__shape_str(sa, ta, sizeof ta);
     rk__shape_str(sb, tb, sizeof tb);
     if (sa->ndim < 2 || sb->ndim < 2) {
-        rk_fail(c->ctx, RK_ESHAPE, "matmul: both tensors need two axes or more, not %s and %s; rk_reshape() a vector", ta,
-                tb);
+        rk_fail(c->ctx, RK_ESHAPE,
+                "matmul: both tensors need two axes or more, not %s and %s; rk_reshape() a vector", ta, tb);
         return false;
     }
     int64_t m = sa->dim[sa->ndim - (t.trans_a ? 1 : 2)], ka = sa->dim[sa->ndim - (t.trans_a ? 2 : 1)];
     int64_t kb = sb->dim[sb->ndim - (t.trans_b ? 1 : 2)], n = sb->dim[sb->ndim - (t.trans_b ? 2 : 1)];
     if (ka != kb) {
         rk_fail(c->ctx, RK_ESHAPE, "matmul: %s%s times %s%s: %lld columns meet %lld rows", ta,
-                t.trans_a ? " transposed" : "", tb, t.trans_b ? " transposed" : "", (long long)ka, (long long)kb);
+                t.trans_a ? " transposed" : "", tb, t.trans_b ? " transposed" : "", (long long)ka,
+                (long long)kb);
         return false;
     }
     rk_shape lead_a = leading(sa), lead_b = leading(sb);
@@ -321,11 +337,13 @@ static rk_tensor *before_activation(rk__node *node, rk_act act, rk_tensor *dy)
     void *to = rk__data(g);
     if (!pre || !from || !to)
         return rk__inert(ctx);
-    rk_status st = (act == RK_ACT_GELU ? k->gelu_grad : k->gelu_tanh_grad)(ctx->dev, rk__size(dy), pre, from, 0, to);
+    rk_status st =
+        (act == RK_ACT_GELU ? k->gelu_grad : k->gelu_tanh_grad)(ctx->dev, rk__size(dy), pre, from, 0, to);
     return st ? rk__op_failed(ctx, "linear", st) : g;
 }
 
-static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t rows, int64_t unit, rk_tensor *g)
+static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t rows, int64_t unit,
+                                      rk_tensor *g)
 {
     rk_ctx *ctx = b->ctx;
     rk_order order;
@@ -386,7 +404,8 @@ static rk_status linear_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 
 static const rk__op op_linear = { "linear", linear_backward };
 
-static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor *w, const rk_tensor *b, rk_shape *out)
+static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor *w, const rk_tensor *b,
+                         rk_shape *out)
 {
     char tx[160], tw[160], tb[160] = "none";
     rk__shape_str(&x->shape, tx, sizeof tx);
@@ -397,8 +416,8 @@ static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor 
                 x->shape.dim[x->shape.ndim - 1] == w->shape.dim[1] &&
                 (!b || (b->shape.ndim == 1 && b->shape.dim[0] == w->shape.dim[0]));
     if (!fits) {
-        rk_fail(c->ctx, RK_ESHAPE, "linear: input %s, weight %s, bias %s; (.., in), (out, in) and (out) are wanted", tx,
-                tw, tb);
+        rk_fail(c->ctx, RK_ESHAPE,
+                "linear: input %s, weight %s, bias %s; (.., in), (out, in) and (out) are wanted", tx, tw, tb);
         return false;
     }
     *out = x->shape;
@@ -406,8 +425,8 @@ static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor 
     return true;
 }
 
-static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act, rk_tensor *y,
-                                rk_tensor *pre)
+static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act,
+                                rk_tensor *y, rk_tensor *pre)
 {
     rk_tensor *flat = rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x);
     rk_tensor *bias = b ? rk__dense(b) : NULL;
@@ -443,7 +462,8 @@ rk_tensor *rk_linear_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act)
         return rk__inert(c.ctx);
     bool wanted = rk__wants_grad(in[0]) || rk__wants_grad(in[1]) || rk__wants_grad(in[2]);
     bool smooth = act == RK_ACT_GELU || act == RK_ACT_GELU_TANH;
-    rk_tensor *y = rk__out(c.ctx, c.type, shape), *pre = smooth && wanted ? rk__out(c.ctx, c.type, shape) : NULL;
+    rk_tensor *y = rk__out(c.ctx, c.type, shape),
+              *pre = smooth && wanted ? rk__out(c.ctx, c.type, shape) : NULL;
     if (rk__call_check(&c, linear_forward(&c, in[0], in[1], in[2], act, y, pre)) || rk_failed(c.ctx))
         return rk__inert(c.ctx);
     linear_attr a = { act };

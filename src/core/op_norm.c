@@ -26,7 +26,8 @@ static rk_status row_parameters(rk__node *node, const rk_kernels *k, rk_tensor *
 {
     rk_ctx *ctx = dy->ctx;
     rk_tensor *x = node->save[0], *gamma = node->in[1], *beta = node->nin > 2 ? node->in[2] : NULL;
-    int64_t rows = rk__rows(x), samples = x->shape.ndim > 1 ? x->shape.dim[0] : 1, unit = samples ? rows / samples : 1;
+    int64_t rows = rk__rows(x), samples = x->shape.ndim > 1 ? x->shape.dim[0] : 1,
+            unit = samples ? rows / samples : 1;
     const void *mean = node->nsave > 2 ? rk__data(node->save[2]) : NULL;
     rk_tensor *to[2] = { gamma, beta };
     for (int i = 0; i < 2; i++) { /* one at a time: their gradients may add up in different ways */
@@ -88,16 +89,18 @@ static rk_tensor *row_norm(const rk__op *op, rk_tensor **in, int nin, double eps
         return rk__inert(c.ctx);
     bool centred = op == &op_layer_norm;
     rk_shape stats = { 1, { rk__rows(x) } };
-    rk_tensor *dense[3] = { rk__dense(x), in[1] ? rk__dense(in[1]) : NULL, nin > 2 && in[2] ? rk__dense(in[2]) : NULL };
+    rk_tensor *dense[3] = { rk__dense(x), in[1] ? rk__dense(in[1]) : NULL,
+                            nin > 2 && in[2] ? rk__dense(in[2]) : NULL };
     rk_tensor *y = rk__out(c.ctx, c.type, x->shape), *rstd = rk__out(c.ctx, c.type, stats);
     rk_tensor *mean = centred ? rk__out(c.ctx, c.type, stats) : NULL;
     if (rk_failed(c.ctx))
         return rk__inert(c.ctx);
     const void *from = rk__data(dense[0]), *gamma = data_or_null(dense[1]), *beta = data_or_null(dense[2]);
     rk_dev *dev = c.ctx->dev;
-    rk_status st = centred ? c.k->layer_norm(dev, rk__rows(x), cols, from, gamma, beta, eps, rk__data(y),
-                                             rk__data(mean), rk__data(rstd))
-                           : c.k->rms_norm(dev, rk__rows(x), cols, from, gamma, eps, rk__data(y), rk__data(rstd));
+    rk_status st = centred
+                       ? c.k->layer_norm(dev, rk__rows(x), cols, from, gamma, beta, eps, rk__data(y),
+                                         rk__data(mean), rk__data(rstd))
+                       : c.k->rms_norm(dev, rk__rows(x), cols, from, gamma, eps, rk__data(y), rk__data(rstd));
     for (int i = 1; i < nin; i++)
         rk__drop_temp(dense[i], in[i]);
     if (st)
@@ -162,11 +165,12 @@ static rk_status batch_pieces_backward(rk__node *node, const batch_attr *a, rk_t
         int64_t x0 = part.lo * a->c * a->s, c0 = p * a->c;
         if (part.n * a->s == 0)
             continue;
-        RK_TRY(k->batch_norm_dparam(ctx->dev, part.n, a->c, a->s, part.order, at(x, x0), at(mean, c0), at(rstd, c0),
-                                    at(dy, x0), at(dgamma, c0), at(dbeta, c0)));
+        RK_TRY(k->batch_norm_dparam(ctx->dev, part.n, a->c, a->s, part.order, at(x, x0), at(mean, c0),
+                                    at(rstd, c0), at(dy, x0), at(dgamma, c0), at(dbeta, c0)));
         if (dx && a->training)
-            RK_TRY(k->batch_norm_dx(ctx->dev, part.n, a->c, a->s, part.n * a->s, at(x, x0), at(mean, c0), at(rstd, c0),
-                                    data_or_null(gamma), at(dgamma, c0), at(dbeta, c0), at(dy, x0), at(dx, x0)));
+            RK_TRY(k->batch_norm_dx(ctx->dev, part.n, a->c, a->s, part.n * a->s, at(x, x0), at(mean, c0),
+                                    at(rstd, c0), data_or_null(gamma), at(dgamma, c0), at(dbeta, c0),
+                                    at(dy, x0), at(dx, x0)));
     }
     return RK_OK;
 }
@@ -221,8 +225,8 @@ static const rk__op op_batch_norm = { "batch_norm", batch_norm_backward };
 
 /* running = (1 - momentum) * running + momentum * (the mean over the pieces of stat * factor of the piece).
  * Factors are in `unbiased`: n / (n - 1) for variances, as other frameworks keep them. */
-static rk_status update_running(const rk__call *c, const batch_attr *a, double momentum, rk_tensor *stat, bool variance,
-                                rk_tensor *running)
+static rk_status update_running(const rk__call *c, const batch_attr *a, double momentum, rk_tensor *stat,
+                                bool variance, rk_tensor *running)
 {
     rk_dev *dev = c->ctx->dev;
     rk_tensor *scaled = rk__out(c->ctx, c->type, RK_SHAPE(a->pieces, a->c));
@@ -248,8 +252,8 @@ static rk_status update_running(const rk__call *c, const batch_attr *a, double m
 }
 
 /* y, and mean, var, rstd (pieces, c). */
-static rk_status batch_forward(const rk__call *c, const batch_attr *a, rk_tensor *const *dense, rk_tensor *mean,
-                               rk_tensor *var, rk_tensor *rstd, rk_tensor *y)
+static rk_status batch_forward(const rk__call *c, const batch_attr *a, rk_tensor *const *dense,
+                               rk_tensor *mean, rk_tensor *var, rk_tensor *rstd, rk_tensor *y)
 {
     rk_dev *dev = c->ctx->dev;
     for (int p = 0; p < a->pieces; p++) {
@@ -261,7 +265,8 @@ static rk_status batch_forward(const rk__call *c, const batch_attr *a, rk_tensor
             RK_TRY(c->k->batch_norm_stats(dev, part.n, a->c, a->s, part.order, at(dense[0], x0), at(mean, c0),
                                           at(var, c0)));
         RK_TRY(c->k->batch_norm(dev, part.n, a->c, a->s, at(dense[0], x0), at(mean, c0), at(var, c0),
-                                data_or_null(dense[1]), data_or_null(dense[2]), a->eps, at(y, x0), at(rstd, c0)));
+                                data_or_null(dense[1]), data_or_null(dense[2]), a->eps, at(y, x0),
+                                at(rstd, c0)));
     }
     return RK_OK;
 }
@@ -283,8 +288,8 @@ static bool batch_fits(const rk__call *c, rk_tensor **in, rk_tensor *running_mea
     rk_tensor *running[] = { running_mean, running_var };
     for (int i = 0; i < 2; i++)
         if (running[i] && (running[i]->dtype != c->type || !rk__is_contiguous(running[i]))) {
-            rk_fail(c->ctx, RK_EDTYPE, "batch_norm: running statistics are contiguous %s, not %s", rk_dtype_name(c->type),
-                    rk_dtype_name(running[i]->dtype));
+            rk_fail(c->ctx, RK_EDTYPE, "batch_norm: running statistics are contiguous %s, not %s",
+                    rk_dtype_name(c->type), rk_dtype_name(running[i]->dtype));
             return false;
         }
     a->n = s->dim[0];
@@ -296,12 +301,13 @@ static bool batch_fits(const rk__call *c, rk_tensor **in, rk_tensor *running_mea
     a->training = cfg->training;
     a->eps = cfg->eps;
     return one_of_each(c, in[1], a->c, "gamma") && one_of_each(c, in[2], a->c, "beta") &&
-           one_of_each(c, running_mean, a->c, "running_mean") && one_of_each(c, running_var, a->c, "running_var");
+           one_of_each(c, running_mean, a->c, "running_mean") &&
+           one_of_each(c, running_var, a->c, "running_var");
 }
 
 /* Where the statistics come from: made here, or the running ones. */
-static bool batch_statistics(const rk__call *c, const batch_attr *a, rk_tensor *running_mean, rk_tensor *running_var,
-                             rk_tensor **stats)
+static bool batch_statistics(const rk__call *c, const batch_attr *a, rk_tensor *running_mean,
+                             rk_tensor *running_var, rk_tensor **stats)
 {
     rk_shape s = RK_SHAPE(a->pieces, a->c);
     if (a->training) {
@@ -322,10 +328,12 @@ rk_tensor *rk_batch_norm_op(rk_tensor *x, rk_tensor *gamma, rk_tensor *beta, rk_
     rk_tensor *in[] = { x, gamma, beta, running_mean, running_var }, *stats[3];
     batch_attr a;
     if (!rk__call_begin(&c, "batch_norm", in, 3) || (running_mean && !rk__ready(&running_mean, 1)) ||
-        (running_var && !rk__ready(&running_var, 1)) || !batch_fits(&c, in, running_mean, running_var, cfg, &a) ||
+        (running_var && !rk__ready(&running_var, 1)) ||
+        !batch_fits(&c, in, running_mean, running_var, cfg, &a) ||
         !batch_statistics(&c, &a, running_mean, running_var, stats))
         return rk__inert(c.ctx);
-    rk_tensor *dense[3] = { rk__dense(in[0]), in[1] ? rk__dense(in[1]) : NULL, in[2] ? rk__dense(in[2]) : NULL };
+    rk_tensor *dense[3] = { rk__dense(in[0]), in[1] ? rk__dense(in[1]) : NULL,
+                            in[2] ? rk__dense(in[2]) : NULL };
     rk_tensor *y = rk__out(c.ctx, c.type, in[0]->shape);
     if (rk_failed(c.ctx))
         return rk__inert(c.ctx);

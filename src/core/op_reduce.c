@@ -28,8 +28,8 @@ static bool neighbours(const rk_shape *s, unsigned axes, layout *l)
     return true;
 }
 
-/* Otherwise the reduced axes go to the front if the samples are among them (columns, in the order of samples), to
- * the back if not (rows). */
+/* Otherwise the reduced axes go to the front if the samples are among them (columns, in the order of
+ * samples), to the back if not (rows). */
 static rk_status lay_out(rk_tensor *x, unsigned axes, layout *l)
 {
     l->moved = !neighbours(&x->shape, axes, l);
@@ -89,8 +89,8 @@ static bool channels(const rk_shape *s, unsigned axes, int64_t *c, int64_t *tail
     return true;
 }
 
-/* Sums over the samples never take the rows' order (lanes): a part of a grid with one segment must do what the whole
- * grid's segments do. */
+/* Sums over the samples never take the rows' order (lanes): a part of a grid with one segment must do what
+ * the whole grid's segments do. */
 static rk_status sum_over_samples(const rk_kernels *k, rk_tensor *x, unsigned axes, rk_order order, void *y)
 {
     rk_dev *dev = x->ctx->dev;
@@ -292,8 +292,8 @@ static rk_status find_extremes(const rk__call *c, bool least, rk_tensor *x, unsi
     int64_t *at = rk__data(index);
     if (!values || !at)
         return rk_failed(c->ctx);
-    rk_status st = (least ? c->k->reduce_min : c->k->reduce_max)(c->ctx->dev, l.outer, l.n, l.inner, rk__data(l.x),
-                                                                 values, at);
+    rk_status st = (least ? c->k->reduce_min : c->k->reduce_max)(c->ctx->dev, l.outer, l.n, l.inner,
+                                                                 rk__data(l.x), values, at);
     drop_layout(&l, x);
     return rk__call_check(c, st);
 }

@@ -20,7 +20,8 @@ static rk_status row_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy, rows_g
     if (!y || !from || !to)
         return rk_failed(ctx);
     rk_status st = f(ctx->dev, rk__rows(dy), columns(dy), y, from, to);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name) : rk__grad_give(node->in[0], dx);
+    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name)
+              : rk__grad_give(node->in[0], dx);
 }
 
 static rk_status softmax_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
@@ -61,7 +62,8 @@ static rk_tensor *over_axis(const rk__op *op, rk_tensor *x, int axis)
     if (!ctx || !rk__axis(ctx, op->name, x, &axis))
         return rk__inert(x ? x->ctx : NULL);
     int last = x->shape.ndim - 1;
-    return axis == last ? over_rows(op, x) : rk_transpose(over_rows(op, rk_transpose(x, axis, last)), axis, last);
+    return axis == last ? over_rows(op, x)
+                        : rk_transpose(over_rows(op, rk_transpose(x, axis, last)), axis, last);
 }
 
 rk_tensor *rk_softmax(rk_tensor *x, int axis)

@@ -1,6 +1,6 @@
-/* One suite for every entry of the kernel table: each is run on every device (instruction set, threads) and on the f64
- * table; devices must agree to the bit, and with f64 within the row's tolerance. An entry without a row fails. A device
- * that joins the table joins the suite by cpu_devices.h. */
+/* One suite for every entry of the kernel table: each is run on every device (instruction set, threads) and
+ * on the f64 table; devices must agree to the bit, and with f64 within the row's tolerance. An entry without
+ * a row fails. A device that joins the table joins the suite by cpu_devices.h. */
 #include "cpu/against_f64.h"
 #include "cpu/threads.h"
 
@@ -55,19 +55,44 @@ static rk_status call_map2(const rk_kernels *k, rk_dev *dev, void *const *p, con
     return f(dev, CELLS, p[0], p[1], r->p, p[2]);
 }
 
-#define CALL(name)                                                                                       \
+#define CALL(name) \
     static rk_status call_##name(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 
-static const rk_conv2d_args CONV = { .n = 5, .c = 4, .h = 7, .w = 6, .oc = 6, .kh = 3, .kw = 2, .oh = 4, .ow = 7,
-                                     .stride_h = 2, .stride_w = 1, .pad_h = 1, .pad_w = 1, .dil_h = 1, .dil_w = 1,
+static const rk_conv2d_args CONV = { .n = 5,
+                                     .c = 4,
+                                     .h = 7,
+                                     .w = 6,
+                                     .oc = 6,
+                                     .kh = 3,
+                                     .kw = 2,
+                                     .oh = 4,
+                                     .ow = 7,
+                                     .stride_h = 2,
+                                     .stride_w = 1,
+                                     .pad_h = 1,
+                                     .pad_w = 1,
+                                     .dil_h = 1,
+                                     .dil_w = 1,
                                      .groups = 2 };
 enum { CONV_X = 5 * 4 * 7 * 6, CONV_W = 6 * 2 * 3 * 2, CONV_Y = 5 * 6 * 4 * 7 };
 
 CALL(gemm)
 {
     (void)arg;
-    rk_gemm g = { .m = ROWS, .n = 7, .k = COLS, .a = p[0], .a_row = COLS, .a_col = 1, .b = p[1], .b_row = 7, .b_col = 1,
-                  .c = p[3], .ldc = 7, .order = { .segments = 4, .unit = 11 }, .bias = p[2], .act = RK_ACT_RELU };
+    rk_gemm g = { .m = ROWS,
+                  .n = 7,
+                  .k = COLS,
+                  .a = p[0],
+                  .a_row = COLS,
+                  .a_col = 1,
+                  .b = p[1],
+                  .b_row = 7,
+                  .b_col = 1,
+                  .c = p[3],
+                  .ldc = 7,
+                  .order = { .segments = 4, .unit = 11 },
+                  .bias = p[2],
+                  .act = RK_ACT_RELU };
     return k->gemm(dev, &g);
 }
 
@@ -135,11 +160,11 @@ CALL(sum_squares)
     return st;
 }
 
-#define CALL_ROWS(name, ...)                              \
-    CALL(name)                                            \
-    {                                                     \
-        (void)arg;                                        \
-        return k->name(dev, ROWS, COLS, __VA_ARGS__);     \
+#define CALL_ROWS(name, ...)                          \
+    CALL(name)                                        \
+    {                                                 \
+        (void)arg;                                    \
+        return k->name(dev, ROWS, COLS, __VA_ARGS__); \
     }
 
 CALL_ROWS(softmax, p[0], p[1])
@@ -182,8 +207,18 @@ CALL(batch_norm_dx)
     return k->batch_norm_dx(dev, ROWS, 3, 11, ROWS * 11, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
 }
 
-static const rk_pool2d POOL = { .n = 3, .c = 2, .h = 7, .w = 5, .kh = 3, .kw = 2, .oh = 4, .ow = 6, .stride_h = 2,
-                                .stride_w = 1, .pad_h = 1, .pad_w = 1 };
+static const rk_pool2d POOL = { .n = 3,
+                                .c = 2,
+                                .h = 7,
+                                .w = 5,
+                                .kh = 3,
+                                .kw = 2,
+                                .oh = 4,
+                                .ow = 6,
+                                .stride_h = 2,
+                                .stride_w = 1,
+                                .pad_h = 1,
+                                .pad_w = 1 };
 enum { POOL_X = 3 * 2 * 7 * 5, POOL_Y = 3 * 2 * 4 * 6 };
 
 CALL(max_pool2d)
@@ -267,9 +302,18 @@ CALL(normal)
     return k->normal(dev, CELLS, RNG, p[0]);
 }
 
-static const rk_optim_args OPTIM = { .n = CELLS, .lr = 0.01, .weight_decay = 0.1, .grad_scale = 0.5, .beta1 = 0.9,
-                                     .beta2 = 0.99, .eps = 1e-6, .bias1 = 0.271, .bias2 = 0.0297, .momentum = 0.9,
-                                     .nesterov = true, .decoupled = true };
+static const rk_optim_args OPTIM = { .n = CELLS,
+                                     .lr = 0.01,
+                                     .weight_decay = 0.1,
+                                     .grad_scale = 0.5,
+                                     .beta1 = 0.9,
+                                     .beta2 = 0.99,
+                                     .eps = 1e-6,
+                                     .bias1 = 0.271,
+                                     .bias2 = 0.0297,
+                                     .momentum = 0.9,
+                                     .nesterov = true,
+                                     .decoupled = true };
 
 CALL(adam)
 {
@@ -291,6 +335,7 @@ CALL(ema)
 
 /* ---- the rows ---- */
 
+/* clang-format off */
 #define IN(n, lo, hi)     { n, lo, hi, false, 0, 0 }
 #define OUT(n, rtol)      { n, -1, 1, true, rtol, rtol }
 #define UPDATED(n, lo, hi, rtol) { n, lo, hi, true, rtol, rtol }
@@ -359,6 +404,7 @@ static const row rows[] = {
     ROW(sgd, 3, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
     ROW(ema, 2, IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
 };
+/* clang-format on */
 enum { ENTRIES = sizeof rows / sizeof *rows };
 
 TEST(every_entry_has_a_row_and_every_table_has_every_entry)

@@ -1,4 +1,5 @@
-/* What every op does with wrong arguments: the status, a message that carries the values, and inert results. */
+/* What every op does with wrong arguments: the status, a message that carries the values, and inert results.
+ */
 #include "test.h"
 
 #include <rankine/tensor.h>
@@ -34,7 +35,8 @@ TEST(shapes_that_do_not_fit)
     rk_ctx *ctx = open_ctx();
     CHECK(ctx);
     rk_tensor *a = zeros2(ctx, 2, 3), *b = zeros2(ctx, 4, 5), *v = rk_zeros(ctx, RK_F32, RK_SHAPE(3));
-    rk_tensor *image = rk_zeros(ctx, RK_F32, RK_SHAPE(1, 3, 4, 4)), *w = rk_zeros(ctx, RK_F32, RK_SHAPE(2, 2, 3, 3));
+    rk_tensor *image = rk_zeros(ctx, RK_F32, RK_SHAPE(1, 3, 4, 4)),
+              *w = rk_zeros(ctx, RK_F32, RK_SHAPE(2, 2, 3, 3));
     rk_tensor *big = rk_zeros(ctx, RK_F32, RK_SHAPE(2, 3, 5, 5));
     CHECK(refused(ctx, rk_add(a, b), RK_ESHAPE, "add|(2, 3)|(4, 5)"));
     CHECK(refused(ctx, rk_matmul(a, b, false, false), RK_ESHAPE, "matmul|(2, 3)|(4, 5)|3|4"));
@@ -44,9 +46,11 @@ TEST(shapes_that_do_not_fit)
     CHECK(refused(ctx, rk_conv2d_op(a, w, NULL, NULL), RK_ESHAPE, "conv2d|(2, 3)"));
     CHECK(refused(ctx, rk_conv2d_op(image, w, NULL, NULL), RK_ESHAPE, "(1, 3, 4, 4)|(2, 2, 3, 3)|groups 1"));
     CHECK(refused(ctx, rk_conv2d_op(image, big, NULL, NULL), RK_ESHAPE, "5 x 5|4 x 4"));
-    CHECK(refused(ctx, rk_max_pool2d(image, &(rk_pool_cfg){ .kernel = { 5, 5 } }), RK_ESHAPE, "max_pool2d|5 x 5"));
+    CHECK(refused(ctx, rk_max_pool2d(image, &(rk_pool_cfg){ .kernel = { 5, 5 } }), RK_ESHAPE,
+                  "max_pool2d|5 x 5"));
     CHECK(refused(ctx, rk_adaptive_avg_pool2d(image, 0, 2), RK_ESHAPE, "0 x 2"));
-    CHECK(refused(ctx, rk_layer_norm_op(a, rk_zeros(ctx, RK_F32, RK_SHAPE(4)), NULL, 1e-5), RK_ESHAPE, "gamma|(4)|(3)"));
+    CHECK(refused(ctx, rk_layer_norm_op(a, rk_zeros(ctx, RK_F32, RK_SHAPE(4)), NULL, 1e-5), RK_ESHAPE,
+                  "gamma|(4)|(3)"));
     CHECK(refused(ctx, rk_sum(a, 1u << 5, false), RK_ESHAPE, "sum|0x20|2 axes"));
     CHECK(refused(ctx, rk_max(rk_zeros(ctx, RK_F32, RK_SHAPE(3, 0)), 2u, false), RK_ESHAPE, "max|(3, 0)"));
     CHECK(refused(ctx, rk_softmax(a, 2), RK_ESHAPE, "softmax|axis 2"));
@@ -54,8 +58,10 @@ TEST(shapes_that_do_not_fit)
     CHECK(refused(ctx, rk_stack((rk_tensor *[]){ a, v }, 2, 0), RK_ESHAPE, "stack"));
     CHECK(refused(ctx, rk_pad(a, (int64_t[]){ -1, 0 }, (int64_t[]){ 0, 0 }, 0), RK_ESHAPE, "pad|-1|axis 0"));
     CHECK(refused(ctx, rk_mse_loss(a, b), RK_ESHAPE, "mse_loss|(2, 3)|(4, 5)"));
-    CHECK(refused(ctx, rk_cross_entropy(v, rk_zeros(ctx, RK_I64, RK_SHAPE(3))), RK_ESHAPE, "cross_entropy|(3)"));
-    CHECK(refused(ctx, rk_gather(a, 0, rk_zeros(ctx, RK_I64, RK_SHAPE(1, 4))), RK_ESHAPE, "gather|(2, 3)|(1, 4)"));
+    CHECK(refused(ctx, rk_cross_entropy(v, rk_zeros(ctx, RK_I64, RK_SHAPE(3))), RK_ESHAPE,
+                  "cross_entropy|(3)"));
+    CHECK(refused(ctx, rk_gather(a, 0, rk_zeros(ctx, RK_I64, RK_SHAPE(1, 4))), RK_ESHAPE,
+                  "gather|(2, 3)|(1, 4)"));
     CHECK(refused(ctx, rk_embedding_op(v, rk_zeros(ctx, RK_I64, RK_SHAPE(1))), RK_ESHAPE, "embedding|(3)"));
     rk_tensor *parts[2];
     rk_split(a, 1, (int64_t[]){ 1, 1 }, 2, parts);
@@ -73,7 +79,8 @@ TEST(types_that_do_not_fit)
     CHECK(refused(ctx, rk_exp(i), RK_EDTYPE, "exp|i64"));
     CHECK(refused(ctx, rk_relu(h), RK_EDTYPE, "relu|f16"));
     CHECK(refused(ctx, rk_concat((rk_tensor *[]){ f, i }, 2, 0), RK_EDTYPE, "concat|i64|f32"));
-    CHECK(refused(ctx, rk_cross_entropy(f, rk_zeros(ctx, RK_F32, RK_SHAPE(2))), RK_EDTYPE, "cross_entropy|f32"));
+    CHECK(refused(ctx, rk_cross_entropy(f, rk_zeros(ctx, RK_F32, RK_SHAPE(2))), RK_EDTYPE,
+                  "cross_entropy|f32"));
     /* Integers and f16 move, though nothing is computed with them. */
     CHECK_INT(rk_tensor_size(rk_concat((rk_tensor *[]){ i, i }, 2, 0)), 12);
     CHECK_INT(rk_tensor_size(rk_concat((rk_tensor *[]){ h, h }, 2, 1)), 12);
@@ -94,14 +101,17 @@ TEST(values_out_of_range)
     CHECK(refused(ctx, rk_cross_entropy(x, bad), RK_EDATA, "class 4|position 1|[0, 4)"));
     CHECK(refused(ctx, rk_cross_entropy(x, low), RK_EDATA, "class -1|position 2"));
     CHECK(refused(ctx, rk_embedding_op(x, low), RK_EDATA, "row 3|position 1|[0, 3)"));
-    CHECK(refused(ctx, rk_gather(x, 1, rk_full(ctx, RK_I64, RK_SHAPE(3, 1), 9)), RK_EDATA, "index 9|position 0"));
+    CHECK(refused(ctx, rk_gather(x, 1, rk_full(ctx, RK_I64, RK_SHAPE(3, 1), 9)), RK_EDATA,
+                  "index 9|position 0"));
     CHECK(refused(ctx, rk_dropout_op(x, 1, 0), RK_EUSAGE, "dropout|1"));
-    CHECK(refused(ctx, rk_cross_entropy_cfgd(x, bad, &(rk_cross_entropy_cfg){ 1.5, false, 0 }), RK_EUSAGE, "1.5"));
+    CHECK(refused(ctx, rk_cross_entropy_cfgd(x, bad, &(rk_cross_entropy_cfg){ 1.5, false, 0 }), RK_EUSAGE,
+                  "1.5"));
     /* The target that is ignored may be any number. */
     rk_cross_entropy_cfg ignore = { 0, true, -1 };
     CHECK_CLOSE(rk_item(rk_cross_entropy_cfgd(x, low, &ignore)), log(4), 1e-6, 0);
-    CHECK(refused(ctx, rk_max_pool2d(rk_zeros(ctx, RK_F32, RK_SHAPE(1, 1, 4, 4)),
-                                     &(rk_pool_cfg){ .kernel = { 2, 2 }, .pad = { 2, 2 } }),
+    CHECK(refused(ctx,
+                  rk_max_pool2d(rk_zeros(ctx, RK_F32, RK_SHAPE(1, 1, 4, 4)),
+                                &(rk_pool_cfg){ .kernel = { 2, 2 }, .pad = { 2, 2 } }),
                   RK_EUSAGE, "max_pool2d|padding (2, 2)"));
     CHECK_INT(rk_close(ctx), 0);
 }
@@ -177,7 +187,8 @@ static int different(rk_tensor *a, rk_tensor *b)
 {
     size_t bytes = (size_t)rk_tensor_size(a) * sizeof(float);
     float *va = malloc(bytes), *vb = malloc(bytes);
-    bool same = va && vb && !rk_tensor_read(a, va, bytes) && !rk_tensor_read(b, vb, bytes) && !memcmp(va, vb, bytes);
+    bool same =
+        va && vb && !rk_tensor_read(a, va, bytes) && !rk_tensor_read(b, vb, bytes) && !memcmp(va, vb, bytes);
     free(va);
     free(vb);
     return !same;
@@ -192,7 +203,8 @@ TEST(bf16_compute_rounds_operands)
     rk_tensor *b = rk_randn(ctx, RK_F32, RK_SHAPE(5), 3), *dy = rk_randn(ctx, RK_F32, RK_SHAPE(6, 5), 4);
     rk_tensor *image = rk_randn(ctx, RK_F32, RK_SHAPE(2, 3, 6, 5), 5);
     rk_tensor *filter = rk_randn(ctx, RK_F32, RK_SHAPE(4, 3, 3, 2), 6);
-    rk_tensor *linear = rk_linear_op(rounded(x), rounded(w), b, RK_ACT_NONE), *plain = rk_linear_op(x, w, b, RK_ACT_NONE);
+    rk_tensor *linear = rk_linear_op(rounded(x), rounded(w), b, RK_ACT_NONE),
+              *plain = rk_linear_op(x, w, b, RK_ACT_NONE);
     rk_tensor *conv = rk_conv2d_op(rounded(image), rounded(filter), NULL, NULL);
     rk_tensor *dx = rk_matmul(rounded(dy), rounded(w), false, false);
     rk_tensor *dw = rk_matmul(rounded(dy), rounded(x), true, false);

@@ -1,5 +1,5 @@
-/* Reference values made by other programs (make_*.py here): named arrays in one small file. The format stands in
- * golden.py.
+/* Reference values made by other programs (make_*.py here): named arrays in one small file. The format stands
+ * in golden.py.
  *
  *     golden *g = golden_open(RK_SOURCE_DIR "/tests/golden/ops.golden");
  *     const golden_array *a = golden_find(g, "softmax/y");           NULL: not there
@@ -44,8 +44,9 @@ static inline bool golden_entry(const golden *g, size_t size, size_t *pos, golde
     static const rk_dtype types[] = { RK_F32, RK_F64, RK_I64 };
     uint16_t len;
     unsigned char head[2];
-    if (!golden_take(g, size, pos, &len, 2) || len >= sizeof a->name || !golden_take(g, size, pos, a->name, len) ||
-        !golden_take(g, size, pos, head, 2) || head[0] > 2 || head[1] > RK_MAX_DIMS)
+    if (!golden_take(g, size, pos, &len, 2) || len >= sizeof a->name ||
+        !golden_take(g, size, pos, a->name, len) || !golden_take(g, size, pos, head, 2) || head[0] > 2 ||
+        head[1] > RK_MAX_DIMS)
         return false;
     a->name[len] = 0;
     a->dtype = types[head[0]];
@@ -80,8 +81,8 @@ static inline bool golden_parse(golden *g, size_t size)
     size_t pos = 0;
     char magic[8];
     uint32_t n;
-    if (!golden_take(g, size, &pos, magic, 8) || memcmp(magic, "RKGOLD1\n", 8) || !golden_take(g, size, &pos, &n, 4) ||
-        n > size)
+    if (!golden_take(g, size, &pos, magic, 8) || memcmp(magic, "RKGOLD1\n", 8) ||
+        !golden_take(g, size, &pos, &n, 4) || n > size)
         return false;
     g->at = calloc(n ? n : 1, sizeof *g->at);
     for (g->n = 0; g->at && g->n < (int)n; g->n++)
@@ -98,7 +99,8 @@ static inline golden *golden_open(const char *path)
     long size = -1;
     if (f && g && fseek(f, 0, SEEK_END) == 0 && (size = ftell(f)) >= 0 && fseek(f, 0, SEEK_SET) == 0)
         g->bytes = malloc((size_t)size + 1);
-    bool whole = g && g->bytes && fread(g->bytes, 1, (size_t)size, f) == (size_t)size && golden_parse(g, (size_t)size);
+    bool whole =
+        g && g->bytes && fread(g->bytes, 1, (size_t)size, f) == (size_t)size && golden_parse(g, (size_t)size);
     if (f)
         fclose(f);
     if (whole)

@@ -51,7 +51,9 @@ static rk_tensor *running(rk_tensor *x, double value)
 
 static rk_tensor *batch_norm(rk_tensor *x, rk_tensor *gamma, rk_tensor *beta, bool training, bool shard_scope)
 {
-    rk_batch_norm_cfg cfg = { .eps = 1e-5, .momentum = 0.1, .training = training, .shard_scope = shard_scope };
+    rk_batch_norm_cfg cfg = {
+        .eps = 1e-5, .momentum = 0.1, .training = training, .shard_scope = shard_scope
+    };
     return rk_batch_norm_op(x, gamma, beta, running(x, 0.25), running(x, 1.5), &cfg);
 }
 
@@ -66,19 +68,20 @@ static rk_tensor *batch_norm_running(rk_tensor *x)
 
 /* ---- the table ---- */
 
-#define CASE(function, name, tolerance, expression, ...)          \
-    static rk_tensor *case_##name(rk_ctx *ctx, rk_tensor **x)     \
-    {                                                             \
-        (void)ctx;                                                \
-        (void)x;                                                  \
-        (void)function;                                           \
-        return expression;                                        \
+#define CASE(function, name, tolerance, expression, ...)      \
+    static rk_tensor *case_##name(rk_ctx *ctx, rk_tensor **x) \
+    {                                                         \
+        (void)ctx;                                            \
+        (void)x;                                              \
+        (void)function;                                       \
+        return expression;                                    \
     }
 #define ALSO(name, suffix, ...)
 #include "ops/cases.def"
 #undef CASE
 #undef ALSO
 
+/* clang-format off */
 #define CASE_SHAPE(...) { (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), { __VA_ARGS__ } }
 #define N(...)          { 'N', 0, CASE_SHAPE(__VA_ARGS__) }
 #define A(...)          { 'A', 0, CASE_SHAPE(__VA_ARGS__) }
@@ -90,6 +93,8 @@ static rk_tensor *batch_norm_running(rk_tensor *x)
 #define CASE(function, name, tolerance, expression, ...) \
     { #function, #name, "", tolerance, case_##name, { __VA_ARGS__ } },
 #define ALSO(name, suffix, ...) { NULL, #name, "_" #suffix, -1, case_##name, { __VA_ARGS__ } },
+
+/* clang-format on */
 
 static const op_case op_cases[] = {
 #include "ops/cases.def"

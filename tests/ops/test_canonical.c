@@ -1,5 +1,6 @@
-/* Sums over samples follow the grid: half of the batch with half of the segments is exactly a subtree, and a shard cut
- * into micro-batches is exactly its chain. Whatever the cut, loss and gradients have the same bits. */
+/* Sums over samples follow the grid: half of the batch with half of the segments is exactly a subtree, and a
+ * shard cut into micro-batches is exactly its chain. Whatever the cut, loss and gradients have the same bits.
+ */
 #include "core/ctx.h"
 #include "test.h"
 
@@ -12,14 +13,14 @@ typedef struct net {
 } net;
 
 static const rk_shape shapes[PARAMS] = {
-    { 4, { 6, 3, 3, 3 } }, { 1, { 6 } },         /* conv2d */
-    { 3, { 6, 1, 1 } },                          /* a factor a channel */
-    { 1, { 24 } },         { 1, { 24 } },        /* layer norm */
-    { 2, { 9, 24 } },      { 1, { 9 } },         /* linear, gelu */
-    { 2, { 5, 9 } },                             /* embedding, added */
-    { 1, { 9 } },                                /* rms norm */
-    { 2, { 9, 7 } },                             /* matmul */
-    { 1, { 1 } },                                /* one number for all */
+    { 4, { 6, 3, 3, 3 } }, { 1, { 6 } },  /* conv2d */
+    { 3, { 6, 1, 1 } },                   /* a factor a channel */
+    { 1, { 24 } },         { 1, { 24 } }, /* layer norm */
+    { 2, { 9, 24 } },      { 1, { 9 } },  /* linear, gelu */
+    { 2, { 5, 9 } },                      /* embedding, added */
+    { 1, { 9 } },                         /* rms norm */
+    { 2, { 9, 7 } },                      /* matmul */
+    { 1, { 1 } },                         /* one number for all */
 };
 
 static bool net_open(net *n, int shards)
@@ -148,7 +149,8 @@ TEST(micro_batches_continue_the_chain)
     result_free(&whole);
 }
 
-/* The grid does matter: other segments, other bits somewhere. Otherwise the tests above would compare nothing. */
+/* The grid does matter: other segments, other bits somewhere. Otherwise the tests above would compare
+ * nothing. */
 TEST(segments_change_bits)
 {
     result eight, one;

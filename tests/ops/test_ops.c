@@ -80,8 +80,8 @@ static bool takes_gradient(const case_input *in)
     return in->kind != 'I' && in->kind != 'T';
 }
 
-/* A leaf of the values, and what the op is given: the leaf, or a view of it whose axes lie in memory the other way
- * round (so nothing but its strides differs). */
+/* A leaf of the values, and what the op is given: the leaf, or a view of it whose axes lie in memory the
+ * other way round (so nothing but its strides differs). */
 typedef struct input {
     rk_tensor *leaf, *x;
 } op_input;
@@ -192,8 +192,8 @@ static rk_tensor *seed_gradient(rk_tensor *y)
 }
 
 /* v: values of the inputs. Ends the step. */
-static bool run_case(rk_ctx *ctx, const op_case *c, rk_dtype t, double *const *v, bool strided, bool gradients,
-                     outcome *o)
+static bool run_case(rk_ctx *ctx, const op_case *c, rk_dtype t, double *const *v, bool strided,
+                     bool gradients, outcome *o)
 {
     op_input in[CASE_INPUTS] = { { 0 } };
     rk_tensor *x[CASE_INPUTS] = { 0 };
@@ -220,8 +220,8 @@ static bool run_case(rk_ctx *ctx, const op_case *c, rk_dtype t, double *const *v
         rk_no_grad_end(ctx);
     bool ok = !rk_failed(ctx) && o->y;
     if (!ok)
-        fprintf(stderr, "%s%s in %s%s: %s\n", c->name, c->suffix, rk_dtype_name(t), strided ? ", strided" : "",
-                rk_error(ctx));
+        fprintf(stderr, "%s%s in %s%s: %s\n", c->name, c->suffix, rk_dtype_name(t),
+                strided ? ", strided" : "", rk_error(ctx));
     rk_error_clear(ctx);
     rk_step_end(ctx);
     return ok;
@@ -239,15 +239,16 @@ static void free_values(double **v)
         free(v[i]);
 }
 
-static bool same_within(const op_case *c, const char *what, const double *a, const double *b, int64_t n, double tolerance)
+static bool same_within(const op_case *c, const char *what, const double *a, const double *b, int64_t n,
+                        double tolerance)
 {
     double largest = 1;
     for (int64_t i = 0; i < n; i++)
         largest = fmax(largest, fabs(b[i]));
     for (int64_t i = 0; i < n; i++)
         if (!(fabs(a[i] - b[i]) <= tolerance * largest)) {
-            fprintf(stderr, "%s%s: %s[%lld] is %.12g, expected %.12g\n", c->name, c->suffix, what, (long long)i, a[i],
-                    b[i]);
+            fprintf(stderr, "%s%s: %s[%lld] is %.12g, expected %.12g\n", c->name, c->suffix, what,
+                    (long long)i, a[i], b[i]);
             return false;
         }
     return true;
@@ -309,7 +310,7 @@ TEST(every_operation_has_a_row)
 /* ---- gradients by central differences, in f64 ---- */
 
 enum { EVERY_ELEMENT = 48, SOME_ELEMENTS = 12 }; /* inputs up to the first are checked in full */
-static const double DIFFERENCE = 1e-5;            /* error about h^2 and 1e-16 / h */
+static const double DIFFERENCE = 1e-5;           /* error about h^2 and 1e-16 / h */
 
 /* sum of y * seed, as rk_backward_from() is told. */
 static bool seeded_loss(rk_ctx *ctx, const op_case *c, double *const *v, bool strided, double *loss)
@@ -323,7 +324,8 @@ static bool seeded_loss(rk_ctx *ctx, const op_case *c, double *const *v, bool st
     return ok;
 }
 
-static bool difference_at(rk_ctx *ctx, const op_case *c, double **v, int input, int64_t i, bool strided, double *slope)
+static bool difference_at(rk_ctx *ctx, const op_case *c, double **v, int input, int64_t i, bool strided,
+                          double *slope)
 {
     double middle = v[input][i], up, down;
     v[input][i] = middle + DIFFERENCE;
@@ -336,7 +338,8 @@ static bool difference_at(rk_ctx *ctx, const op_case *c, double **v, int input, 
     return ok;
 }
 
-static bool check_input_gradient(rk_ctx *ctx, const op_case *c, double **v, int input, bool strided, const double *g)
+static bool check_input_gradient(rk_ctx *ctx, const op_case *c, double **v, int input, bool strided,
+                                 const double *g)
 {
     int64_t n = size_of(&c->in[input].shape), step = n <= EVERY_ELEMENT ? 1 : n / SOME_ELEMENTS;
     double largest = 1;
@@ -352,8 +355,8 @@ static bool check_input_gradient(rk_ctx *ctx, const op_case *c, double **v, int 
         int64_t element_of = strided ? (int64_t)lies[i] : i;
         ok = difference_at(ctx, c, v, input, element_of, strided, &slope);
         if (ok && !(fabs(slope - g[i]) <= 2e-8 * largest + 1e-8 * fabs(slope))) {
-            fprintf(stderr, "%s%s%s: gradient %d at %lld is %.12g, by differences %.12g\n", c->name, c->suffix,
-                    strided ? " strided" : "", input, (long long)element_of, g[i], slope);
+            fprintf(stderr, "%s%s%s: gradient %d at %lld is %.12g, by differences %.12g\n", c->name,
+                    c->suffix, strided ? " strided" : "", input, (long long)element_of, g[i], slope);
             ok = false;
         }
     }
@@ -365,7 +368,8 @@ static bool check_input_gradient(rk_ctx *ctx, const op_case *c, double **v, int 
 /* An operation without gradient (argmax, running statistics) has none to check. */
 static bool has_gradient(const op_case *c)
 {
-    return strcmp(c->name, "argmax") && strcmp(c->name, "argmax_first") && strcmp(c->name, "batch_norm_running");
+    return strcmp(c->name, "argmax") && strcmp(c->name, "argmax_first") &&
+           strcmp(c->name, "batch_norm_running");
 }
 
 static bool check_gradients(rk_ctx *ctx, const op_case *c, bool strided)
@@ -411,7 +415,8 @@ TEST(gradients_are_central_differences_strided)
 
 /* ---- f32 against f64, strided against plain ---- */
 
-static bool same_outcome(const op_case *c, const outcome *a, const outcome *b, double tolerance, bool gradients)
+static bool same_outcome(const op_case *c, const outcome *a, const outcome *b, double tolerance,
+                         bool gradients)
 {
     if (a->n != b->n || !rk__shape_eq(&a->shape, &b->shape)) {
         fprintf(stderr, "%s%s: another shape\n", c->name, c->suffix);
@@ -431,7 +436,8 @@ static bool check_f32(rk_ctx *ctx, const op_case *c, bool strided)
     double *v[CASE_INPUTS];
     outcome single = { 0 }, wide = { 0 };
     all_values(c, v);
-    bool ok = run_case(ctx, c, RK_F32, v, strided, true, &single) && run_case(ctx, c, RK_F64, v, strided, true, &wide) &&
+    bool ok = run_case(ctx, c, RK_F32, v, strided, true, &single) &&
+              run_case(ctx, c, RK_F64, v, strided, true, &wide) &&
               same_outcome(c, &single, &wide, case_tolerance(c), true);
     outcome_free(&single);
     outcome_free(&wide);
@@ -461,7 +467,8 @@ TEST(strides_do_not_change_results)
         double *v[CASE_INPUTS];
         outcome plain = { 0 }, strided = { 0 };
         all_values(c, v);
-        wrong += !(run_case(ctx, c, RK_F64, v, false, false, &plain) && run_case(ctx, c, RK_F64, v, true, false, &strided) &&
+        wrong += !(run_case(ctx, c, RK_F64, v, false, false, &plain) &&
+                   run_case(ctx, c, RK_F64, v, true, false, &strided) &&
                    same_outcome(c, &plain, &strided, 1e-13, false));
         outcome_free(&plain);
         outcome_free(&strided);
@@ -487,7 +494,8 @@ TEST(bf16_computes_in_f32_and_rounds)
         const op_case *c = &op_cases[i];
         double *v[CASE_INPUTS];
         outcome stored = { 0 }, single = { 0 };
-        if (!c->function || !strncmp(c->name, "batch_norm_", 11) || !strcmp(c->name, "batch_norm") || !has_gradient(c))
+        if (!c->function || !strncmp(c->name, "batch_norm_", 11) || !strcmp(c->name, "batch_norm") ||
+            !has_gradient(c))
             continue; /* running statistics are f32, as the rows here do not make them */
         all_values(c, v);
         for (int k = 0; k < case_inputs(c); k++)
@@ -499,7 +507,8 @@ TEST(bf16_computes_in_f32_and_rounds)
                 memcpy(&f, &bits, sizeof f);
                 v[k][e] = f;
             }
-        wrong += !(run_case(ctx, c, RK_BF16, v, false, true, &stored) && run_case(ctx, c, RK_F32, v, false, true, &single) &&
+        wrong += !(run_case(ctx, c, RK_BF16, v, false, true, &stored) &&
+                   run_case(ctx, c, RK_F32, v, false, true, &single) &&
                    same_outcome(c, &stored, &single, several_ops(c) ? 0x1p-7 : 0x1p-8, true));
         if (stored.dtype != RK_BF16 && strcmp(c->name, "cast")) {
             fprintf(stderr, "%s: the result is %s\n", c->name, rk_dtype_name(stored.dtype));

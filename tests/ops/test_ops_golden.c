@@ -1,4 +1,5 @@
-/* Every operation against PyTorch: values and gradients of ops.golden (tests/golden/make_ops.py), in f64 and f32. */
+/* Every operation against PyTorch: values and gradients of ops.golden (tests/golden/make_ops.py), in f64 and
+ * f32. */
 #include "golden/golden.h"
 #include "ops/cases.h"
 #include "test.h"
@@ -16,7 +17,8 @@ static const golden_array *part(const golden *g, const op_case *c, const char *w
 }
 
 /* |t - wanted| <= tolerance * max(1, largest wanted); says where not. */
-static bool close_to(const char *what, const op_case *c, rk_tensor *t, const golden_array *wanted, double tolerance)
+static bool close_to(const char *what, const op_case *c, rk_tensor *t, const golden_array *wanted,
+                     double tolerance)
 {
     rk_tensor *wide = rk_cast(t, RK_F64);
     int64_t n = rk_tensor_size(wide);
@@ -69,7 +71,8 @@ static bool check_gradients(const golden *g, const op_case *c, rk_dtype t, rk_te
 static bool check_case(rk_ctx *ctx, const golden *g, const op_case *c, rk_dtype t)
 {
     rk_tensor *x[CASE_INPUTS] = { 0 };
-    double tolerance = t == RK_F64 ? 1e-12 : 4 * case_tolerance(c) + 1e-7; /* a sum of squares and its like, several deep */
+    double tolerance =
+        t == RK_F64 ? 1e-12 : 4 * case_tolerance(c) + 1e-7; /* a sum of squares and its like, several deep */
     const golden_array *y = part(g, c, "y", -1);
     rk_set_step(ctx, STEP, FIRST_SAMPLE);
     for (int i = 0; i < case_inputs(c); i++) {

@@ -3,34 +3,34 @@
 
 #include <math.h>
 
-#define MAP1(fn, expr)                                                                            \
-    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *xs, double p, void *ys);         \
-    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *xs, double p, void *ys)          \
-    {                                                                                             \
-        (void)dev;                                                                                \
-        (void)p;                                                                                  \
-        const double *in = xs;                                                                    \
-        double *out = ys;                                                                         \
-        for (int64_t i = 0; i < n; i++) {                                                         \
-            double x = in[i];                                                                     \
-            out[i] = (expr);                                                                      \
-        }                                                                                         \
-        return RK_OK;                                                                             \
+#define MAP1(fn, expr)                                                                    \
+    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *xs, double p, void *ys); \
+    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *xs, double p, void *ys)  \
+    {                                                                                     \
+        (void)dev;                                                                        \
+        (void)p;                                                                          \
+        const double *in = xs;                                                            \
+        double *out = ys;                                                                 \
+        for (int64_t i = 0; i < n; i++) {                                                 \
+            double x = in[i];                                                             \
+            out[i] = (expr);                                                              \
+        }                                                                                 \
+        return RK_OK;                                                                     \
     }
 
-#define MAP2(fn, expr)                                                                                          \
-    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *as, const void *bs, double p, void *ys);       \
-    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *as, const void *bs, double p, void *ys)        \
-    {                                                                                                           \
-        (void)dev;                                                                                              \
-        (void)p;                                                                                                \
-        const double *in_a = as, *in_b = bs;                                                                    \
-        double *out = ys;                                                                                       \
-        for (int64_t i = 0; i < n; i++) {                                                                       \
-            double a = in_a[i], b = in_b[i];                                                                    \
-            out[i] = (expr);                                                                                    \
-        }                                                                                                       \
-        return RK_OK;                                                                                           \
+#define MAP2(fn, expr)                                                                                    \
+    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *as, const void *bs, double p, void *ys); \
+    rk_status rk__##fn##_f64(rk_dev *dev, int64_t n, const void *as, const void *bs, double p, void *ys)  \
+    {                                                                                                     \
+        (void)dev;                                                                                        \
+        (void)p;                                                                                          \
+        const double *in_a = as, *in_b = bs;                                                              \
+        double *out = ys;                                                                                 \
+        for (int64_t i = 0; i < n; i++) {                                                                 \
+            double a = in_a[i], b = in_b[i];                                                              \
+            out[i] = (expr);                                                                              \
+        }                                                                                                 \
+        return RK_OK;                                                                                     \
     }
 
 static const double SQRT_HALF = 0.70710678118654752440;
@@ -121,8 +121,8 @@ MAP2(softplus_grad, b *sigmoid(a))
 MAP2(rdiv_scalar_grad, b * -p / (a * a))
 
 MAP2(relu_grad, a > 0 ? b : 0)
-MAP2(sigmoid_grad, b *a * (1 - a))
-MAP2(tanh_grad, b * (1 - a * a))
+MAP2(sigmoid_grad, b *a *(1 - a))
+MAP2(tanh_grad, b *(1 - a * a))
 MAP2(sqrt_grad, b * 0.5 / a)
 MAP2(rsqrt_grad, b * -0.5 * a * a * a)
 

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-rk_status rk__take_rows_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *table, const int64_t *index, void *y)
+rk_status rk__take_rows_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *table, const int64_t *index,
+                            void *y)
 {
     (void)dev;
     for (int64_t r = 0; r < rows; r++)

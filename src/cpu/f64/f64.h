@@ -18,7 +18,8 @@ static inline double rk__chain_f64(rk__term *term, const void *arg, int64_t lo, 
 }
 
 /* The halving tree over the units [lo, hi). */
-static inline double rk__tree_f64(rk__term *term, const void *arg, int64_t lo, int64_t hi, int segments, int64_t unit)
+static inline double rk__tree_f64(rk__term *term, const void *arg, int64_t lo, int64_t hi, int segments,
+                                  int64_t unit)
 {
     if (segments <= 1)
         return rk__chain_f64(term, arg, lo * unit, hi * unit, 0);

@@ -7,8 +7,8 @@
 typedef struct series {
     const double *x, *dy, *mean, *rstd;
     double centre;
-    int64_t cols, col;      /* rows (rows, cols): column sums */
-    int64_t c, s, channel;  /* (n, c, s): channel sums */
+    int64_t cols, col;     /* rows (rows, cols): column sums */
+    int64_t c, s, channel; /* (n, c, s): channel sums */
 } series;
 
 static double row_term(const void *arg, int64_t i)
@@ -42,8 +42,8 @@ rk_status rk__layer_norm_f64(rk_dev *dev, int64_t rows, int64_t cols, const void
     return RK_OK;
 }
 
-rk_status rk__rms_norm_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma, double eps,
-                           void *y, void *rstd)
+rk_status rk__rms_norm_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma,
+                           double eps, void *y, void *rstd)
 {
     (void)dev;
     const double *g = gamma;
@@ -80,8 +80,8 @@ rk_status rk__layer_norm_dx_f64(rk_dev *dev, int64_t rows, int64_t cols, const v
 {
     (void)dev;
     for (int64_t r = 0; r < rows; r++)
-        row_dx(cols, (const double *)x + r * cols, gamma, ((const double *)mean)[r], ((const double *)rstd)[r], true,
-               (const double *)dy + r * cols, (double *)dx + r * cols);
+        row_dx(cols, (const double *)x + r * cols, gamma, ((const double *)mean)[r],
+               ((const double *)rstd)[r], true, (const double *)dy + r * cols, (double *)dx + r * cols);
     return RK_OK;
 }
 
@@ -109,7 +109,8 @@ static double column_xhat_term(const void *arg, int64_t r)
 }
 
 rk_status rk__layer_norm_dparam_f64(rk_dev *dev, int64_t rows, int64_t cols, rk_order order, const void *x,
-                                    const void *mean, const void *rstd, const void *dy, void *dgamma, void *dbeta)
+                                    const void *mean, const void *rstd, const void *dy, void *dgamma,
+                                    void *dbeta)
 {
     (void)dev;
     for (int64_t c = 0; c < cols; c++) {
@@ -170,7 +171,8 @@ static double sample_xhat_term(const void *arg, int64_t n)
     return sample_sum(arg, n, row_xhat_term);
 }
 
-rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy, void *out)
+rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy,
+                               void *out)
 {
     (void)dev;
     for (int64_t i = 0; i < c; i++) {
@@ -180,8 +182,8 @@ rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_
     return RK_OK;
 }
 
-rk_status rk__batch_norm_stats_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *x,
-                                   void *mean, void *var)
+rk_status rk__batch_norm_stats_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                   const void *x, void *mean, void *var)
 {
     (void)dev;
     for (int64_t i = 0; i < c; i++) {
@@ -197,7 +199,8 @@ rk_status rk__batch_norm_stats_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s,
 }
 
 rk_status rk__batch_norm_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
-                             const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
+                             const void *var, const void *gamma, const void *beta, double eps, void *y,
+                             void *rstd)
 {
     (void)dev;
     const double *g = gamma, *b = beta;
@@ -213,8 +216,9 @@ rk_status rk__batch_norm_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, const
     return RK_OK;
 }
 
-rk_status rk__batch_norm_dparam_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *x,
-                                    const void *mean, const void *rstd, const void *dy, void *dgamma, void *dbeta)
+rk_status rk__batch_norm_dparam_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                    const void *x, const void *mean, const void *rstd, const void *dy,
+                                    void *dgamma, void *dbeta)
 {
     (void)dev;
     for (int64_t i = 0; i < c; i++) {
@@ -233,7 +237,8 @@ rk_status rk__batch_norm_dx_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, in
     for (int64_t i = 0; i < c; i++) {
         double inv = ((const double *)rstd)[i], mid = ((const double *)mean)[i];
         double scale = inv * (gamma ? ((const double *)gamma)[i] : 1);
-        double shift = ((const double *)dbeta)[i] / (double)count, slope = ((const double *)dgamma)[i] / (double)count;
+        double shift = ((const double *)dbeta)[i] / (double)count,
+               slope = ((const double *)dgamma)[i] / (double)count;
         for (int64_t k = 0; k < n; k++)
             for (int64_t j = (k * c + i) * s; j < (k * c + i + 1) * s; j++) {
                 double hat = (((const double *)x)[j] - mid) * inv;

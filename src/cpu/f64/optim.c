@@ -23,7 +23,8 @@ rk_status rk__adam_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const
 }
 
 /* Momentum as Sutskever et al. 2013 write it, in the form that common frameworks share. */
-rk_status rk__sgd_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const void *gradient, void *momentum)
+rk_status rk__sgd_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const void *gradient,
+                      void *momentum)
 {
     (void)dev;
     double *w = weights, *m = momentum;

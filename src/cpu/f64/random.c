@@ -6,8 +6,8 @@
 
 static const double TWO_PI = 6.28318530717958647692;
 
-rk_status rk__dropout_f64(rk_dev *dev, int64_t rows, int64_t cols, uint64_t first_sample, double p, rk_rng rng,
-                          const void *x, void *y)
+rk_status rk__dropout_f64(rk_dev *dev, int64_t rows, int64_t cols, uint64_t first_sample, double p,
+                          rk_rng rng, const void *x, void *y)
 {
     (void)dev;
     double scale = 1 / (1 - p);

@@ -15,8 +15,8 @@ static double strided_term(const void *arg, int64_t i)
     return s->x[i * s->step];
 }
 
-rk_status rk__reduce_sum_f64(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, rk_order order, const void *x,
-                             void *y)
+rk_status rk__reduce_sum_f64(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, rk_order order,
+                             const void *x, void *y)
 {
     (void)dev;
     bool row = order.segments <= 1 && order.acc == RK_ACC_SET && inner == 1;

@@ -54,7 +54,8 @@ static double product_term(const void *arg, int64_t i)
     return p->a[i] * p->b[i];
 }
 
-rk_status rk__softmax_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx)
+rk_status rk__softmax_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy,
+                               void *dx)
 {
     (void)dev;
     for (int64_t r = 0; r < rows; r++) {
@@ -83,7 +84,8 @@ static double plain_term(const void *arg, int64_t i)
     return ((const double *)arg)[i];
 }
 
-rk_status rk__log_softmax_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx)
+rk_status rk__log_softmax_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy,
+                                   void *dx)
 {
     (void)dev;
     for (int64_t r = 0; r < rows; r++) {
@@ -114,9 +116,9 @@ rk_status rk__cross_entropy_f64(rk_dev *dev, int64_t rows, int64_t cols, const v
     return RK_OK;
 }
 
-rk_status rk__cross_entropy_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const int64_t *target,
-                                     const void *lse, double smoothing, bool use_ignore, int64_t ignore, double scale,
-                                     void *dx)
+rk_status rk__cross_entropy_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
+                                     const int64_t *target, const void *lse, double smoothing,
+                                     bool use_ignore, int64_t ignore, double scale, void *dx)
 {
     (void)dev;
     for (int64_t r = 0; r < rows; r++) {
