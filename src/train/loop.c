@@ -190,10 +190,19 @@ done:
 
 /* ---- snapshots ---- */
 
+/* "; the last good one is of step 120", or what there is to say before the first. */
+static const char *last_good(const rk__trainer *t, char buf[64])
+{
+    if (t->saved_step < 0)
+        return "; there is none yet";
+    snprintf(buf, 64, "; the last good one is of step %lld", (long long)t->saved_step);
+    return buf;
+}
+
 static void save_failed(rk__trainer *t, const char *why)
 {
-    rk__report_text(t, RK_EVENT_WARN, "snapshot not saved: %s; training goes on, the last good one is of step %lld", why,
-                    (long long)t->saved_step);
+    char last[64];
+    rk__report_text(t, RK_EVENT_WARN, "snapshot not saved, training goes on: %s%s", why, last_good(t, last));
 }
 
 static void poll_save(rk__trainer *t)
@@ -228,7 +237,9 @@ static void begin_save(rk__trainer *t, bool best)
 /* The state of now, durable. Tried twice: a disk that was full may not be any more. */
 static rk_status save_now(rk__trainer *t)
 {
-    char why[512] = "";
+    char why[512] = "", last[64];
+    if (t->saved_step == t->step)
+        return RK_OK;
     for (int attempt = 0; attempt < 2; attempt++) {
         int64_t done = -1;
         begin_save(t, false);
@@ -242,8 +253,8 @@ static rk_status save_now(rk__trainer *t)
         }
         t->asked_step = -1;
     }
-    return rk_fail(t->ctx, RK_EIO, "step %lld: the snapshot cannot be saved: %s; the last good one is of step %lld",
-                   (long long)t->step, why, (long long)t->saved_step);
+    return rk_fail(t->ctx, RK_EIO, "step %lld: the snapshot cannot be saved: %s%s", (long long)t->step, why,
+                   last_good(t, last));
 }
 
 /* ---- evaluation ---- */
@@ -445,7 +456,8 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
     if (rk_failed(cfg->ctx))
         return rk_fail(ctx, rk_failed(cfg->ctx), "%s", rk_error(cfg->ctx));
     rk__trainer t = { .ctx = ctx, .cfg = cfg, .opts = opts ? opts : &none, .started = rk__seconds(),
-                      .journal = { .metrics = -1, .events = -1 }, .eval_step = -1 };
+                      .journal = { .metrics = -1, .events = -1 }, .eval_step = -1,
+                      .saved_step = -1, .asked_step = -1 };
     rk_status st = train(&t);
     if (t.run)
         rk__run_close(t.run);

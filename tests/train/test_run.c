@@ -68,6 +68,34 @@ TEST(resumed_is_straight)
     }
 }
 
+/* Asked to stop before the first step, of a new run and of one that is continued: nothing is lost, nothing is wrong. */
+TEST(stopped_before_a_step)
+{
+    static const char *const over[] = { "run.steps=6", NULL };
+    tiny_fresh();
+    tiny_run straight = { 0 };
+    tiny_train_with(&straight, MLP, NULL, NULL, over);
+    CHECK_DONE(straight);
+    tiny_fresh();
+    for (int i = 0; i < 3; i++) {
+        tiny_run none = { .stop = 1 };
+        tiny_train_with(&none, MLP, NULL, NULL, over);
+        CHECK_INT(none.status, RK_EPREEMPTED);
+        CHECK_INT(none.last, 0);
+        CHECK_INT(none.saves, i == 0);
+        if (i == 1) {
+            tiny_run some = { .stop_at = 3 };
+            tiny_train_with(&some, MLP, NULL, NULL, over);
+            CHECK_INT(some.last, 3);
+        }
+    }
+    tiny_run rest = { 0 };
+    tiny_train_with(&rest, MLP, NULL, NULL, over);
+    CHECK_DONE(rest);
+    CHECK_INT(rest.first, 4);
+    CHECK_STR(rest.hash, straight.hash);
+}
+
 TEST(pieces_are_the_whole)
 {
     static const char *const models[] = { "mlp", "cnn" };
