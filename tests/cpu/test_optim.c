@@ -97,7 +97,11 @@ static bool check_optim(kind k, int variant, int64_t n)
     }
     for (int s = 0; s < STEPS; s++)
         ok &= ref_free(g[s], n);
-    return ok & ref_free(first.w, n) & ref_free(first.m, n) & ref_free(first.v, n) & ref_free(w0, n);
+    ok &= ref_free(first.w, n);
+    ok &= ref_free(first.m, n);
+    ok &= ref_free(first.v, n);
+    ok &= ref_free(w0, n);
+    return ok;
 }
 
 TEST(adam_follows_its_formula)
