@@ -37,7 +37,8 @@ static double accuracy(rk_module *net, rk_loader *data, rk_ctx *ctx)
     rk_no_grad_begin(ctx);
     for (rk_batch b; rk_loader_next(data, &b); rk_step_end(ctx)) {
         size_t bytes = (size_t)b.n * sizeof *best;
-        if (rk_tensor_read(rk_argmax(rk_forward(net, b.x), 1), best, bytes) || rk_tensor_read(b.y, label, bytes))
+        if (rk_tensor_read(rk_argmax(rk_forward(net, b.x), 1), best, bytes) ||
+            rk_tensor_read(b.y, label, bytes))
             break;
         for (int64_t i = 0; i < b.n; i++)
             right += best[i] == label[i];

@@ -1,20 +1,21 @@
-/* What a safetensors file holds, for those who look at it. HDF5 files have tools of their own, and only files that this
- * program hashed before are opened with the HDF5 library. */
+/* What a safetensors file holds, for those who look at it. HDF5 files have tools of their own, and only files
+ * that this program hashed before are opened with the HDF5 library. */
 #include <rankine/ckpt.h>
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "ckpt/snapshot.h"
 #include "core/ctx.h"
 #include "core/state.h"
-#include "ckpt/snapshot.h"
 #include "io/safetensors.h"
 
 static rk_status open_file(rk_ctx *ctx, const char *path, rk__safetensors *out)
 {
     size_t n = path ? strlen(path) : 0;
     if (!path || n < 12 || strcmp(path + n - 12, ".safetensors"))
-        return rk_fail(ctx, RK_EDATA, "%s: neither a run folder nor a .safetensors file; h5dump and h5py read HDF5",
+        return rk_fail(ctx, RK_EDATA,
+                       "%s: neither a run folder nor a .safetensors file; h5dump and h5py read HDF5",
                        path ? path : "(none)");
     return rk__st_open(ctx, path, out);
 }
@@ -71,11 +72,13 @@ rk_status rk_file_describe(rk_ctx *ctx, const char *path, rk_snapshot_info *out)
     return list_tensors(ctx, path, l, out);
 }
 
-static rk_status read_tensor(rk_ctx *ctx, const rk__safetensors *file, const rk__st_tensor *t, rk_state *state)
+static rk_status read_tensor(rk_ctx *ctx, const rk__safetensors *file, const rk__st_tensor *t,
+                             rk_state *state)
 {
     rk_dtype type;
     if (!rk__st_dtype(t, &type))
-        return rk_fail(ctx, RK_EDATA, "%s: %s is of type %s, which is not ours", file->path, t->name, t->dtype);
+        return rk_fail(ctx, RK_EDATA, "%s: %s is of type %s, which is not ours", file->path, t->name,
+                       t->dtype);
     void *host = malloc(t->bytes ? (size_t)t->bytes : 1);
     if (!host)
         return rk_fail(ctx, RK_ENOMEM, "%s: no memory for %s", file->path, t->name);

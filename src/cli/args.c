@@ -20,7 +20,8 @@ static int flag_index(const cli_verb *v, const char *name, size_t length)
     return -1;
 }
 
-/* The key of the option table that --name means: "lr" is "optim.lr"; anything with a dot is a key as it is. */
+/* The key of the option table that --name means: "lr" is "optim.lr"; anything with a dot is a key as it is.
+ */
 static const char *option_key(const char *name, size_t length, char *buf, size_t size)
 {
     for (int i = 0; cli_aliases[i].name; i++)
@@ -56,7 +57,8 @@ static int unknown_flag(const cli_verb *v, const char *name, size_t length)
     const char *near = rk_nearest(word, names, n);
     if (near)
         return cli_fail(RK_EUSAGE, "%s: there is no flag --%s; did you mean --%s?", v->name, word, near);
-    return cli_fail(RK_EUSAGE, "%s: there is no flag --%s; rankine help %s lists them", v->name, word, v->name);
+    return cli_fail(RK_EUSAGE, "%s: there is no flag --%s; rankine help %s lists them", v->name, word,
+                    v->name);
 }
 
 static int add_override(cli_args *a, const char *key, const char *value)
@@ -114,8 +116,8 @@ static int check_words(const cli_args *a)
     if (a->n_words < v->min_words)
         return cli_fail(RK_EUSAGE, "%s: something is missing: rankine %s %s", v->name, v->name, v->synopsis);
     if (a->n_words > v->max_words)
-        return cli_fail(RK_EUSAGE, "%s: what is \"%s\"? rankine %s %s", v->name, a->words[v->max_words], v->name,
-                        v->synopsis);
+        return cli_fail(RK_EUSAGE, "%s: what is \"%s\"? rankine %s %s", v->name, a->words[v->max_words],
+                        v->name, v->synopsis);
     return 0;
 }
 
@@ -190,8 +192,8 @@ bool cli_int(const cli_args *a, const char *flag, int64_t absent, int64_t min, i
     errno = 0;
     long long v = strtoll(text, &end, 10);
     if (errno || end == text || *end || v < min) {
-        cli_fail(RK_EUSAGE, "%s: --%s is \"%s\", it should be a whole number from %lld on", a->verb->name, flag, text,
-                 (long long)min);
+        cli_fail(RK_EUSAGE, "%s: --%s is \"%s\", it should be a whole number from %lld on", a->verb->name,
+                 flag, text, (long long)min);
         return false;
     }
     *out = v;

@@ -1,4 +1,5 @@
-/* rankine bench: how near this machine's products come to its peak, in a few seconds. benchmarks/ has the careful ones. */
+/* rankine bench: how near this machine's products come to its peak, in a few seconds. benchmarks/ has the
+ * careful ones. */
 #include "cli/cli.h"
 
 #include <stdlib.h>
@@ -8,7 +9,7 @@ enum { MIN_RUNS = 5, MAX_RUNS = 2000 };
 
 typedef struct bench_case {
     const char *name;
-    int64_t m, n, k;          /* a product, or */
+    int64_t m, n, k;                    /* a product, or */
     int64_t batch, channels, out, side; /* a 3x3 convolution */
 } bench_case;
 
@@ -120,8 +121,8 @@ static int run_bench(const cli_args *a)
         describe(&cases[i], shape, sizeof shape);
         double s = median_seconds(ctx, &cases[i]);
         if (s > 0)
-            printf("%-22s %-28s %10.3f %10.1f %6.0f%%\n", cases[i].name, shape, 1e3 * s, flops(&cases[i]) / s / 1e9,
-                   peak > 0 ? 100 * flops(&cases[i]) / s / peak : 0);
+            printf("%-22s %-28s %10.3f %10.1f %6.0f%%\n", cases[i].name, shape, 1e3 * s,
+                   flops(&cases[i]) / s / 1e9, peak > 0 ? 100 * flops(&cases[i]) / s / peak : 0);
         fflush(stdout);
     }
     rk_no_grad_end(ctx);

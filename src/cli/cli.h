@@ -32,8 +32,8 @@ struct cli_args {
     const cli_verb *verb;
     const char **words;     /* n_words */
     const char **overrides; /* n_overrides, "a.b=value" each */
-    const char **values;    /* one a flag of the verb: its value, "" for a switch that is set, NULL if absent */
-    char **made;            /* texts that overrides point to */
+    const char **values; /* one a flag of the verb: its value, "" for a switch that is set, NULL if absent */
+    char **made;         /* texts that overrides point to */
     int n_words, n_overrides, n_made;
 };
 
@@ -59,8 +59,8 @@ bool cli_int(const cli_args *a, const char *flag, int64_t absent, int64_t min, i
 int cli_fail(rk_status st, const char *fmt, ...) RK_PRINTF(2, 3);
 /* 0 if stdout took everything that was written to it, else the exit code after having said so. */
 int cli_flush(void);
-/* Closes ctx; says its first failure as cli_fail() does. Returns the exit code; 0 if all went well and stdout took
- * everything that was written to it. */
+/* Closes ctx; says its first failure as cli_fail() does. Returns the exit code; 0 if all went well and stdout
+ * took everything that was written to it. */
 int cli_close(rk_ctx *ctx);
 /* A context that computes nothing: one thread. */
 rk_status cli_open_small(rk_ctx **ctx);
@@ -87,18 +87,19 @@ typedef struct cli_report cli_report;
 /* format: "auto", "kv" or "json" (log.format). NULL when out of memory. */
 cli_report *cli_report_open(rk_ctx *ctx, const char *format);
 void cli_report_event(void *report, const rk_event *e);
-int64_t cli_report_step(const cli_report *r); /* the last finished step */
+int64_t cli_report_step(const cli_report *r);  /* the last finished step */
 int64_t cli_report_saved(const cli_report *r); /* the last durable snapshot; -1: none */
 void cli_report_close(cli_report *r);
 
 /* ---- the terminal's line, see progress.c ---- */
-/* One line of at most `columns` characters; the least telling parts are left out first. peak: 0 if unknown. */
+/* One line of at most `columns` characters; the least telling parts are left out first. peak: 0 if unknown.
+ */
 void cli_progress_line(char *buf, size_t size, int columns, const rk_progress *p, double peak);
 
 void cli_help_verb(FILE *f, const cli_verb *v);
 void cli_man(FILE *f);
 
-extern const cli_verb cli_train, cli_eval, cli_predict, cli_inspect, cli_verify, cli_export, cli_config, cli_bench, cli_doctor,
-    cli_version, cli_help;
+extern const cli_verb cli_train, cli_eval, cli_predict, cli_inspect, cli_verify, cli_export, cli_config,
+    cli_bench, cli_doctor, cli_version, cli_help;
 
 #endif

@@ -33,8 +33,8 @@ static int run_config(const cli_args *a)
     bool shows = !strcmp(what, "show");
     if (!shows && strcmp(what, "check")) {
         const char *near = rk_nearest(what, whats, 3);
-        return cli_fail(RK_EUSAGE, "config: \"%s\" is none of check, show, schema%s%s%s", what, near ? "; did you mean " : "",
-                        near ? near : "", near ? "?" : "");
+        return cli_fail(RK_EUSAGE, "config: \"%s\" is none of check, show, schema%s%s%s", what,
+                        near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     }
     if (a->n_words < 2)
         return cli_fail(RK_EUSAGE, "config: which file? rankine config %s CONFIG", what);

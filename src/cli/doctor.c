@@ -18,7 +18,8 @@ static void say(const char *mark, const char *what, const char *text)
 static void check_device(rk_ctx *ctx)
 {
     char text[160];
-    snprintf(text, sizeof text, "%s; measured peak %.1f GFLOP/s (f32)", rk_device_describe(ctx), rk_peak_flops(ctx) / 1e9);
+    snprintf(text, sizeof text, "%s; measured peak %.1f GFLOP/s (f32)", rk_device_describe(ctx),
+             rk_peak_flops(ctx) / 1e9);
     say("ok", "device", text);
 }
 
@@ -69,7 +70,8 @@ static bool check_disk(const char *dir)
         unlink(path);
     }
     if (!good)
-        snprintf(text, sizeof text, "%s: %s: %s; snapshots cannot be written there", dir, step, strerror(why));
+        snprintf(text, sizeof text, "%s: %s: %s; snapshots cannot be written there", dir, step,
+                 strerror(why));
     else if (!statvfs(dir, &v))
         snprintf(text, sizeof text, "%s takes files, %s free", dir,
                  cli_bytes(space, sizeof space, (double)v.f_bavail * (double)v.f_frsize));

@@ -52,8 +52,11 @@ static void print_json(const rk_eval_result *r)
         printf(",\"confusion\":[");
         for (int64_t i = 0; i < r->classes; i++)
             for (int64_t j = 0; j < r->classes; j++)
-                printf("%s%lld%s", j ? "," : i ? ",[" : "[", (long long)r->confusion[i * r->classes + j],
-                       j + 1 == r->classes ? "]" : "");
+                printf("%s%lld%s",
+                       j   ? ","
+                       : i ? ",["
+                           : "[",
+                       (long long)r->confusion[i * r->classes + j], j + 1 == r->classes ? "]" : "");
         printf("]");
     }
     printf("}\n");
@@ -92,7 +95,8 @@ static int run_eval(const cli_args *a)
 }
 
 static const cli_flag flags[] = {
-    { "data", "PATH", "another data set, treated as the training data was (default: data.eval or the held-out part)" },
+    { "data", "PATH",
+      "another data set, treated as the training data was (default: data.eval or the held-out part)" },
     { "format", "idx|csv|hdf5", "its format (default: by name and content)" },
     { "step", "N", "snapshot of this step (default: the best, else the newest)" },
     { "batch", "N", "samples a pass (default: as trained)" },

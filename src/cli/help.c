@@ -8,7 +8,8 @@ static void print_flags(FILE *f, const cli_flag *flag)
     fputs("\nflags:\n", f);
     for (; flag && flag->name; flag++) {
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", flag->name, flag->value ? " " : "", flag->value ? flag->value : "");
+        snprintf(left, sizeof left, "--%s%s%s", flag->name, flag->value ? " " : "",
+                 flag->value ? flag->value : "");
         fprintf(f, "  %-24s %s\n", left, flag->help);
     }
     fprintf(f, "  %-24s %s\n", "--help", "this text");
@@ -52,7 +53,8 @@ static void print_overview(FILE *f)
     for (int i = 0; cli_verbs[i]; i++)
         fprintf(f, "  %-8s  %s\n", cli_verbs[i]->name, cli_verbs[i]->summary);
     fputs("\nrankine help VERB tells more; rankine help options lists the keys of a configuration.\n"
-          "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 out of memory, 73 run folder in use, 74 cannot\n"
+          "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 out of memory, 73 run folder in "
+          "use, 74 cannot\n"
           "save, 75 stopped and saved (start again), 78 configuration, 79 the loss is not finite.\n",
           f);
 }

@@ -9,7 +9,8 @@ static void print_shape(const rk_shape *s)
     char text[160] = "(";
     size_t used = 1;
     for (int i = 0; i < s->ndim && used < sizeof text - 24; i++)
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%lld", i ? ", " : "", (long long)s->dim[i]);
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "%s%lld", i ? ", " : "", (long long)s->dim[i]);
     snprintf(text + used, sizeof text - used, ")");
     printf("  %-20s", text);
 }
@@ -108,7 +109,8 @@ static int run_inspect(const cli_args *a)
 }
 
 static const cli_flag flags[] = {
-    { "hash", NULL, "print \"sha256 HEX\" over the logical weights and optimiser state, whatever files hold them" },
+    { "hash", NULL,
+      "print \"sha256 HEX\" over the logical weights and optimiser state, whatever files hold them" },
     { "config", NULL, "print the configuration that the snapshot was trained with" },
     { "step", "N", "snapshot of this step (default: the newest good one)" },
     { NULL, NULL, NULL },

@@ -101,8 +101,10 @@ void cli_man(FILE *f)
     fprintf(f, ".TH RANKINE 1 \"\" \"rankine %s\" \"User Commands\"\n", rk_version());
     fputs(".SH NAME\nrankine \\- trains neural networks\n", f);
     fputs(".SH SYNOPSIS\n.B rankine\n.I verb\n[\\fIarguments\\fR]\n", f);
-    fputs(".SH DESCRIPTION\nTrains networks described in a YAML file, on the processor's cores. The trained weights do not "
-          "depend on the number of threads, on the instruction set, or on how often the run was stopped and started "
+    fputs(".SH DESCRIPTION\nTrains networks described in a YAML file, on the processor's cores. The trained "
+          "weights do not "
+          "depend on the number of threads, on the instruction set, or on how often the run was stopped and "
+          "started "
           "again.\n",
           f);
     fputs(".SH VERBS\n", f);

@@ -108,7 +108,8 @@ static int run_predict(const cli_args *a)
 }
 
 static const cli_flag flags[] = {
-    { "data", "PATH", "data set, treated as the training data was (default: data.eval or the held-out part)" },
+    { "data", "PATH",
+      "data set, treated as the training data was (default: data.eval or the held-out part)" },
     { "format", "idx|csv|hdf5", "its format (default: by name and content)" },
     { "out", "FILE", "write there (default: standard output)" },
     { "as", "csv|jsonl", "form of the output (default: jsonl for a FILE.jsonl, else csv)" },
@@ -123,7 +124,8 @@ const cli_verb cli_predict = {
     .name = "predict",
     .synopsis = "RUN [--data PATH] [--out FILE]",
     .summary = "print what a snapshot says about each sample, as CSV or JSONL",
-    .text = "Classification: the most probable class and the probability of each. Regression: the predicted targets.",
+    .text = "Classification: the most probable class and the probability of each. Regression: the predicted "
+            "targets.",
     .flags = flags,
     .min_words = 1,
     .max_words = 1,

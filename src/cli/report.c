@@ -1,9 +1,9 @@
-/* What a training run tells while it runs: log lines on stdout for collectors and files, and on a terminal one
- * rewritten line on stderr.
+/* What a training run tells while it runs: log lines on stdout for collectors and files, and on a terminal
+ * one rewritten line on stderr.
  *
- * A log line is "TIME name=value ...": every '=' is followed by a number, names have no dot and no slash, and a value
- * that is not finite is written "name:nan". Katib's collector, for one, takes "val/loss=2" for loss and stops on an empty
- * value. Words stand on lines of their own, without '='. */
+ * A log line is "TIME name=value ...": every '=' is followed by a number, names have no dot and no slash, and
+ * a value that is not finite is written "name:nan". Katib's collector, for one, takes "val/loss=2" for loss
+ * and stops on an empty value. Words stand on lines of their own, without '='. */
 #include "cli/cli.h"
 
 #include <math.h>
@@ -17,9 +17,9 @@
 struct cli_report {
     rk_ctx *ctx;
     bool lines, json, terminal;
-    bool drawn;         /* the terminal's line stands there */
+    bool drawn; /* the terminal's line stands there */
     double last_draw;
-    double peak;        /* < 0: not measured yet */
+    double peak;                 /* < 0: not measured yet */
     double busy, samples, flops; /* since the last drawing: seconds, and what was done in them */
     int64_t step, saved;
 };

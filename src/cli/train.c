@@ -10,8 +10,8 @@
 static volatile int stop_requested;
 static volatile sig_atomic_t on_terminal;
 
-/* The first signal asks for a save; an interrupt after that leaves at once: snapshots are whole or absent, so nothing is
- * lost but the steps since the last one. */
+/* The first signal asks for a save; an interrupt after that leaves at once: snapshots are whole or absent, so
+ * nothing is lost but the steps since the last one. */
 static void on_signal(int signal)
 {
     static const char leaving[] = "\nrankine: left at once, without saving\n";
@@ -74,15 +74,16 @@ static rk_status check_fresh(const cli_args *a, rk_ctx *ctx, const char *run)
     if (!st)
         st = rk_run_steps(look, run, &steps, &n);
     if (!st && n > 0)
-        rk_fail(ctx, RK_EUSAGE, "%s holds a run of %lld steps; --fresh would remove it: add --yes to agree", run,
-                (long long)steps[n - 1]);
+        rk_fail(ctx, RK_EUSAGE, "%s holds a run of %lld steps; --fresh would remove it: add --yes to agree",
+                run, (long long)steps[n - 1]);
     rk_close(look);
     return rk_failed(ctx);
 }
 
 static void say_stopped(const cli_report *r, const char *run)
 {
-    fprintf(stderr, "rankine: stopped on request at step %lld and saved in %s; the same command goes on from there\n",
+    fprintf(stderr,
+            "rankine: stopped on request at step %lld and saved in %s; the same command goes on from there\n",
             (long long)cli_report_step(r), run);
 }
 
@@ -132,9 +133,11 @@ const cli_verb cli_train = {
     .name = "train",
     .synopsis = "CONFIG [KEY=VALUE ...]",
     .summary = "train as a configuration says; go on if its run folder holds a run",
-    .text = "CONFIG is a YAML or JSON file. KEY=VALUE or --KEY=VALUE overrides an option of it (see rankine help options).\n"
+    .text = "CONFIG is a YAML or JSON file. KEY=VALUE or --KEY=VALUE overrides an option of it (see rankine "
+            "help options).\n"
             "--lr, --batch-size and --num-epochs stand for optim.lr, batch.global and run.epochs.\n"
-            "TERM, USR1 and the first interrupt save and exit with 75; the same command then goes on. A second interrupt\n"
+            "TERM, USR1 and the first interrupt save and exit with 75; the same command then goes on. A "
+            "second interrupt\n"
             "leaves at once.",
     .flags = flags,
     .min_words = 0,

@@ -1,6 +1,6 @@
-/* The rate of fused multiply-adds that the device's threads reach when nothing else stands in the way: what the
- * percentage in the progress line refers to. Measured, not looked up: it counts the clock that the machine really
- * holds with these instructions on all cores. */
+/* The rate of fused multiply-adds that the device's threads reach when nothing else stands in the way: what
+ * the percentage in the progress line refers to. Measured, not looked up: it counts the clock that the
+ * machine really holds with these instructions on all cores. */
 #include "cpu/cpu.h"
 
 #include <stdlib.h>

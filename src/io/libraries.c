@@ -35,8 +35,8 @@ static const struct {
     const char *name;
     const char *(*version)(void);
 } libraries[] = {
-    { "hdf5", version_hdf5 },    { "libyaml", yaml_get_version_string }, { "zlib", zlibVersion },
-    { "zstd", ZSTD_versionString }, { "xxhash", version_xxhash },        { "openssl", version_openssl },
+    { "hdf5", version_hdf5 },       { "libyaml", yaml_get_version_string }, { "zlib", zlibVersion },
+    { "zstd", ZSTD_versionString }, { "xxhash", version_xxhash },           { "openssl", version_openssl },
 };
 
 bool rk_library(int i, const char **name, const char **version)
