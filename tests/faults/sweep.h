@@ -58,8 +58,8 @@ static inline void copy_tree(const char *from, const char *to)
         struct stat s;
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
-        snprintf(a, sizeof a, "%s/%s", from, e->d_name);
-        snprintf(b, sizeof b, "%s/%s", to, e->d_name);
+        snprintf(a, sizeof a, "%.300s/%.255s", from, e->d_name);
+        snprintf(b, sizeof b, "%.300s/%.255s", to, e->d_name);
         if (!stat(a, &s) && S_ISDIR(s.st_mode)) {
             copy_tree(a, b);
         } else {
