@@ -91,10 +91,13 @@ static inline double ref_ulps(float a, double b)
         return 0;
     if (!(fabsf(a) <= INFINITY) || !(fabsf(r) <= INFINITY) || isinf(a) || isinf(r))
         return INFINITY;
-    int e = -125;
-    if (fabs(b) > 0x1p-126)
-        frexp(b, &e);
-    return fabs((double)a - b) / ldexp(1, e < -125 ? -149 : e - 24);
+    uint64_t bits; /* of |b| = m 2^e, 1/2 <= m < 1; subnormal floats are as coarse as those of e = -125 */
+    memcpy(&bits, &b, sizeof bits);
+    int64_t e = (int64_t)(bits >> 52 & 0x7ff) - 1022;
+    uint64_t per_ulp = (uint64_t)(1023 + 24 - (e < -125 ? -125 : e)) << 52;
+    double scale;
+    memcpy(&scale, &per_ulp, sizeof scale);
+    return fabs((double)a - b) * scale;
 }
 
 /* ---- core/order.h, literally; term(arg, i) is the i-th float ---- */
