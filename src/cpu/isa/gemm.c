@@ -1,7 +1,11 @@
 /* The product kernel in canonical order: panels, blocks and tasks around the register tile (tile.h).
  *
  * Loops, outermost first: column blocks, blocks of k, row blocks; in each the rows' operand is packed for all, then
- * tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is one chain a leaf. */
+ * tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is one chain a leaf.
+ *
+ * bf16: operands are rounded while they are packed and then multiplied as floats, on every instruction set. A product of
+ * two bf16 numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is not used: it adds
+ * two terms an instruction and takes denormals for zero, so its bits are not those of a chain. */
 #include "cpu/isa/tile.h"
 
 #include <string.h>

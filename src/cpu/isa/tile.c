@@ -6,9 +6,8 @@ enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scale
 enum { LINE = 16 };     /* floats of a cache line */
 enum { COPY_AHEAD = 16 }; /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
 enum { TURNED_AHEAD = 64 }; /* floats fetched ahead in each of many columns */
-#ifndef FETCH
-#define FETCH 2 /* into the second-level cache: rows at a stride of a power of two share one set of the first */
-#endif
+enum { FETCH = 2 };         /* into the second-level cache: rows at a stride of a power of two share a set of the first */
+enum { FETCH_C_TERMS = 16 }; /* a shorter chain ends before lines asked for at its start arrive */
 enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
 
 typedef vf sums[TILE_TALL][MOST_VECS];
@@ -246,7 +245,7 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
     else
         acc_zero(rows, vecs, acc);
 
-    if (t->last && !t->out->transposed)
+    if (t->last && !t->out->transposed && t->run[0] >= FETCH_C_TERMS)
         fetch_c(rows, vecs, t);
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
     const float *a[ROW_GROUPS], *b = t->b;
