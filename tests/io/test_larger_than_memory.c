@@ -4,6 +4,7 @@
 #include "files.h"
 
 #include <hdf5.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -20,7 +21,7 @@
 #define SANITIZED 0
 #endif
 
-enum { ROOM_MIB = 160, DATA_MIB = 224, SIDE = 64, PIXELS = SIDE * SIDE };
+enum { ROOM_MIB = 96, DATA_MIB = 128, SIDE = 64, PIXELS = SIDE * SIDE };
 
 static int64_t address_space(void)
 {
@@ -37,6 +38,7 @@ static int64_t address_space(void)
 static int serve_all(const char *path, int64_t samples, bool labels)
 {
     rk_ctx *ctx;
+    mallopt(M_ARENA_MAX, 1); /* each thread's arena would reserve 64 MiB of address space */
     if (rk_open(&(rk_open_cfg){ .threads = 1 }, &ctx) != RK_OK)
         return 2;
     struct rlimit limit = { (rlim_t)(address_space() + ((int64_t)ROOM_MIB << 20)), RLIM_INFINITY };
