@@ -1,8 +1,9 @@
-/* Convolutions against oneDNN, which may choose its own layouts for every operand (format any); its reorders are not
- * timed. Forward with bias, the gradient of the input, the gradient of the weights (8 segments, as in training).
+/* Convolutions against oneDNN, which may choose its own layouts for every operand (format any); its reorders
+ * are not timed. Forward with bias, the gradient of the input, the gradient of the weights (8 segments, as in
+ * training).
  *
- * Columns: GF/s = 2 * n * oc * oh * ow * c/groups * kh * kw / median time, and ours / oneDNN's. `wrong` counts results
- * further from oneDNN's than the rounding of a sum of that length explains. */
+ * Columns: GF/s = 2 * n * oc * oh * ow * c/groups * kh * kw / median time, and ours / oneDNN's. `wrong`
+ * counts results further from oneDNN's than the rounding of a sum of that length explains. */
 #include "bench.h"
 
 #include "core/kernels.h"
@@ -10,13 +11,13 @@
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
 
-#define DNNL(call)                                                       \
-    do {                                                                 \
-        dnnl_status_t status_ = (call);                                  \
-        if (status_ != dnnl_success) {                                   \
+#define DNNL(call)                                                      \
+    do {                                                                \
+        dnnl_status_t status_ = (call);                                 \
+        if (status_ != dnnl_success) {                                  \
             fprintf(stderr, "oneDNN: %s: status %d\n", #call, status_); \
-            exit(1);                                                     \
-        }                                                                \
+            exit(1);                                                    \
+        }                                                               \
     } while (0)
 
 typedef struct layer {
@@ -25,14 +26,15 @@ typedef struct layer {
     rk_conv2d_args g;
 } layer;
 
-#define LAYER(name, first, batch, in, size, out, kernel, step, border)                                                 \
-    {                                                                                                                  \
-        name, first,                                                                                                   \
-        {                                                                                                              \
-            .n = batch, .c = in, .h = size, .w = size, .oc = out, .kh = kernel, .kw = kernel,                          \
-            .oh = (size + 2 * border - kernel) / step + 1, .ow = (size + 2 * border - kernel) / step + 1,              \
-            .stride_h = step, .stride_w = step, .pad_h = border, .pad_w = border, .dil_h = 1, .dil_w = 1, .groups = 1 \
-        }                                                                                                              \
+#define LAYER(name, first, batch, in, size, out, kernel, step, border)                                    \
+    {                                                                                                     \
+        name, first,                                                                                      \
+        {                                                                                                 \
+            .n = batch, .c = in, .h = size, .w = size, .oc = out, .kh = kernel, .kw = kernel,             \
+            .oh = (size + 2 * border - kernel) / step + 1, .ow = (size + 2 * border - kernel) / step + 1, \
+            .stride_h = step, .stride_w = step, .pad_h = border, .pad_w = border, .dil_h = 1, .dil_w = 1, \
+            .groups = 1                                                                                   \
+        }                                                                                                 \
     }
 
 static const layer layers[] = {
@@ -123,7 +125,8 @@ static void reorder(bench *b, dnnl_memory_t from, dnnl_memory_t to)
 }
 
 /* An operand in the layout that the primitive asks for, with our numbers in it. */
-static void operand(bench *b, dnnl_primitive_desc_t pd, int arg, int ndim, const dnnl_dims_t dims, float *data)
+static void operand(bench *b, dnnl_primitive_desc_t pd, int arg, int ndim, const dnnl_dims_t dims,
+                    float *data)
 {
     const dnnl_memory_desc_t *want = dnnl_primitive_desc_query_md(pd, dnnl_query_exec_arg_md, arg);
     dnnl_memory_desc_t ours = plain(ndim, dims);
@@ -139,8 +142,10 @@ static void operand(bench *b, dnnl_primitive_desc_t pd, int arg, int ndim, const
 static void make_theirs(bench *b)
 {
     const rk_conv2d_args *g = &b->l->g;
-    dnnl_dims_t x = { g->n, g->c, g->h, g->w }, w = { g->oc, g->c, g->kh, g->kw }, y = { g->n, g->oc, g->oh, g->ow };
-    dnnl_dims_t bias = { g->oc }, stride = { g->stride_h, g->stride_w }, dil = { 0, 0 }, pad = { g->pad_h, g->pad_w };
+    dnnl_dims_t x = { g->n, g->c, g->h, g->w }, w = { g->oc, g->c, g->kh, g->kw },
+                y = { g->n, g->oc, g->oh, g->ow };
+    dnnl_dims_t bias = { g->oc }, stride = { g->stride_h, g->stride_w }, dil = { 0, 0 },
+                pad = { g->pad_h, g->pad_w };
     dnnl_dims_t right = { (g->oh - 1) * g->stride_h + g->kh - g->h - g->pad_h,
                           (g->ow - 1) * g->stride_w + g->kw - g->w - g->pad_w };
     dnnl_memory_desc_t xd, wd, yd, bd = plain(1, bias);
@@ -149,8 +154,8 @@ static void make_theirs(bench *b)
     DNNL(dnnl_memory_desc_init_by_tag(&yd, 4, y, dnnl_f32, dnnl_format_tag_any));
     dnnl_convolution_desc_t fd, d;
     dnnl_primitive_desc_t hint, pd;
-    DNNL(dnnl_dilated_convolution_forward_desc_init(&fd, dnnl_forward_training, dnnl_convolution_direct, &xd, &wd, &bd,
-                                                    &yd, stride, dil, pad, right));
+    DNNL(dnnl_dilated_convolution_forward_desc_init(&fd, dnnl_forward_training, dnnl_convolution_direct, &xd,
+                                                    &wd, &bd, &yd, stride, dil, pad, right));
     DNNL(dnnl_primitive_desc_create(&hint, &fd, NULL, b->engine, NULL));
     b->arg_count = 0;
     if (b->what == FORWARD) {
@@ -160,15 +165,15 @@ static void make_theirs(bench *b)
         operand(b, pd, DNNL_ARG_BIAS, 1, bias, b->bias);
         operand(b, pd, DNNL_ARG_DST, 4, y, b->y);
     } else if (b->what == INPUT) {
-        DNNL(dnnl_dilated_convolution_backward_data_desc_init(&d, dnnl_convolution_direct, &xd, &wd, &yd, stride, dil,
-                                                              pad, right));
+        DNNL(dnnl_dilated_convolution_backward_data_desc_init(&d, dnnl_convolution_direct, &xd, &wd, &yd,
+                                                              stride, dil, pad, right));
         DNNL(dnnl_primitive_desc_create(&pd, &d, NULL, b->engine, hint));
         operand(b, pd, DNNL_ARG_DIFF_DST, 4, y, b->y);
         operand(b, pd, DNNL_ARG_WEIGHTS, 4, w, b->w);
         operand(b, pd, DNNL_ARG_DIFF_SRC, 4, x, b->x);
     } else {
-        DNNL(dnnl_dilated_convolution_backward_weights_desc_init(&d, dnnl_convolution_direct, &xd, &wd, NULL, &yd, stride,
-                                                                 dil, pad, right));
+        DNNL(dnnl_dilated_convolution_backward_weights_desc_init(&d, dnnl_convolution_direct, &xd, &wd, NULL,
+                                                                 &yd, stride, dil, pad, right));
         DNNL(dnnl_primitive_desc_create(&pd, &d, NULL, b->engine, hint));
         operand(b, pd, DNNL_ARG_SRC, 4, x, b->x);
         operand(b, pd, DNNL_ARG_DIFF_DST, 4, y, b->y);
@@ -184,7 +189,9 @@ static void make_theirs(bench *b)
 static int64_t count_wrong(bench *b, int64_t terms, int64_t size)
 {
     const rk_conv2d_args *g = &b->l->g;
-    dnnl_dims_t dims[] = { { g->n, g->oc, g->oh, g->ow }, { g->n, g->c, g->h, g->w }, { g->oc, g->c, g->kh, g->kw } };
+    dnnl_dims_t dims[] = { { g->n, g->oc, g->oh, g->ow },
+                           { g->n, g->c, g->h, g->w },
+                           { g->oc, g->c, g->kh, g->kw } };
     dnnl_memory_desc_t d = plain(4, dims[b->what]);
     dnnl_memory_t p;
     DNNL(dnnl_memory_create(&p, &d, b->engine, b->theirs));
@@ -204,8 +211,10 @@ static void bench_one(const bench_options *o, bench *b, const layer *l, enum wha
     if ((what == INPUT && l->first) || (o->only && !strstr(name, o->only)))
         return;
     const rk_conv2d_args *g = &l->g;
-    int64_t nx = g->n * g->c * g->h * g->w, nw = g->oc * g->c * g->kh * g->kw, ny = g->n * g->oc * g->oh * g->ow;
-    int64_t size[] = { ny, nx, nw }, terms[] = { g->c * g->kh * g->kw, g->oc * g->kh * g->kw, g->n * g->oh * g->ow };
+    int64_t nx = g->n * g->c * g->h * g->w, nw = g->oc * g->c * g->kh * g->kw,
+            ny = g->n * g->oc * g->oh * g->ow;
+    int64_t size[] = { ny, nx, nw },
+            terms[] = { g->c * g->kh * g->kw, g->oc * g->kh * g->kw, g->n * g->oh * g->ow };
     b->what = what;
     b->l = l;
     b->x = numbers(nx);
@@ -218,7 +227,8 @@ static void bench_one(const bench_options *o, bench *b, const layer *l, enum wha
     bench_side sides[] = { { "ours", run_ours, b, 0, 0, 0 }, { "oneDNN", run_theirs, b, 0, 0, 0 } };
     bench_in_turn(o, 1, sides, 2);
     int64_t wrong = count_wrong(b, terms[what], size[what]);
-    double flops = 2.0 * (double)ny * (double)(g->c * g->kh * g->kw) * 1e-9, ratio = sides[1].median / sides[0].median;
+    double flops = 2.0 * (double)ny * (double)(g->c * g->kh * g->kw) * 1e-9,
+           ratio = sides[1].median / sides[0].median;
     printf("%-30s %8.1f %8.1f %8.3f %10lld\n", name, flops / sides[0].median, flops / sides[1].median, ratio,
            (long long)wrong);
     fflush(stdout);
@@ -247,8 +257,8 @@ int main(int argc, char **argv)
     DNNL(dnnl_engine_create(&b.engine, dnnl_cpu, 0));
     DNNL(dnnl_stream_create(&b.stream, b.engine, dnnl_stream_default_flags));
     const dnnl_version_t *v = dnnl_version();
-    printf("%s; oneDNN %d.%d.%d, %d thread%s\n", rk_device_cpu.describe(b.dev), v->major, v->minor, v->patch, o.threads,
-           o.threads == 1 ? "" : "s");
+    printf("%s; oneDNN %d.%d.%d, %d thread%s\n", rk_device_cpu.describe(b.dev), v->major, v->minor, v->patch,
+           o.threads, o.threads == 1 ? "" : "s");
     printf("%-30s %8s %8s %8s %10s\n", "layer", "GF/s", "oneDNN", "ratio", "wrong");
     bench_summary sum = { 0 };
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)

@@ -48,7 +48,8 @@ typedef struct rk_gemm {
 } rk_gemm;
 
 /* x (n, c, h, w), w (oc, c/groups, kh, kw), y (n, oc, oh, ow). Term order of the chains: y over (c, kh, kw)
- * ascending; dw over (sample, oh, ow) ascending with order.unit = oh*ow; dx over (oc, kh, kw) ascending. */
+ * ascending; dw over (sample, oh, ow) ascending with order.unit = oh*ow; dx over (oc, kh, kw) ascending. Padding takes
+ * part as zeros; taps of dx that a stride steps over are no terms. */
 typedef struct rk_conv2d_args {
     int64_t n, c, h, w, oc, kh, kw, oh, ow;
     int64_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;

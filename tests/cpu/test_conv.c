@@ -70,7 +70,8 @@ static void want_y(problem *p, bool with_bias, bool relu)
                     for (int64_t kh = 0; kh < g->kh; kh++)
                         for (int64_t kw = 0; kw < g->kw; kw++)
                             sum = term(p, *w++,
-                                       x_at(p, n, oc / goc * gc + c, o / g->ow * g->stride_h + kh * g->dil_h - g->pad_h,
+                                       x_at(p, n, oc / goc * gc + c,
+                                            o / g->ow * g->stride_h + kh * g->dil_h - g->pad_h,
                                             o % g->ow * g->stride_w + kw * g->dil_w - g->pad_w),
                                        sum);
                 sum = with_bias ? sum + p->bias[oc] : sum;
@@ -78,7 +79,8 @@ static void want_y(problem *p, bool with_bias, bool relu)
             }
 }
 
-/* dy where tap k of input index i comes from: false if the stride steps over it; zero where there is no output. */
+/* dy where tap k of input index i comes from: false if the stride steps over it; zero where there is no
+ * output. */
 static bool dy_index(int64_t i, int64_t k, int64_t stride, int64_t pad, int64_t dil, int64_t *o)
 {
     int64_t at = i + pad - k * dil;
@@ -107,7 +109,8 @@ static void want_dx(problem *p)
 {
     const rk_conv2d_args *g = &p->g;
     for (int64_t i = 0; i < p->nx; i++)
-        p->dx[i] = want_dx_at(p, i / (g->c * g->h * g->w), i / (g->h * g->w) % g->c, i / g->w % g->h, i % g->w);
+        p->dx[i] =
+            want_dx_at(p, i / (g->c * g->h * g->w), i / (g->h * g->w) % g->c, i / g->w % g->h, i % g->w);
 }
 
 /* The chain of one weight over samples [lo, hi). */
@@ -115,8 +118,8 @@ static float dw_chain(const problem *p, int64_t i, int64_t lo, int64_t hi, float
 {
     const rk_conv2d_args *g = &p->g;
     int64_t gc = g->c / g->groups, goc = g->oc / g->groups;
-    int64_t oc = i / (gc * g->kh * g->kw), c = oc / goc * gc + i / (g->kh * g->kw) % gc, kh = i / g->kw % g->kh,
-            kw = i % g->kw;
+    int64_t oc = i / (gc * g->kh * g->kw), c = oc / goc * gc + i / (g->kh * g->kw) % gc,
+            kh = i / g->kw % g->kh, kw = i % g->kw;
     for (int64_t n = lo; n < hi; n++)
         for (int64_t oh = 0; oh < g->oh; oh++)
             for (int64_t ow = 0; ow < g->ow; ow++)
@@ -192,8 +195,8 @@ static float *walled(const float *start, int64_t n)
 static char failure[300];
 
 /* Compares and frees; says what differs. */
-static bool same(const cpu_iter *d, const problem *p, const char *what, rk_status st, float *got, const float *want,
-                 int64_t n)
+static bool same(const cpu_iter *d, const problem *p, const char *what, rk_status st, float *got,
+                 const float *want, int64_t n)
 {
     const rk_conv2d_args *g = &p->g;
     int64_t at = -1;
@@ -204,11 +207,12 @@ static bool same(const cpu_iter *d, const problem *p, const char *what, rk_statu
     }
     if (at >= 0 || st)
         snprintf(failure, sizeof failure,
-                 "%s on %s, %d threads: n %d c %d h %d w %d oc %d k %dx%d stride %d %d pad %d %d dil %d %d groups %d: "
+                 "%s on %s, %d threads: n %d c %d h %d w %d oc %d k %dx%d stride %d %d pad %d %d dil %d %d "
+                 "groups %d: "
                  "status %d, element %lld of %lld is %.9g, wanted %.9g",
-                 what, d->isa, d->threads, (int)g->n, (int)g->c, (int)g->h, (int)g->w, (int)g->oc, (int)g->kh, (int)g->kw,
-                 (int)g->stride_h, (int)g->stride_w, (int)g->pad_h, (int)g->pad_w, (int)g->dil_h, (int)g->dil_w,
-                 (int)g->groups, st, (long long)at - WALL, (long long)n, at >= 0 ? got[at] : 0,
+                 what, d->isa, d->threads, (int)g->n, (int)g->c, (int)g->h, (int)g->w, (int)g->oc, (int)g->kh,
+                 (int)g->kw, (int)g->stride_h, (int)g->stride_w, (int)g->pad_h, (int)g->pad_w, (int)g->dil_h,
+                 (int)g->dil_w, (int)g->groups, st, (long long)at - WALL, (long long)n, at >= 0 ? got[at] : 0,
                  at >= WALL && at < n + WALL ? want[at - WALL] : BRICK);
     free(got);
     return at < 0 && !st;
@@ -217,8 +221,8 @@ static bool same(const cpu_iter *d, const problem *p, const char *what, rk_statu
 static bool same_y(const cpu_iter *d, const problem *p, bool bias, bool relu)
 {
     float *y = walled(NULL, p->ny);
-    rk_status st =
-        d->k->conv2d(d->dev, &p->g, p->x, p->w, bias ? p->bias : NULL, relu ? RK_ACT_RELU : RK_ACT_NONE, y + WALL);
+    rk_status st = d->k->conv2d(d->dev, &p->g, p->x, p->w, bias ? p->bias : NULL,
+                                relu ? RK_ACT_RELU : RK_ACT_NONE, y + WALL);
     return same(d, p, "y", st, y, p->y, p->ny);
 }
 
@@ -273,7 +277,8 @@ static bool same_everywhere(problem *p, int variant)
     want_dx(p);
     want_dw(p, order, start);
     for (int i = 0; i < all->count && good; i++)
-        good = same_y(&all->it[i], p, bias, relu) && same_dx(&all->it[i], p) && same_dw(&all->it[i], p, order, start);
+        good = same_y(&all->it[i], p, bias, relu) && same_dx(&all->it[i], p) &&
+               same_dw(&all->it[i], p, order, start);
     free(start);
     return good;
 }
@@ -289,9 +294,20 @@ static bool same_everywhere(problem *p, int variant)
 /* n c h w oc kh kw, stride, pad, dilation (height and width each), groups */
 static rk_conv2d_args args(const int64_t a[14])
 {
-    return (rk_conv2d_args){ .n = a[0], .c = a[1], .h = a[2], .w = a[3], .oc = a[4], .kh = a[5], .kw = a[6],
-                             .stride_h = a[7], .stride_w = a[8], .pad_h = a[9], .pad_w = a[10], .dil_h = a[11],
-                             .dil_w = a[12], .groups = a[13] };
+    return (rk_conv2d_args){ .n = a[0],
+                             .c = a[1],
+                             .h = a[2],
+                             .w = a[3],
+                             .oc = a[4],
+                             .kh = a[5],
+                             .kw = a[6],
+                             .stride_h = a[7],
+                             .stride_w = a[8],
+                             .pad_h = a[9],
+                             .pad_w = a[10],
+                             .dil_h = a[11],
+                             .dil_w = a[12],
+                             .groups = a[13] };
 }
 
 TEST(shapes)
@@ -317,8 +333,10 @@ TEST(shapes)
 TEST(dilation)
 {
     static const int64_t shape[][14] = {
-        { 2, 3, 9, 10, 5, 3, 3, 1, 1, 2, 2, 2, 2, 1 }, { 2, 3, 11, 9, 5, 3, 3, 2, 2, 2, 2, 2, 2, 1 },
-        { 1, 2, 13, 14, 3, 2, 3, 2, 3, 0, 3, 3, 2, 1 }, { 1, 2, 9, 17, 3, 3, 3, 1, 1, 0, 5, 1, 5, 1 },
+        { 2, 3, 9, 10, 5, 3, 3, 1, 1, 2, 2, 2, 2, 1 },
+        { 2, 3, 11, 9, 5, 3, 3, 2, 2, 2, 2, 2, 2, 1 },
+        { 1, 2, 13, 14, 3, 2, 3, 2, 3, 0, 3, 3, 2, 1 },
+        { 1, 2, 9, 17, 3, 3, 3, 1, 1, 0, 5, 1, 5, 1 },
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int variant = 0; variant < 3; variant++) {
@@ -330,8 +348,8 @@ TEST(dilation)
 TEST(groups)
 {
     static const int64_t shape[][14] = {
-        { 2, 6, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 2 },    { 2, 17, 8, 8, 17, 3, 3, 1, 1, 1, 1, 1, 1, 17 },
-        { 3, 7, 9, 9, 14, 3, 3, 2, 2, 1, 1, 1, 1, 7 },   { 2, 12, 6, 6, 36, 1, 1, 1, 1, 0, 0, 1, 1, 3 },
+        { 2, 6, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 2 },   { 2, 17, 8, 8, 17, 3, 3, 1, 1, 1, 1, 1, 1, 17 },
+        { 3, 7, 9, 9, 14, 3, 3, 2, 2, 1, 1, 1, 1, 7 },  { 2, 12, 6, 6, 36, 1, 1, 1, 1, 0, 0, 1, 1, 3 },
         { 2, 4, 14, 14, 4, 5, 5, 1, 1, 2, 2, 1, 1, 4 },
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
@@ -353,7 +371,8 @@ TEST(segments)
 TEST(bf16)
 {
     static const int64_t shape[][14] = {
-        { 2, 5, 9, 10, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1 }, { 2, 6, 8, 8, 4, 3, 3, 2, 2, 1, 1, 1, 1, 2 },
+        { 2, 5, 9, 10, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1 },
+        { 2, 6, 8, 8, 4, 3, 3, 2, 2, 1, 1, 1, 1, 2 },
         { 3, 9, 5, 7, 20, 1, 1, 1, 1, 0, 0, 1, 1, 1 },
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
@@ -430,7 +449,8 @@ TEST(batch_split_over_ranks)
 TEST(double_table)
 {
     static const int64_t shape[][14] = {
-        { 2, 6, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 2 }, { 3, 2, 9, 11, 3, 3, 2, 2, 3, 2, 1, 2, 1, 1 },
+        { 2, 6, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 2 },
+        { 3, 2, 9, 11, 3, 3, 2, 2, 3, 2, 1, 2, 1, 1 },
         { 5, 3, 5, 5, 4, 1, 1, 2, 2, 0, 0, 1, 1, 1 },
     };
     const cpu_iter *d = &all_devices()->it[0];

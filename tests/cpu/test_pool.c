@@ -85,8 +85,8 @@ static void *walled(int64_t n)
 static char failure[200];
 
 /* Compares 4-byte elements and the walls about them (any NaN equals any NaN); frees got. */
-static bool same(const char *what, const cpu_iter *d, const rk_pool2d *g, void *got_, const void *want_, int64_t n,
-                 bool floats)
+static bool same(const char *what, const cpu_iter *d, const rk_pool2d *g, void *got_, const void *want_,
+                 int64_t n, bool floats)
 {
     uint32_t *got = got_;
     const uint32_t *wanted = want_;
@@ -100,8 +100,10 @@ static bool same(const char *what, const cpu_iter *d, const rk_pool2d *g, void *
             break;
     }
     if (at < n + WALL)
-        snprintf(failure, sizeof failure, "%s on %s, %d threads, %dx%d, kernel %dx%d, output %dx%d: element %lld", what,
-                 d->isa, d->threads, (int)g->h, (int)g->w, (int)g->kh, (int)g->kw, (int)g->oh, (int)g->ow, (long long)at);
+        snprintf(failure, sizeof failure,
+                 "%s on %s, %d threads, %dx%d, kernel %dx%d, output %dx%d: element %lld", what, d->isa,
+                 d->threads, (int)g->h, (int)g->w, (int)g->kh, (int)g->kw, (int)g->oh, (int)g->ow,
+                 (long long)at);
     free(got - WALL);
     return at == n + WALL;
 }
@@ -113,7 +115,8 @@ static bool same_everywhere(const rk_pool2d *g, const float *x, const float *dy)
                malloc((size_t)(planes * out + 1) * sizeof(int32_t)) };
     for (int64_t p = 0; p < planes; p++)
         define(g, x + p * in, dy + p * out,
-               (want){ w.max + p * out, w.avg + p * out, w.max_grad + p * in, w.avg_grad + p * in, w.arg + p * out });
+               (want){ w.max + p * out, w.avg + p * out, w.max_grad + p * in, w.avg_grad + p * in,
+                       w.arg + p * out });
     bool good = true;
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         float *max = walled(planes * out), *avg = walled(planes * out), *mg = walled(planes * in),
@@ -156,12 +159,14 @@ static rk_pool2d args(const int64_t a[10])
 }
 
 static const int64_t shapes[][10] = {
-    { 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },     { 2, 3, 28, 28, 2, 2, 2, 2, 0, 0 },  { 3, 2, 7, 33, 2, 2, 2, 2, 0, 0 },
-    { 2, 3, 9, 70, 2, 2, 2, 2, 0, 0 },    { 2, 2, 33, 17, 3, 3, 2, 2, 1, 1 },  { 1, 5, 9, 9, 3, 3, 1, 1, 1, 1 },
-    { 2, 2, 11, 8, 2, 3, 3, 1, 0, 1 },    { 1, 2, 6, 6, 2, 2, 2, 2, 1, 1 },    { 1, 3, 5, 1, 3, 1, 2, 1, 1, 0 },
-    { 2, 3, 7, 7, 0, 0, 1, 1, 0, 0 },     { 2, 3, 10, 7, 0, 0, 3, 2, 0, 0 },   { 1, 2, 5, 6, 0, 0, 7, 4, 0, 0 },
-    { 70, 17, 4, 4, 2, 2, 2, 2, 0, 0 },   { 2, 2, 7, 7, 2, 2, 3, 3, 3, 2 },    { 0, 3, 4, 4, 2, 2, 2, 2, 0, 0 },
-    { 64, 20, 16, 16, 2, 2, 2, 2, 0, 0 },
+    { 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },   { 2, 3, 28, 28, 2, 2, 2, 2, 0, 0 },
+    { 3, 2, 7, 33, 2, 2, 2, 2, 0, 0 },  { 2, 3, 9, 70, 2, 2, 2, 2, 0, 0 },
+    { 2, 2, 33, 17, 3, 3, 2, 2, 1, 1 }, { 1, 5, 9, 9, 3, 3, 1, 1, 1, 1 },
+    { 2, 2, 11, 8, 2, 3, 3, 1, 0, 1 },  { 1, 2, 6, 6, 2, 2, 2, 2, 1, 1 },
+    { 1, 3, 5, 1, 3, 1, 2, 1, 1, 0 },   { 2, 3, 7, 7, 0, 0, 1, 1, 0, 0 },
+    { 2, 3, 10, 7, 0, 0, 3, 2, 0, 0 },  { 1, 2, 5, 6, 0, 0, 7, 4, 0, 0 },
+    { 70, 17, 4, 4, 2, 2, 2, 2, 0, 0 }, { 2, 2, 7, 7, 2, 2, 3, 3, 3, 2 },
+    { 0, 3, 4, 4, 2, 2, 2, 2, 0, 0 },   { 64, 20, 16, 16, 2, 2, 2, 2, 0, 0 },
 };
 
 static void check_shapes(float special)
@@ -207,7 +212,8 @@ TEST(double_table)
         rk_pool2d g = args(shapes[i]);
         int64_t planes = g.n * g.c, in = g.h * g.w, out = g.oh * g.ow;
         float *x = numbers(planes * in), *dy = numbers(planes * out);
-        want w = { numbers(out), numbers(out), numbers(in), numbers(in), malloc((size_t)out * sizeof(int32_t)) };
+        want w = { numbers(out), numbers(out), numbers(in), numbers(in),
+                   malloc((size_t)out * sizeof(int32_t)) };
         double *xd = malloc((size_t)(planes * in + 1) * 8), *dyd = malloc((size_t)(planes * out + 1) * 8);
         double *max = malloc((size_t)(planes * out + 1) * 8), *avg = malloc((size_t)(planes * out + 1) * 8);
         double *mg = malloc((size_t)(planes * in + 1) * 8), *ag = malloc((size_t)(planes * in + 1) * 8);
@@ -227,7 +233,8 @@ TEST(double_table)
                 worst = fmax(worst, fabs(avg[p * out + o] - w.avg[o]));
             }
             for (int64_t q = 0; q < in; q++)
-                worst = fmax(worst, fmax(fabs(mg[p * in + q] - w.max_grad[q]), fabs(ag[p * in + q] - w.avg_grad[q])));
+                worst = fmax(
+                    worst, fmax(fabs(mg[p * in + q] - w.max_grad[q]), fabs(ag[p * in + q] - w.avg_grad[q])));
         }
         void *all[] = { x, dy, w.max, w.avg, w.max_grad, w.avg_grad, w.arg, xd, dyd, max, avg, mg, ag, arg };
         for (size_t q = 0; q < sizeof all / sizeof *all; q++)

@@ -1,5 +1,5 @@
-/* Convolutions in double, as the definition reads: the reference for every other table. Terms that lie in the padding
- * are left out, which changes no sum of finite numbers. */
+/* Convolutions in double, as the definition reads: the reference for every other table. Terms that lie in the
+ * padding are left out, which changes no sum of finite numbers. */
 #include "core/kernels.h"
 #include "core/order.h"
 
@@ -11,7 +11,8 @@ static int64_t source(int64_t o, int64_t stride, int64_t k, int64_t dil, int64_t
     return o * stride + k * dil - pad;
 }
 
-/* One output of one group: the chain over (c, kh, kw). x: the group's first plane; w: the output channel's weights. */
+/* One output of one group: the chain over (c, kh, kw). x: the group's first plane; w: the output channel's
+ * weights. */
 static double dot_window(const rk_conv2d_args *g, const double *x, const double *w, int64_t oh, int64_t ow)
 {
     double sum = 0;
@@ -26,8 +27,8 @@ static double dot_window(const rk_conv2d_args *g, const double *x, const double 
     return sum;
 }
 
-rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d_args *g, const void *x_, const void *w_, const void *bias_, rk_act act,
-                         void *y_)
+rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d_args *g, const void *x_, const void *w_,
+                         const void *bias_, rk_act act, void *y_)
 {
     (void)dev;
     if (act != RK_ACT_NONE && act != RK_ACT_RELU)
@@ -40,7 +41,8 @@ rk_status rk__conv2d_f64(rk_dev *dev, const rk_conv2d_args *g, const void *x_, c
             const double *plane = x + (n * g->c + oc / goc * gc) * g->h * g->w;
             for (int64_t oh = 0; oh < g->oh; oh++)
                 for (int64_t ow = 0; ow < g->ow; ow++) {
-                    double v = dot_window(g, plane, w + oc * gc * g->kh * g->kw, oh, ow) + (bias ? bias[oc] : 0);
+                    double v =
+                        dot_window(g, plane, w + oc * gc * g->kh * g->kw, oh, ow) + (bias ? bias[oc] : 0);
                     *y++ = act == RK_ACT_RELU && 0 > v ? 0 : v;
                 }
         }
@@ -85,8 +87,8 @@ typedef struct weight {
 } weight;
 
 /* The chain of one weight over the samples [lo, hi), from `sum`. */
-static double chain_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
-                           double sum)
+static double chain_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo,
+                           int64_t hi, double sum)
 {
     for (int64_t n = lo; n < hi; n++)
         for (int64_t oh = 0; oh < g->oh; oh++)
@@ -100,8 +102,8 @@ static double chain_weight(const rk_conv2d_args *g, const double *x, const doubl
     return sum;
 }
 
-static double tree_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo, int64_t hi,
-                          int segments)
+static double tree_weight(const rk_conv2d_args *g, const double *x, const double *dy, weight at, int64_t lo,
+                          int64_t hi, int segments)
 {
     if (segments == 1)
         return chain_weight(g, x, dy, at, lo, hi, 0);
@@ -110,7 +112,8 @@ static double tree_weight(const rk_conv2d_args *g, const double *x, const double
     return left + tree_weight(g, x, dy, at, mid, hi, segments / 2);
 }
 
-rk_status rk__conv2d_dw_f64(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x, const void *dy, void *dw_)
+rk_status rk__conv2d_dw_f64(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x,
+                            const void *dy, void *dw_)
 {
     (void)dev;
     double *dw = dw_;

@@ -4,7 +4,8 @@
 #include <math.h>
 
 /* The part of window o along one axis that lies in the input: [*lo, *hi), empty if it is all padding. */
-static void window(int64_t o, int64_t in, int64_t out, int64_t k, int64_t stride, int64_t pad, int64_t *lo, int64_t *hi)
+static void window(int64_t o, int64_t in, int64_t out, int64_t k, int64_t stride, int64_t pad, int64_t *lo,
+                   int64_t *hi)
 {
     if (k == 0) {
         *lo = o * in / out;
@@ -54,7 +55,8 @@ rk_status rk__max_pool2d_f64(rk_dev *dev, const rk_pool2d *g, const void *x_, vo
     return RK_OK;
 }
 
-rk_status rk__max_pool2d_grad_f64(rk_dev *dev, const rk_pool2d *g, const int32_t *arg, const void *dy_, void *dx_)
+rk_status rk__max_pool2d_grad_f64(rk_dev *dev, const rk_pool2d *g, const int32_t *arg, const void *dy_,
+                                  void *dx_)
 {
     (void)dev;
     const double *dy = dy_;

@@ -1,12 +1,12 @@
-/* Convolutions: outputs, and gradients of inputs. Both are products of packed weights with windows of a padded image
- * (conv.h): the gradient's image is dy, its taps are the kernel's, mirrored. With a stride, each phase of the input
- * (rows and columns modulo the stride) meets taps of its own and is a pass of its own. */
+/* Convolutions: outputs, and gradients of inputs. Both are products of packed weights with windows of a
+ * padded image (conv.h): the gradient's image is dy, its taps are the kernel's, mirrored. With a stride, each
+ * phase of the input (rows and columns modulo the stride) meets taps of its own and is a pass of its own. */
 #include "cpu/isa/conv.h"
 
 #include <stdatomic.h>
 
-/* Tiles of pixels that share a block of weights; bytes of the image that they touch in a block of k: half of a
- * first-level cache. */
+/* Tiles of pixels that share a block of weights; bytes of the image that they touch in a block of k: half of
+ * a first-level cache. */
 enum { SHARE = 4, BLOCK_BYTES = 16 << 10 };
 /* Bytes of an image that leaves room in the first-level cache for weights and outputs. */
 enum { SMALL_IMAGE = 16 << 10 };
@@ -15,15 +15,15 @@ enum { SHARED_PACK = 1 << 16 };
 
 /* One grid of outputs with the same taps. */
 typedef struct pass {
-    int64_t rows, cols;      /* the grid */
-    int64_t ph, pw;          /* its phase of the output */
+    int64_t rows, cols; /* the grid */
+    int64_t ph, pw;     /* its phase of the output */
     int64_t k;
-    ptrdiff_t *off;          /* (k) in the image */
-    ptrdiff_t *weight;       /* (k) in a row of weights */
-    float *a;                /* packed weights, all groups */
+    ptrdiff_t *off;    /* (k) in the image */
+    ptrdiff_t *weight; /* (k) in a row of weights */
+    float *a;          /* packed weights, all groups */
     rk__conv_vec *vec;
     int64_t vecs;
-    int64_t at;              /* of its plane 0 among the pass-ordered outputs of a sample's group */
+    int64_t at; /* of its plane 0 among the pass-ordered outputs of a sample's group */
 } pass;
 
 typedef struct job {
@@ -31,15 +31,16 @@ typedef struct job {
     rk__conv_view view;
     bool bf16, relu;
     int64_t n, groups;
-    int64_t in, out;         /* channels of a group: of the image, of the output */
-    int64_t h, w;            /* output plane */
+    int64_t in, out;            /* channels of a group: of the image, of the output */
+    int64_t h, w;               /* output plane */
     int64_t stride_h, stride_w; /* of the phases in the output */
     const float *src, *weights, *bias;
     float *dst;
-    int64_t weight_group, weight_row; /* elements from group to group, from output channel to output channel */
-    int64_t tiles, chunks;   /* row tiles of a group; tasks that share them */
-    int64_t reach;           /* rows of the image that one output reads */
-    int64_t block;           /* terms of a block of k */
+    int64_t weight_group,
+        weight_row;        /* elements from group to group, from output channel to output channel */
+    int64_t tiles, chunks; /* row tiles of a group; tasks that share them */
+    int64_t reach;         /* rows of the image that one output reads */
+    int64_t block;         /* terms of a block of k */
     pass *pass;
     int64_t passes;
     atomic_bool failed;
@@ -114,10 +115,10 @@ static void pack_weights(job *j)
 
 /* ---- a task ---- */
 
-/* Runs row tiles [t0, t1), all of the same height, for vectors [v0, v1) of the grid. In a block of k the weights of
- * one tile and the part of the image that the vectors read stay in the first-level cache. */
-static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v0, int64_t v1,
-                        const float *image, float *held, float *y)
+/* Runs row tiles [t0, t1), all of the same height, for vectors [v0, v1) of the grid. In a block of k the
+ * weights of one tile and the part of the image that the vectors read stay in the first-level cache. */
+static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v0,
+                        int64_t v1, const float *image, float *held, float *y)
 {
     const int rows = tile_rows(j, t0), most = rk__conv_vecs(rows);
     const int64_t row0 = tile_row(j, t0);
@@ -145,9 +146,9 @@ static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, 
     }
 }
 
-/* Runs row tiles [t0, t1), all of the same height, over the whole grid. An image that stays in the first-level cache
- * is passed once for each tile, so that few streams of outputs are written at a time; of a larger one each part is
- * used for all tiles at once. */
+/* Runs row tiles [t0, t1), all of the same height, over the whole grid. An image that stays in the
+ * first-level cache is passed once for each tile, so that few streams of outputs are written at a time; of a
+ * larger one each part is used for all tiles at once. */
 static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, const float *image,
                       float *held, float *y)
 {
@@ -163,7 +164,8 @@ static void run_tiles(const job *j, const pass *s, int64_t group, int64_t t0, in
 static int64_t block_terms(const job *j)
 {
     const int64_t lanes = (int64_t)rk__conv_vecs(tile_rows(j, 0)) * TV * SHARE;
-    int64_t rows = lanes / j->view.pitch + j->reach, cols = lanes < j->view.pitch ? lanes + TV : j->view.pitch;
+    int64_t rows = lanes / j->view.pitch + j->reach,
+            cols = lanes < j->view.pitch ? lanes + TV : j->view.pitch;
     int64_t bytes = (rows < j->view.rows ? rows : j->view.rows) * cols * (int64_t)sizeof(float);
     int64_t channels = BLOCK_BYTES / bytes, k = 0;
     for (int64_t p = 0; p < j->passes; p++)
@@ -180,7 +182,8 @@ static void interleave_row(float *restrict to, const float *restrict from, int64
         to[c * stride] = from[c];
 }
 
-static void interleave_rows(float *restrict to, const float *restrict even, const float *restrict odd, int64_t n)
+static void interleave_rows(float *restrict to, const float *restrict even, const float *restrict odd,
+                            int64_t n)
 {
     for (int64_t c = 0; c < n; c++) {
         to[2 * c] = even[c];
@@ -225,14 +228,17 @@ static bool some_pass_is_empty(const job *j)
 static void run_task(void *arg, int64_t task, int worker)
 {
     job *j = arg;
-    int64_t sample = task / (j->groups * j->chunks), group = task / j->chunks % j->groups, chunk = task % j->chunks;
+    int64_t sample = task / (j->groups * j->chunks), group = task / j->chunks % j->groups,
+            chunk = task % j->chunks;
     int64_t t0 = chunk * j->tiles / j->chunks, t1 = (chunk + 1) * j->tiles / j->chunks;
     int64_t split = j->out % j->tiles; /* the tiles before this one are one row taller */
     split = split < t0 ? t0 : split > t1 ? t1 : split;
     bool phased = j->passes > 1;
 
-    float *image = rk__workspace(j->dev, worker, RK__WS_B, (size_t)rk__conv_view_size(&j->view, j->in) * sizeof(float));
-    float *held = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * SHARE * RK__CONV_HELD * sizeof(float));
+    float *image =
+        rk__workspace(j->dev, worker, RK__WS_B, (size_t)rk__conv_view_size(&j->view, j->in) * sizeof(float));
+    float *held =
+        rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * SHARE * RK__CONV_HELD * sizeof(float));
     float *grids = NULL, *y = j->dst + (sample * j->groups + group) * j->out * j->h * j->w;
     if (phased)
         grids = rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w) * sizeof(float));
@@ -273,7 +279,9 @@ static rk_status make_tables(job *j)
     if (!base)
         return RK_ENOMEM;
     float *a = (float *)(void *)base;
-    ptrdiff_t *off = (ptrdiff_t *)(void *)(base + ((size_t)(j->groups * j->out * terms + TV) * sizeof(float) + 63) / 64 * 64);
+    ptrdiff_t *off =
+        (ptrdiff_t *)(void *)(base +
+                              ((size_t)(j->groups * j->out * terms + TV) * sizeof(float) + 63) / 64 * 64);
     rk__conv_vec *vec = (rk__conv_vec *)(void *)(off + 2 * terms);
     for (int64_t p = 0; p < j->passes; p++) {
         pass *s = &j->pass[p];
@@ -302,8 +310,8 @@ static rk_status run(job *j)
     return atomic_load(&j->failed) ? RK_ENOMEM : RK_OK;
 }
 
-rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, const void *w, const void *bias, rk_act act,
-                          void *y)
+rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, const void *w,
+                          const void *bias, rk_act act, void *y)
 {
     if (act != RK_ACT_NONE && act != RK_ACT_RELU)
         return RK_EINTERNAL;
@@ -311,10 +319,27 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
         return RK_OK;
     int64_t in = g->c / g->groups, out = g->oc / g->groups, taps = g->kh * g->kw;
     pass only = { .rows = g->oh, .cols = g->ow, .k = in * taps };
-    job j = { .dev = dev, .view = RK_NAME(conv_view_x)(g), .bf16 = g->bf16, .relu = act == RK_ACT_RELU, .n = g->n,
-              .groups = g->groups, .in = in, .out = out, .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1,
-              .src = x, .weights = w, .bias = bias, .dst = y, .weight_group = out * in * taps, .weight_row = in * taps,
-              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .pass = &only, .passes = 1,
+    job j = { .dev = dev,
+              .view = RK_NAME(conv_view_x)(g),
+              .bf16 = g->bf16,
+              .relu = act == RK_ACT_RELU,
+              .n = g->n,
+              .groups = g->groups,
+              .in = in,
+              .out = out,
+              .h = g->oh,
+              .w = g->ow,
+              .stride_h = 1,
+              .stride_w = 1,
+              .src = x,
+              .weights = w,
+              .bias = bias,
+              .dst = y,
+              .weight_group = out * in * taps,
+              .weight_row = in * taps,
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS,
+              .pass = &only,
+              .passes = 1,
               .reach = (g->kh - 1) * g->dil_h / g->stride_h + 1 };
     rk_status st = make_tables(&j);
     if (st)
@@ -329,7 +354,8 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
 
 /* ---- the gradient of the input ---- */
 
-/* One axis of the input's gradient: input index i * stride + phase takes tap k from output index i + shift. */
+/* One axis of the input's gradient: input index i * stride + phase takes tap k from output index i + shift.
+ */
 typedef struct axis {
     int64_t in, k, stride, pad, dil;
 } axis;
@@ -386,7 +412,8 @@ static void fill_pass(const job *j, const rk_conv2d_args *g, const axis *ah, con
             for (int64_t kw = 0; kw < g->kw; kw++)
                 if (tap_meets(ah, s->ph, kh) && tap_meets(aw, s->pw, kw)) {
                     s->weight[i] = (oc * in_group * g->kh + kh) * g->kw + kw;
-                    s->off[i++] = oc * j->view.plane + (tap_shift(ah, s->ph, kh) + j->view.pad_h) * j->view.pitch +
+                    s->off[i++] = oc * j->view.plane +
+                                  (tap_shift(ah, s->ph, kh) + j->view.pad_h) * j->view.pitch +
                                   tap_shift(aw, s->pw, kw) + j->view.pad_w;
                 }
 }
@@ -395,13 +422,28 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
 {
     if (g->n <= 0 || g->c <= 0 || g->h <= 0 || g->w <= 0)
         return RK_OK;
-    const axis ah = { g->h, g->kh, g->stride_h, g->pad_h, g->dil_h }, aw = { g->w, g->kw, g->stride_w, g->pad_w, g->dil_w };
+    const axis ah = { g->h, g->kh, g->stride_h, g->pad_h, g->dil_h },
+               aw = { g->w, g->kw, g->stride_w, g->pad_w, g->dil_w };
     int64_t in = g->oc / g->groups, out = g->c / g->groups, taps = g->kh * g->kw;
-    job j = { .dev = dev, .bf16 = g->bf16, .n = g->n, .groups = g->groups, .in = in, .out = out, .h = g->h, .w = g->w,
-              .stride_h = g->stride_h, .stride_w = g->stride_w, .src = dy, .weights = w, .dst = dx,
-              .weight_group = in * out * taps, .weight_row = taps,
-              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS, .reach = (g->kh - 1) * g->dil_h / g->stride_h + 1 };
-    j.view = (rk__conv_view){ .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1, .phases_h = 1, .phases_w = 1 };
+    job j = { .dev = dev,
+              .bf16 = g->bf16,
+              .n = g->n,
+              .groups = g->groups,
+              .in = in,
+              .out = out,
+              .h = g->h,
+              .w = g->w,
+              .stride_h = g->stride_h,
+              .stride_w = g->stride_w,
+              .src = dy,
+              .weights = w,
+              .dst = dx,
+              .weight_group = in * out * taps,
+              .weight_row = taps,
+              .tiles = (out + RK__CONV_ROWS - 1) / RK__CONV_ROWS,
+              .reach = (g->kh - 1) * g->dil_h / g->stride_h + 1 };
+    j.view =
+        (rk__conv_view){ .h = g->oh, .w = g->ow, .stride_h = 1, .stride_w = 1, .phases_h = 1, .phases_w = 1 };
     axis_extent(&ah, &j.view.pad_h, &j.view.rows);
     axis_extent(&aw, &j.view.pad_w, &j.view.cols);
     RK_NAME(conv_view_init)(&j.view);
@@ -412,7 +454,10 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
         return RK_ENOMEM;
     for (int64_t p = 0; p < j.passes; p++) {
         int64_t ph = p / axis_phases(&aw), pw = p % axis_phases(&aw);
-        j.pass[p] = (pass){ .rows = phase_size(&ah, ph), .cols = phase_size(&aw, pw), .ph = ph, .pw = pw,
+        j.pass[p] = (pass){ .rows = phase_size(&ah, ph),
+                            .cols = phase_size(&aw, pw),
+                            .ph = ph,
+                            .pw = pw,
                             .k = in * phase_taps(&ah, ph) * phase_taps(&aw, pw) };
     }
     rk_status st = make_tables(&j);

@@ -1,17 +1,19 @@
 /* What the convolution kernels share: copies of images in which every tap of the kernel is a constant offset.
  *
  * Numeric contract of all convolutions: each output is one chain of fused multiply-adds in the order that
- * core/kernels.h gives, from +0. Padding takes part as zeros: its terms are fma(w, +0, sum), which changes a sum only
- * if w is not finite. (A gradient's padding is where a tap meets no output; taps that a stride steps over are no terms
- * at all.) Tiles, vectors, threads and the cut of the batch over ranks never change a bit. */
+ * core/kernels.h gives, from +0. Padding takes part as zeros: its terms are fma(w, +0, sum), which changes a
+ * sum only if w is not finite. (A gradient's padding is where a tap meets no output; taps that a stride steps
+ * over are no terms at all.) Tiles, vectors, threads and the cut of the batch over ranks never change a bit.
+ */
 #ifndef RK_CPU_ISA_CONV_H
 #define RK_CPU_ISA_CONV_H
 
 #include "cpu/isa/simd.h"
 
-/* How a plane of the source lies in the copy. With stride s the copy is split into s phases (columns 0, s, 2s, ... make
- * phase 0, and so on; rows alike), so that consecutive outputs always read consecutive elements. A row's left padding
- * serves as the right padding of the row before: reading past the end of a row finds zeros. */
+/* How a plane of the source lies in the copy. With stride s the copy is split into s phases (columns 0, s,
+ * 2s, ... make phase 0, and so on; rows alike), so that consecutive outputs always read consecutive elements.
+ * A row's left padding serves as the right padding of the row before: reading past the end of a row finds
+ * zeros. */
 typedef struct rk__conv_view {
     int64_t h, w;               /* source plane */
     int64_t stride_h, stride_w; /* source rows or columns from one index to the next */
@@ -32,7 +34,8 @@ static inline int64_t rk__conv_view_size(const rk__conv_view *v, int64_t channel
 }
 
 /* Copies channels of one sample (contiguous planes from src on) to dst; bf16: rounds them. */
-void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src, float *dst);
+void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src,
+                             float *dst);
 
 /* Where the copy holds what output (0, 0) reads at distance (dh, dw) >= 0 from its window's first element. */
 static inline int64_t rk__conv_view_at(const rk__conv_view *v, int64_t dh, int64_t dw)
@@ -44,28 +47,29 @@ static inline int64_t rk__conv_view_at(const rk__conv_view *v, int64_t dh, int64
 /* The view of x that the windows of g read. */
 rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d_args *g);
 
-/* One product of a row of weights with windows of an image: out(m, p) = sum over k of a(m, k) * x[at(p) + off[k]].
- * Vectors of outputs are runs of the image; where a run crosses the end of a row, the lanes in between are dropped. */
+/* One product of a row of weights with windows of an image: out(m, p) = sum over k of a(m, k) * x[at(p) +
+ * off[k]]. Vectors of outputs are runs of the image; where a run crosses the end of a row, the lanes in
+ * between are dropped. */
 typedef struct rk__conv_vec {
-    int64_t src, dst;  /* first lane in the image; first kept lane in the output plane */
-    int32_t count;     /* lanes kept */
-    int32_t lane[TV];  /* the kept lanes, in order */
+    int64_t src, dst; /* first lane in the image; first kept lane in the output plane */
+    int32_t count;    /* lanes kept */
+    int32_t lane[TV]; /* the kept lanes, in order */
 } rk__conv_vec;
 
 typedef struct rk__conv_tile {
-    int rows, vecs;         /* at most RK__CONV_ROWS, rk__conv_vecs(rows) */
-    const float *a;         /* packed: rows of k */
-    const ptrdiff_t *off;   /* (k) */
+    int rows, vecs;       /* at most RK__CONV_ROWS, rk__conv_vecs(rows) */
+    const float *a;       /* packed: rows of k */
+    const ptrdiff_t *off; /* (k) */
     int64_t k;
     const float *x;
     const rk__conv_vec *vec; /* (vecs) */
-    bool whole;             /* every vector keeps all lanes */
-    float *held;            /* NULL, or the tile's sums between blocks of k */
-    bool first, last;       /* block of k */
-    const float *bias;      /* (rows) or NULL */
+    bool whole;              /* every vector keeps all lanes */
+    float *held;             /* NULL, or the tile's sums between blocks of k */
+    bool first, last;        /* block of k */
+    const float *bias;       /* (rows) or NULL */
     bool relu;
-    float *y;               /* row m is at y + m * plane */
-    int64_t plane;          /* elements of an output plane: nothing is written past it */
+    float *y;      /* row m is at y + m * plane */
+    int64_t plane; /* elements of an output plane: nothing is written past it */
 } rk__conv_tile;
 
 #if defined(RK_ISA_AVX512)

@@ -1,7 +1,8 @@
-/* Gradients of convolution weights: dw(oc, r) = chain over (sample, oh, ow) of dy(oc, p) * x(p + off[r]), where r runs
- * over (c, kh, kw). Vectors run over output channels, so dy is packed pixel by pixel; x is read element by element from
- * the padded image (conv.h), whose taps are constant offsets. The sums wait in memory between pieces of the chain, in
- * the order [channel vectors][r][lane]; the segments' sums meet in the tree of core/order.h. */
+/* Gradients of convolution weights: dw(oc, r) = chain over (sample, oh, ow) of dy(oc, p) * x(p + off[r]),
+ * where r runs over (c, kh, kw). Vectors run over output channels, so dy is packed pixel by pixel; x is read
+ * element by element from the padded image (conv.h), whose taps are constant offsets. The sums wait in memory
+ * between pieces of the chain, in the order [channel vectors][r][lane]; the segments' sums meet in the tree
+ * of core/order.h. */
 #include "cpu/isa/conv.h"
 
 #include <stdatomic.h>
@@ -18,8 +19,8 @@ enum { MOST_VECS = 2, MOST_ROWS = 6 };
 static const int rows_of[MOST_VECS] = { 6, 4 };
 #endif
 
-/* Floats of dy that are packed at once, and the fewest pixels: the panel stays in the first-level cache, and reading
- * and writing the sums costs little beside the multiply-adds. */
+/* Floats of dy that are packed at once, and the fewest pixels: the panel stays in the first-level cache, and
+ * reading and writing the sums costs little beside the multiply-adds. */
 enum { PANEL_FLOATS = 4096, PANEL_PIXELS = 128 };
 
 /* A piece of the chain for one tile. */
@@ -27,11 +28,12 @@ typedef struct tile_args {
     const float *x[MOST_ROWS]; /* of each row of the tile, at the first pixel */
     const float *dy;           /* packed: vecs * TV floats a pixel */
     int64_t images, rows, cols;
-    int64_t pitch, image;      /* of x: from row to row, from image to image */
-    float *sum;                /* (tile rows, vecs * TV) */
-    bool first;                /* the chain begins here */
+    int64_t pitch, image; /* of x: from row to row, from image to image */
+    float *sum;           /* (tile rows, vecs * TV) */
+    bool first;           /* the chain begins here */
 } tile_args;
 
+/* clang-format off */
 #define EACH(i, n, most) RK_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
 TV_INLINE void tile(const int rows, const int vecs, const tile_args *t)
@@ -85,7 +87,9 @@ TILES6(1) TILES4(2)
 #define TABLE { ROW6(1) }, { ROW4(2) }
 #endif
 
-typedef void tile_fn(const tile_args *);
+    /* clang-format on */
+
+    typedef void tile_fn(const tile_args *);
 static tile_fn *const tiles[MOST_VECS][MOST_ROWS] = { TABLE };
 
 /* ---- the job ---- */
@@ -101,11 +105,12 @@ typedef struct job {
     int64_t c_blocks, oc_blocks; /* tasks that share a group's weights */
     const float *x, *dy;
     float *dw;
-    float *partial;              /* (subtrees, groups, lanes * r) */
+    float *partial; /* (subtrees, groups, lanes * r) */
     atomic_bool failed;
 } job;
 
-/* A task: weights of channels [c0, c1) and output channel vectors [v0, v1) of a group, samples of one subtree. */
+/* A task: weights of channels [c0, c1) and output channel vectors [v0, v1) of a group, samples of one
+ * subtree. */
 typedef struct part {
     const job *j;
     int64_t group, c0, c1, v0, v1;
@@ -136,13 +141,12 @@ static void pack_dy(const part *p, int64_t sample, int64_t v, int vecs, int64_t 
         for (int64_t q = 0; q < n; q += TV) {
             tvec t[TV];
             int64_t left = n - q;
-            RK_UNROLL for (int l = 0; l < TV; l++)
-                t[l] = l >= lanes ? tv_zero() : left >= TV ? tv_load(src + l * plane + q)
-                                                            : tv_load_n(src + l * plane + q, left);
+            RK_UNROLL for (int l = 0; l < TV; l++) t[l] = l >= lanes   ? tv_zero()
+                                                          : left >= TV ? tv_load(src + l * plane + q)
+                                                                       : tv_load_n(src + l * plane + q, left);
             tv_transpose(t);
-            RK_UNROLL for (int l = 0; l < TV; l++)
-                if (l < left)
-                    tv_store(out + (q + l) * width, j->g->bf16 ? tv_bf16(t[l]) : t[l]);
+            RK_UNROLL for (int l = 0; l < TV; l++) if (l < left)
+                tv_store(out + (q + l) * width, j->g->bf16 ? tv_bf16(t[l]) : t[l]);
         }
     }
 }
@@ -151,7 +155,8 @@ static void pack_dy(const part *p, int64_t sample, int64_t v, int vecs, int64_t 
 static void run_panel(const part *p, int64_t v, int vecs, tile_args *t, const float *x, float *sums)
 {
     const job *j = p->j;
-    const int64_t rows = (p->c1 - p->c0) * j->taps, count = (rows + rows_of[vecs - 1] - 1) / rows_of[vecs - 1];
+    const int64_t rows = (p->c1 - p->c0) * j->taps,
+                  count = (rows + rows_of[vecs - 1] - 1) / rows_of[vecs - 1];
     float *sum = sums + sums_at(p, v);
     int64_t r = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -183,8 +188,13 @@ static int64_t panel_pixels(int vecs)
 static void add_images(const part *p, int64_t sample, int64_t images, bool first, float *sums)
 {
     const rk_conv2d_args *g = p->j->g;
-    tile_args t = { .dy = p->panel, .images = images, .rows = g->oh, .cols = g->ow, .pitch = p->j->view.pitch,
-                    .image = p->image_size, .first = first };
+    tile_args t = { .dy = p->panel,
+                    .images = images,
+                    .rows = g->oh,
+                    .cols = g->ow,
+                    .pitch = p->j->view.pitch,
+                    .image = p->image_size,
+                    .first = first };
     for (int64_t v = p->v0; v < p->v1; v += MOST_VECS) {
         int vecs = panel_vecs(p, v);
         for (int64_t i = 0; i < images; i++)
@@ -198,8 +208,12 @@ static void add_rows(const part *p, int64_t sample, int64_t rows, bool first, fl
 {
     const rk_conv2d_args *g = p->j->g;
     for (int64_t r = 0; r < g->oh; r += rows) {
-        tile_args t = { .dy = p->panel, .images = 1, .rows = g->oh - r < rows ? g->oh - r : rows, .cols = g->ow,
-                        .pitch = p->j->view.pitch, .first = first && r == 0 };
+        tile_args t = { .dy = p->panel,
+                        .images = 1,
+                        .rows = g->oh - r < rows ? g->oh - r : rows,
+                        .cols = g->ow,
+                        .pitch = p->j->view.pitch,
+                        .first = first && r == 0 };
         for (int64_t v = p->v0; v < p->v1; v += MOST_VECS) {
             int vecs = panel_vecs(p, v);
             pack_dy(p, sample, v, vecs, r * g->ow, t.rows * g->ow, p->panel);
@@ -244,16 +258,18 @@ static void tree(const part *p, int64_t lo, int64_t hi, int segments, float *sum
         tv_store(sums + i, tv_add(tv_load(sums + i), tv_load(spare + i)));
 }
 
-/* Visits a part's sums by squares: TV rows of r by a vector of output channels, transposed to lie as in dw. */
+/* Visits a part's sums by squares: TV rows of r by a vector of output channels, transposed to lie as in dw.
+ */
 typedef enum direction { SUMS_TO_DW, ADD_TO_DW, DW_TO_SUMS } direction;
 
 /* One square: `rows` rows of r, the channels from `first` on that exist. */
-static void exchange_square(const job *j, direction d, float *sums, int64_t width, float *dw, int64_t rows, int64_t lanes)
+static void exchange_square(const job *j, direction d, float *sums, int64_t width, float *dw, int64_t rows,
+                            int64_t lanes)
 {
     tvec t[TV];
-    RK_UNROLL for (int i = 0; i < TV; i++)
-        t[i] = d == DW_TO_SUMS ? (i < lanes ? tv_load_n(dw + i * j->r, rows) : tv_zero())
-                               : (i < rows ? tv_load(sums + i * width) : tv_zero());
+    RK_UNROLL for (int i = 0; i < TV; i++) t[i] =
+        d == DW_TO_SUMS ? (i < lanes ? tv_load_n(dw + i * j->r, rows) : tv_zero())
+                        : (i < rows ? tv_load(sums + i * width) : tv_zero());
     tv_transpose(t);
     if (d == DW_TO_SUMS) {
         for (int i = 0; i < TV && i < rows; i++)
@@ -288,9 +304,12 @@ static void exchange(const part *p, direction d, float *sums)
 static part part_of(const job *j, int64_t task)
 {
     int64_t cb = task % j->c_blocks, ob = task / j->c_blocks % j->oc_blocks, vecs = j->lanes / TV;
-    return (part){ .j = j, .group = task / (j->c_blocks * j->oc_blocks),
-                   .c0 = cb * j->c / j->c_blocks, .c1 = (cb + 1) * j->c / j->c_blocks,
-                   .v0 = ob * vecs / j->oc_blocks, .v1 = (ob + 1) * vecs / j->oc_blocks };
+    return (part){ .j = j,
+                   .group = task / (j->c_blocks * j->oc_blocks),
+                   .c0 = cb * j->c / j->c_blocks,
+                   .c1 = (cb + 1) * j->c / j->c_blocks,
+                   .v0 = ob * vecs / j->oc_blocks,
+                   .v1 = (ob + 1) * vecs / j->oc_blocks };
 }
 
 static int64_t parts(const job *j)
@@ -308,14 +327,17 @@ static float *partial_of(const part *p, int subtree)
 static rk_status get_workspaces(part *p, int worker, int levels, float **spare)
 {
     const job *j = p->j;
-    int64_t plane = j->g->oh * j->g->ow, pixels = panel_pixels(panel_vecs(p, p->v0)), room = (256 << 10) / sizeof(float);
+    int64_t plane = j->g->oh * j->g->ow, pixels = panel_pixels(panel_vecs(p, p->v0)),
+            room = (256 << 10) / sizeof(float);
     p->image_size = rk__conv_view_size(&j->view, p->c1 - p->c0);
     p->images = pixels / plane < room / p->image_size ? pixels / plane : room / p->image_size;
     p->images = p->images < 1 ? 1 : p->images > j->g->n ? j->g->n : p->images;
     int64_t held = p->images * plane > pixels + j->g->ow ? p->images * plane : pixels + j->g->ow;
     p->image = rk__workspace(j->dev, worker, RK__WS_B, (size_t)(p->images * p->image_size) * sizeof(float));
     p->panel = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(held * MOST_VECS * TV) * sizeof(float));
-    *spare = levels ? rk__workspace(j->dev, worker, RK__WS_D, (size_t)(levels * block_size(p)) * sizeof(float)) : NULL;
+    *spare = levels
+                 ? rk__workspace(j->dev, worker, RK__WS_D, (size_t)(levels * block_size(p)) * sizeof(float))
+                 : NULL;
     return p->image && p->panel && (*spare || !levels) ? RK_OK : RK_ENOMEM;
 }
 
@@ -372,12 +394,15 @@ static void cut(job *j, int threads)
     j->oc_blocks = j->oc_blocks < vecs ? j->oc_blocks : vecs;
 }
 
-rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x, const void *dy, void *dw)
+rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x,
+                             const void *dy, void *dw)
 {
     if (order.acc == RK_ACC_CHAIN && order.segments > 1)
         return RK_EINTERNAL;
     order.segments = order.segments > 0 ? order.segments : 1;
-    job j = { .dev = dev, .g = g, .view = RK_NAME(conv_view_x)(g), .order = order, .x = x, .dy = dy, .dw = dw };
+    job j = {
+        .dev = dev, .g = g, .view = RK_NAME(conv_view_x)(g), .order = order, .x = x, .dy = dy, .dw = dw
+    };
     j.c = g->c / g->groups;
     j.oc = g->oc / g->groups;
     j.taps = g->kh * g->kw;
@@ -386,7 +411,8 @@ rk_status RK_NAME(conv2d_dw)(rk_dev *dev, const rk_conv2d_args *g, rk_order orde
     if (j.r <= 0 || j.oc <= 0)
         return RK_OK;
     cut(&j, rk__threads(dev));
-    j.partial = rk__workspace(dev, 0, RK__WS_A, (size_t)(j.subtrees * g->groups * j.lanes * j.r) * sizeof(float));
+    j.partial =
+        rk__workspace(dev, 0, RK__WS_A, (size_t)(j.subtrees * g->groups * j.lanes * j.r) * sizeof(float));
     if (!j.partial)
         return RK_ENOMEM;
     rk__parallel(dev, j.subtrees * parts(&j), run_task, &j);

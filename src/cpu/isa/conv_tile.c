@@ -24,7 +24,8 @@ static __attribute__((noinline)) void put_part(float *y, int32_t count, tvec v)
     memcpy(y, part, (size_t)count * sizeof(float));
 }
 
-/* Outputs are stored in ascending order, so a full vector may spill over what the next one is about to write. */
+/* Outputs are stored in ascending order, so a full vector may spill over what the next one is about to write.
+ */
 TV_INLINE void put(float *y, int64_t plane, const rk__conv_vec *d, tvec v)
 {
     v = permute(v, d->lane);
@@ -34,6 +35,7 @@ TV_INLINE void put(float *y, int64_t plane, const rk__conv_vec *d, tvec v)
         put_part(y + d->dst, d->count, v);
 }
 
+/* clang-format off */
 /* Loops that are unrolled: the arguments are constants in each tile below. */
 #define EACH(i, n, most) RK_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
@@ -113,10 +115,13 @@ TILE(1, 1) TILE(1, 4) TILE(2, 1) TILE(2, 4) TILE(3, 1) TILE(3, 3) TILE(4, 1) TIL
         { tile_4_1, tile_4_2 }
 #endif
 
-typedef void tile_fn(const rk__conv_tile *);
+    /* clang-format on */
+
+    typedef void tile_fn(const rk__conv_tile *);
 static tile_fn *const tiles[RK__CONV_ROWS][RK__CONV_VECS] = { TABLE };
 
-/* A width that there is no tile for is rounded up: the last vector is computed, and stored, more than once. */
+/* A width that there is no tile for is rounded up: the last vector is computed, and stored, more than once.
+ */
 void RK_NAME(conv_tile)(const rk__conv_tile *t)
 {
     tile_fn *const *of_rows = tiles[t->rows - 1];

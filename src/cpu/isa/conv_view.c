@@ -1,6 +1,7 @@
 #include "cpu/isa/conv.h"
 
-/* Planes of an odd number of cache lines: channels that a tap reads together fall into different sets of the cache. */
+/* Planes of an odd number of cache lines: channels that a tap reads together fall into different sets of the
+ * cache. */
 enum { LINE = 64 / sizeof(float) };
 
 void RK_NAME(conv_view_init)(rk__conv_view *v)
@@ -39,7 +40,8 @@ TV_INLINE void zero(float *dst, int64_t n)
         tv_store_n(dst + i, n - i, tv_zero());
 }
 
-/* Indices of a phase along one axis that meet the source: [*lo, *hi) within [0, n). Index i is source i * stride + at. */
+/* Indices of a phase along one axis that meet the source: [*lo, *hi) within [0, n). Index i is source i *
+ * stride + at. */
 static void meet(int64_t at, int64_t stride, int64_t in, int64_t n, int64_t *lo, int64_t *hi)
 {
     *lo = at < 0 ? (-at + stride - 1) / stride : 0;
@@ -72,13 +74,15 @@ static void copy_phase(const rk__conv_view *v, int64_t ph, int64_t pw, const flo
     for (int64_t r = r0; r < r1; r++) {
         float *row = dst + r * v->pitch;
         zero(row, c0);
-        copy_row(row + c0, src + (r * v->stride_h + at_h) * v->w + c0 * v->stride_w + at_w, c1 - c0, v->stride_w);
+        copy_row(row + c0, src + (r * v->stride_h + at_h) * v->w + c0 * v->stride_w + at_w, c1 - c0,
+                 v->stride_w);
         zero(row + c1, v->pitch - c1);
     }
     zero(dst + r1 * v->pitch, v->phase - r1 * v->pitch);
 }
 
-void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src, float *dst)
+void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src,
+                             float *dst)
 {
     int64_t used = v->phases_h * v->phases_w * v->phase;
     for (int64_t c = 0; c < channels; c++, src += v->h * v->w, dst += v->plane) {

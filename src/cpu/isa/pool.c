@@ -1,7 +1,8 @@
-/* Pooling. Numeric contract: a maximum is the first of equals, in (kh, kw) order, and the last NaN if there is one
- * (arg says where; -1 for a window that is all padding, whose maximum is -inf); an average is a chain of additions
- * over (kh, kw) ascending, divided by the number of elements that are not padding (0 if there are none); a gradient
- * is +0 plus its windows' shares, (oh, ow) ascending. Inner loops run along rows, so that they vectorise. */
+/* Pooling. Numeric contract: a maximum is the first of equals, in (kh, kw) order, and the last NaN if there
+ * is one (arg says where; -1 for a window that is all padding, whose maximum is -inf); an average is a chain
+ * of additions over (kh, kw) ascending, divided by the number of elements that are not padding (0 if there
+ * are none); a gradient is +0 plus its windows' shares, (oh, ow) ascending. Inner loops run along rows, so
+ * that they vectorise. */
 #include "cpu/isa/isa.h"
 
 #include <math.h>
@@ -53,8 +54,8 @@ static span inside(const rk_pool2d *g, int64_t kw)
 /* The usual case: windows of 2x2, two apart, none cut by the border. */
 static bool two_by_two(const rk_pool2d *g)
 {
-    return g->kh == 2 && g->kw == 2 && g->stride_h == 2 && g->stride_w == 2 && g->pad_h == 0 && g->pad_w == 0 &&
-           2 * g->oh <= g->h && 2 * g->ow <= g->w;
+    return g->kh == 2 && g->kw == 2 && g->stride_h == 2 && g->stride_w == 2 && g->pad_h == 0 &&
+           g->pad_w == 0 && 2 * g->oh <= g->h && 2 * g->ow <= g->w;
 }
 
 /* ---- maximum ---- */
@@ -266,7 +267,8 @@ rk_status RK_NAME(max_pool2d)(rk_dev *dev, const rk_pool2d *g, const void *x, vo
     return run(dev, &j);
 }
 
-rk_status RK_NAME(max_pool2d_grad)(rk_dev *dev, const rk_pool2d *g, const int32_t *arg, const void *dy, void *dx)
+rk_status RK_NAME(max_pool2d_grad)(rk_dev *dev, const rk_pool2d *g, const int32_t *arg, const void *dy,
+                                   void *dx)
 {
     job j = { .g = g, .in = dy, .out = dx, .arg_in = arg };
     j.plane = two_by_two(g) ? max_grad_plane_2x2 : max_grad_plane;
