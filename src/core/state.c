@@ -22,8 +22,8 @@ void rk__state_free(rk_state *st)
 
 static bool name_char(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '-' || c == '/';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-' || c == '/';
 }
 
 /* No empty part and none that begins with a dot: names become paths inside files. */
@@ -58,9 +58,10 @@ static rk_status add(rk_state *st, rk_state_kind kind, const char *name, rk_tens
 {
     RK_TRY(rk_failed(st->ctx));
     if (!rk__state_name_ok(name))
-        return rk_fail(st->ctx, RK_ECONFIG,
-                       "state \"%.80s\": a name is made of letters, digits and . _ - /, and no part begins with a dot",
-                       name);
+        return rk_fail(
+            st->ctx, RK_ECONFIG,
+            "state \"%.80s\": a name is made of letters, digits and . _ - /, and no part begins with a dot",
+            name);
     if (rk__state_find(st, name))
         return rk_fail(st->ctx, RK_ECONFIG, "state \"%s\": there are two entries of this name", name);
     RK_TRY(grow(st));

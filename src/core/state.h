@@ -34,7 +34,8 @@ void rk__state_free(rk_state *st);
 rk_status rk__state_add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t);
 rk_status rk__state_add_cursor(rk_state *st, const char *name, int64_t *cursor);
 rk_state_entry *rk__state_find(const rk_state *st, const char *name); /* NULL if absent */
-/* Whether a name may be used: see the head of this file; no part between slashes is empty or begins with a dot. */
+/* Whether a name may be used: see the head of this file; no part between slashes is empty or begins with a
+ * dot. */
 bool rk__state_name_ok(const char *name);
 /* Sorts by name (bytewise): the order of hashes and files. */
 void rk__state_sort(rk_state *st);
