@@ -4,7 +4,7 @@
  * (float in the f32 table, double in the f64 one). Kernels are called with checked, non-negative sizes; zero sizes
  * are legal and write nothing. Inputs and outputs do not overlap unless "may be" says so. Every kernel returns a
  * status (RK_ENOMEM, RK_EDEVICE) and leaves the message to the caller. All sums follow core/order.h.
- * A device fills the required entries; optional ones may be NULL and are composed in kernels_default.c. */
+ * A device fills every entry. */
 #ifndef RK_CORE_KERNELS_H
 #define RK_CORE_KERNELS_H
 
@@ -218,8 +218,5 @@ typedef struct rk_device {
 } rk_device;
 
 extern const rk_device rk_device_cpu;
-
-/* Fills optional entries of a table copy from the required ones. */
-void rk__kernels_complete(rk_kernels *k);
 
 #endif
