@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,33 +66,6 @@ rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_stat
     p[*n] = '\0';
     *out = p;
     return RK_OK;
-}
-
-rk_status rk__map_open(rk_ctx *ctx, const char *path, rk__map *m)
-{
-    int fd;
-    int64_t size;
-    *m = (rk__map){ NULL, 0 };
-    RK_TRY(rk__file_open(ctx, path, &fd, &size));
-    if (size > 0) {
-        void *p = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) {
-            int err = errno;
-            close(fd);
-            return rk_fail(ctx, err == ENOMEM ? RK_ENOMEM : RK_ENOINPUT, "%s: cannot be mapped: %s", path,
-                           strerror(err));
-        }
-        *m = (rk__map){ p, (size_t)size };
-    }
-    close(fd);
-    return RK_OK;
-}
-
-void rk__map_close(rk__map *m)
-{
-    if (m->p)
-        munmap((void *)m->p, m->n);
-    *m = (rk__map){ NULL, 0 };
 }
 
 int rk__temp_file(rk_ctx *ctx)

@@ -1,4 +1,4 @@
-/* Files, as the parsers see them: read or mapped whole, with their size known before anything is believed. */
+/* Files, as the parsers see them: opened or read whole, with their size known before anything is believed. */
 #ifndef RK_IO_FILE_H
 #define RK_IO_FILE_H
 
@@ -7,15 +7,6 @@
 /* Reads a regular file whole. *p is malloc'ed, with a NUL after its n bytes.
  * RK_ENOINPUT: missing, unreadable or no regular file; `bad`: larger than max_bytes. */
 rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **p, size_t *n);
-
-/* A regular file mapped read-only. */
-typedef struct rk__map {
-    const uint8_t *p; /* NULL if the file is empty */
-    size_t n;
-} rk__map;
-
-rk_status rk__map_open(rk_ctx *ctx, const char *path, rk__map *m);
-void rk__map_close(rk__map *m);
 
 /* Opens a regular file for reading; *size in bytes. RK_ENOINPUT otherwise, with the reason. */
 rk_status rk__file_open(rk_ctx *ctx, const char *path, int *fd, int64_t *size);
