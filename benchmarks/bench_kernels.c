@@ -1,6 +1,6 @@
-/* The memory-bound kernels at the sizes that training meets, against memcpy: GB/s counts each array that the kernel has
- * to read or write once; memcpy moves the same number of bytes in the same memory. `wrong`: results whose bits differ
- * from those of the portable vectors. */
+/* The memory-bound kernels at the sizes that training meets, against memcpy: GB/s counts each array that the
+ * kernel has to read or write once; memcpy moves the same number of bytes in the same memory. `wrong`:
+ * results whose bits differ from those of the portable vectors. */
 #include "bench.h"
 #include "core/kernels.h"
 
@@ -17,9 +17,9 @@ typedef struct work {
 typedef struct entry {
     const char *name;
     void (*run)(work *w);
-    int64_t n, c, s;       /* (n, c, s); n c s elements */
-    double arrays;         /* read or written once, each of n c s floats */
-    int out, outs;         /* p[out], ..: what it writes */
+    int64_t n, c, s; /* (n, c, s); n c s elements */
+    double arrays;   /* read or written once, each of n c s floats */
+    int out, outs;   /* p[out], ..: what it writes */
 } entry;
 
 static int64_t size(const work *w)
@@ -29,14 +29,14 @@ static int64_t size(const work *w)
 
 static const rk_order in_eight = { 8, 1, RK_ACC_SET };
 
-#define RUN(name, call)                       \
-    static void run_##name(work *w)           \
-    {                                         \
-        const rk_kernels *k = w->k;           \
-        float *const *p = w->p;               \
-        (void)p;                              \
-        if (k->call)                          \
-            abort();                          \
+#define RUN(name, call)             \
+    static void run_##name(work *w) \
+    {                               \
+        const rk_kernels *k = w->k; \
+        float *const *p = w->p;     \
+        (void)p;                    \
+        if (k->call)                \
+            abort();                \
     }
 RUN(add, add(w->dev, size(w), p[0], p[1], 0, p[2]))
 RUN(relu, relu(w->dev, size(w), p[0], 0, p[2]))
@@ -58,7 +58,8 @@ RUN(sum_channels, sum_channels(w->dev, w->n, w->c, w->s, in_eight, p[0], p[2]))
 RUN(bn_stats, batch_norm_stats(w->dev, w->n, w->c, w->s, in_eight, p[0], p[2], p[3]))
 RUN(bn_forward, batch_norm(w->dev, w->n, w->c, w->s, p[0], p[1], p[4], p[5], p[4], 1e-5, p[2], p[3]))
 RUN(bn_dparam, batch_norm_dparam(w->dev, w->n, w->c, w->s, in_eight, p[0], p[4], p[5], p[1], p[2], p[3]))
-RUN(bn_dx, batch_norm_dx(w->dev, w->n, w->c, w->s, w->n * w->s, p[0], p[4], p[5], p[5], p[4], p[5], p[1], p[2]))
+RUN(bn_dx,
+    batch_norm_dx(w->dev, w->n, w->c, w->s, w->n * w->s, p[0], p[4], p[5], p[5], p[4], p[5], p[1], p[2]))
 RUN(take_rows, take_rows(w->dev, w->n, w->c, p[0], w->index, p[2]))
 RUN(take_rows_grad, take_rows_grad(w->dev, 10, w->n, w->c, in_eight, p[0], w->index, p[2]))
 RUN(dropout, dropout(w->dev, w->n, w->c, 0, 0.5, ((rk_rng){ { 1, 2 }, { 0, 0, 3 } }), p[0], p[2]))
@@ -67,8 +68,16 @@ RUN(normal, normal(w->dev, size(w), ((rk_rng){ { 1, 2 }, { 0, 0, 3 } }), p[2]))
 
 static void run_adamw(work *w)
 {
-    rk_optim_args o = { .n = size(w), .lr = 1e-9, .weight_decay = 0.01, .grad_scale = 1, .beta1 = 0.9, .beta2 = 0.999,
-                        .eps = 1e-8, .bias1 = 0.1, .bias2 = 0.001, .decoupled = true };
+    rk_optim_args o = { .n = size(w),
+                        .lr = 1e-9,
+                        .weight_decay = 0.01,
+                        .grad_scale = 1,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .eps = 1e-8,
+                        .bias1 = 0.1,
+                        .bias2 = 0.001,
+                        .decoupled = true };
     w->k->adam(w->dev, &o, w->p[2], w->p[1], w->p[3], w->p[4]);
 }
 
@@ -191,7 +200,8 @@ static void run_memcpy(void *arg)
     timed *t = arg;
     size_t half = t->bytes / 2;
     for (size_t done = 0, block = MOST * sizeof(float); done < half; done += block)
-        memcpy(t->to + done % (2 * block), t->from + done % (2 * block), half - done < block ? half - done : block);
+        memcpy(t->to + done % (2 * block), t->from + done % (2 * block),
+               half - done < block ? half - done : block);
     __asm__ volatile("" ::: "memory");
 }
 
@@ -201,9 +211,10 @@ int main(int argc, char **argv)
     work fast, portable;
     if (!open_work(&fast, NULL, o.threads) || !open_work(&portable, "portable", 1))
         return 70;
-    printf("%s\n%-28s %-14s %9s %8s %8s %6s  %s\n", rk_device_cpu.describe(fast.dev), "kernel", "shape", "us", "GB/s", "memcpy",
-           "ratio", "wrong");
-    char *from = aligned_alloc(64, 2 * MOST * sizeof(float)), *to = aligned_alloc(64, 2 * MOST * sizeof(float));
+    printf("%s\n%-28s %-14s %9s %8s %8s %6s  %s\n", rk_device_cpu.describe(fast.dev), "kernel", "shape", "us",
+           "GB/s", "memcpy", "ratio", "wrong");
+    char *from = aligned_alloc(64, 2 * MOST * sizeof(float)),
+         *to = aligned_alloc(64, 2 * MOST * sizeof(float));
     memset(from, 1, 2 * MOST * sizeof(float));
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
         const entry *e = &entries[i];
@@ -214,7 +225,8 @@ int main(int argc, char **argv)
         fast.s = portable.s = e->s;
         int64_t wrong = count_wrong(e, &fast, &portable);
         timed t = { e, &fast, from, to, (size_t)(e->arrays * (double)size(&fast) * sizeof(float)) };
-        bench_side sides[] = { { .name = "ours", .run = run_ours, .arg = &t }, { .name = "memcpy", .run = run_memcpy, .arg = &t } };
+        bench_side sides[] = { { .name = "ours", .run = run_ours, .arg = &t },
+                               { .name = "memcpy", .run = run_memcpy, .arg = &t } };
         bench_in_turn(&o, size(&fast) < 100000 ? 20 : 1, sides, 2);
         char shape[40];
         snprintf(shape, sizeof shape, "%lldx%lldx%lld", (long long)e->n, (long long)e->c, (long long)e->s);

@@ -1,6 +1,6 @@
-/* Samples a second of the loader alone: Fashion-MNIST from .gz, shuffled, shifted and flipped. The first epoch is
- * not timed (threads start, caches fill). A checksum over every value of an epoch is compared between runs with
- * different threads and batches, so a wrong result shows as `wrong`. */
+/* Samples a second of the loader alone: Fashion-MNIST from .gz, shuffled, shifted and flipped. The first
+ * epoch is not timed (threads start, caches fill). A checksum over every value of an epoch is compared
+ * between runs with different threads and batches, so a wrong result shows as `wrong`. */
 #include <rankine/io.h>
 
 #include <stdio.h>
@@ -46,8 +46,13 @@ static void measure(const char *path, int64_t batch, int threads, int epochs, ui
     rk_ctx *ctx;
     rk_open(NULL, &ctx);
     double t0 = now(CLOCK_MONOTONIC);
-    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = path, .batch = batch, .shuffle = true, .seed = 1,
-                                                       .shift = 2, .flip = true, .threads = threads });
+    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = path,
+                                                       .batch = batch,
+                                                       .shuffle = true,
+                                                       .seed = 1,
+                                                       .shift = 2,
+                                                       .flip = true,
+                                                       .threads = threads });
     double opened = now(CLOCK_MONOTONIC) - t0;
     int64_t samples = rk_loader_samples(l);
     for (int e = -1; e < epochs; e++) {
@@ -70,7 +75,8 @@ static void measure(const char *path, int64_t batch, int threads, int epochs, ui
     }
     *expected = *expected ? *expected : sum;
     qsort(rate, (size_t)epochs, sizeof *rate, by_value);
-    printf("batch %5lld threads %d  open %.3f s  median %9.0f samples/s  (%.0f .. %.0f)  cpu %.3f us/sample  wrong %d\n",
+    printf("batch %5lld threads %d  open %.3f s  median %9.0f samples/s  (%.0f .. %.0f)  cpu %.3f us/sample  "
+           "wrong %d\n",
            (long long)batch, threads, opened, rate[epochs / 2], rate[0], rate[epochs - 1],
            1e6 * cpu / ((double)samples * epochs), sum != *expected);
     free(rate);

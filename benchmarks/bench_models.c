@@ -1,8 +1,10 @@
-/* Training steps of the models that benchmarks/pytorch/models.py builds too: the same shapes, batches and optimiser.
+/* Training steps of the models that benchmarks/pytorch/models.py builds too: the same shapes, batches and
+ * optimiser.
  *
  *     bench_models MODEL BATCH THREADS [inexact]     mlp, cnn, resnet, finetune
  *
- * Reads lines "run SECONDS" and answers each with one JSON line: samples_per_s (of the median step), steps, loss. */
+ * Reads lines "run SECONDS" and answers each with one JSON line: samples_per_s (of the median step), steps,
+ * loss. */
 #include <rankine/rankine.h>
 
 #include <math.h>
@@ -48,10 +50,12 @@ static void build_finetune(rk_module *net)
     rk_unfreeze(net, "fc2.*");
 }
 
-static void conv_norm(rk_module *to, const char *conv, const char *norm, int in, int out, int kernel, int stride)
+static void conv_norm(rk_module *to, const char *conv, const char *norm, int in, int out, int kernel,
+                      int stride)
 {
     int pad = kernel / 2;
-    rk_conv2d_no_bias(to, conv, in, out, kernel, &(rk_conv_cfg){ .stride = { stride, stride }, .pad = { pad, pad } });
+    rk_conv2d_no_bias(to, conv, in, out, kernel,
+                      &(rk_conv_cfg){ .stride = { stride, stride }, .pad = { pad, pad } });
     rk_batch_norm(to, norm, out);
 }
 
@@ -166,7 +170,8 @@ static void run(bench *b, double seconds)
         times[n] = now() - t;
     }
     qsort(times, (size_t)n, sizeof *times, ascending);
-    printf("{\"samples_per_s\": %.1f, \"steps\": %d, \"loss\": %.9g}\n", (double)b->batch / times[n / 2], n, loss);
+    printf("{\"samples_per_s\": %.1f, \"steps\": %d, \"loss\": %.9g}\n", (double)b->batch / times[n / 2], n,
+           loss);
     fflush(stdout);
 }
 

@@ -12,7 +12,7 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define RK_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define RK_API __attribute__((visibility("default")))
+#define RK_API               __attribute__((visibility("default")))
 #else
 #define RK_PRINTF(fmt, args)
 #define RK_API
@@ -21,22 +21,22 @@ extern "C" {
 /* Each failure has an exit code that Slurm and Kubernetes scripts can act on: rk_exit_code(). */
 typedef enum rk_status {
     RK_OK = 0,
-    RK_EUSAGE,    /* 64: the command line or a call's arguments are wrong */
-    RK_EDATA,     /* 65: bad or hostile input data, model or snapshot */
-    RK_ENOINPUT,  /* 66: an input is missing or unreadable */
-    RK_EPEER,     /* 69: another rank or the network was lost */
-    RK_EINTERNAL, /* 70: our own bug */
-    RK_ENOMEM,    /* 71: out of memory */
-    RK_ELOCKED,   /* 73: the run folder belongs to another running job */
-    RK_EIO,       /* 74: cannot write: disk full, I/O error */
-    RK_EPREEMPTED,/* 75: stopped on request, state saved: start the same command again */
-    RK_EHANG,     /* 76: a rank or a collective hangs */
-    RK_ECONFIG,   /* 78: the configuration is invalid or does not fit the run */
-    RK_EDIVERGED, /* 79: the loss or a gradient is not finite */
-    RK_ECORRUPT,  /* 80: silent data corruption suspected */
-    RK_ESHAPE,    /* 78: shapes of tensors do not fit together */
-    RK_EDTYPE,    /* 78: the operation does not take this element type */
-    RK_EDEVICE    /* 70: the device failed */
+    RK_EUSAGE,     /* 64: the command line or a call's arguments are wrong */
+    RK_EDATA,      /* 65: bad or hostile input data, model or snapshot */
+    RK_ENOINPUT,   /* 66: an input is missing or unreadable */
+    RK_EPEER,      /* 69: another rank or the network was lost */
+    RK_EINTERNAL,  /* 70: our own bug */
+    RK_ENOMEM,     /* 71: out of memory */
+    RK_ELOCKED,    /* 73: the run folder belongs to another running job */
+    RK_EIO,        /* 74: cannot write: disk full, I/O error */
+    RK_EPREEMPTED, /* 75: stopped on request, state saved: start the same command again */
+    RK_EHANG,      /* 76: a rank or a collective hangs */
+    RK_ECONFIG,    /* 78: the configuration is invalid or does not fit the run */
+    RK_EDIVERGED,  /* 79: the loss or a gradient is not finite */
+    RK_ECORRUPT,   /* 80: silent data corruption suspected */
+    RK_ESHAPE,     /* 78: shapes of tensors do not fit together */
+    RK_EDTYPE,     /* 78: the operation does not take this element type */
+    RK_EDEVICE     /* 70: the device failed */
 } rk_status;
 
 /* The process exit code for a status (sysexits-like numbers above). */
@@ -83,8 +83,8 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
-/* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on the first
- * call (some 10 ms), remembered; 0: unknown. */
+/* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on
+ * the first call (some 10 ms), remembered; 0: unknown. */
 RK_API double rk_peak_flops(rk_ctx *ctx);
 
 /* Largest number of bytes of step memory (activations and gradients of activations) planned so far;

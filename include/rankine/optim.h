@@ -15,22 +15,28 @@ typedef struct rk_optim_cfg {
     double lr;
     double weight_decay; /* not on norms and biases, unless decay_all */
     bool decay_all;
-    double momentum;     /* sgd */
+    double momentum; /* sgd */
     bool nesterov;
     double beta1, beta2, eps;
-    double clip_norm;    /* 0: none */
-    double ema_decay;    /* 0: no averaged weights */
+    double clip_norm; /* 0: none */
+    double ema_decay; /* 0: no averaged weights */
 } rk_optim_cfg;
 
-#define RK_ADAMW_DEFAULTS { RK_ADAMW, 1e-3, 0.01, false, 0, false, 0.9, 0.999, 1e-8, 0, 0 }
-#define RK_SGD_DEFAULTS { RK_SGD, 0.1, 0, false, 0.9, false, 0, 0, 0, 0, 0 }
+#define RK_ADAMW_DEFAULTS                                             \
+    {                                                                 \
+        RK_ADAMW, 1e-3, 0.01, false, 0, false, 0.9, 0.999, 1e-8, 0, 0 \
+    }
+#define RK_SGD_DEFAULTS                                  \
+    {                                                    \
+        RK_SGD, 0.1, 0, false, 0.9, false, 0, 0, 0, 0, 0 \
+    }
 
 typedef struct rk_optim rk_optim;
 
 /* State only for parameters that are not frozen. Owned by ctx. */
 RK_API rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg);
-/* One update with learning rate cfg.lr * lr_scale; gradients are zeroed afterwards. Fails with RK_EDIVERGED, before
- * any weight changes, if a gradient is not finite. */
+/* One update with learning rate cfg.lr * lr_scale; gradients are zeroed afterwards. Fails with RK_EDIVERGED,
+ * before any weight changes, if a gradient is not finite. */
 RK_API rk_status rk_optim_step(rk_optim *o, double lr_scale);
 RK_API double rk_optim_grad_norm(const rk_optim *o); /* of the last step, before clipping */
 RK_API int64_t rk_optim_steps(const rk_optim *o);

@@ -3,7 +3,8 @@
  * Ownership: tensors made by operations belong to the context's step and die in rk_step_end(); tensors from
  * rk_tensor_make() live until rk_close(). Nothing is freed by the caller.
  * After a failure operations return an inert tensor that every call accepts (rk_failed() tells).
- * Memory: rk_backward() releases the values of intermediate tensors it has passed, unless rk_keep() was called. */
+ * Memory: rk_backward() releases the values of intermediate tensors it has passed, unless rk_keep() was
+ * called. */
 #ifndef RANKINE_TENSOR_H
 #define RANKINE_TENSOR_H
 
@@ -17,8 +18,8 @@ extern "C" {
 
 typedef enum rk_dtype { RK_F32, RK_BF16, RK_F16, RK_F64, RK_I32, RK_I64, RK_U8, RK_DTYPES } rk_dtype;
 
-RK_API size_t rk_dtype_size(rk_dtype t);            /* bytes of an element */
-RK_API const char *rk_dtype_name(rk_dtype t);       /* "f32", "bf16", ... */
+RK_API size_t rk_dtype_size(rk_dtype t);      /* bytes of an element */
+RK_API const char *rk_dtype_name(rk_dtype t); /* "f32", "bf16", ... */
 
 typedef struct rk_shape {
     int ndim;
@@ -56,9 +57,10 @@ RK_API double rk_item(const rk_tensor *t);
 
 /* ---- gradients ---- */
 
-RK_API void rk_require_grad(rk_tensor *t, bool on);     /* leaves only: float tensors from rk_tensor_make or a step leaf */
+RK_API void rk_require_grad(rk_tensor *t,
+                            bool on); /* leaves only: float tensors from rk_tensor_make or a step leaf */
 RK_API bool rk_requires_grad(const rk_tensor *t);
-RK_API rk_tensor *rk_grad(const rk_tensor *t);          /* NULL if none yet */
+RK_API rk_tensor *rk_grad(const rk_tensor *t); /* NULL if none yet */
 /* Adds d loss / d leaf to the gradient of every leaf that requires one. loss has one element.
  * Several calls add up, until rk_grad_zero(). */
 RK_API rk_status rk_backward(rk_tensor *loss);
@@ -67,8 +69,8 @@ RK_API rk_status rk_backward_retain(rk_tensor *loss);
 /* The same as rk_backward() with a seed gradient of the shape of y. */
 RK_API rk_status rk_backward_from(rk_tensor *y, rk_tensor *dy);
 RK_API void rk_grad_zero(rk_tensor *t);
-RK_API rk_tensor *rk_detach(rk_tensor *t);              /* same values, no history */
-RK_API rk_tensor *rk_keep(rk_tensor *t);                /* values survive rk_backward(); returns t */
+RK_API rk_tensor *rk_detach(rk_tensor *t); /* same values, no history */
+RK_API rk_tensor *rk_keep(rk_tensor *t);   /* values survive rk_backward(); returns t */
 /* Nothing recorded between the two; nests. */
 RK_API void rk_no_grad_begin(rk_ctx *ctx);
 RK_API void rk_no_grad_end(rk_ctx *ctx);
@@ -76,12 +78,14 @@ RK_API void rk_no_grad_end(rk_ctx *ctx);
 RK_API rk_status rk_step_end(rk_ctx *ctx);
 
 /* ---- views (no copies) ---- */
-RK_API rk_tensor *rk_reshape(rk_tensor *x, rk_shape shape); /* one dim may be -1; copies only if strides force it */
+RK_API rk_tensor *rk_reshape(rk_tensor *x,
+                             rk_shape shape); /* one dim may be -1; copies only if strides force it */
 RK_API rk_tensor *rk_transpose(rk_tensor *x, int axis_a, int axis_b);
 RK_API rk_tensor *rk_permute(rk_tensor *x, const int *axes); /* axes: ndim entries */
-RK_API rk_tensor *rk_slice(rk_tensor *x, int axis, int64_t begin, int64_t end); /* negative counts from the end */
+RK_API rk_tensor *rk_slice(rk_tensor *x, int axis, int64_t begin,
+                           int64_t end);                      /* negative counts from the end */
 RK_API rk_tensor *rk_broadcast(rk_tensor *x, rk_shape shape); /* numpy rules */
-RK_API rk_tensor *rk_contiguous(rk_tensor *x);               /* x itself, or a row-major copy */
+RK_API rk_tensor *rk_contiguous(rk_tensor *x);                /* x itself, or a row-major copy */
 RK_API rk_tensor *rk_cast(rk_tensor *x, rk_dtype t);
 
 /* ---- elementwise; binary forms broadcast ---- */
@@ -89,11 +93,11 @@ RK_API rk_tensor *rk_add(rk_tensor *a, rk_tensor *b);
 RK_API rk_tensor *rk_sub(rk_tensor *a, rk_tensor *b);
 RK_API rk_tensor *rk_mul(rk_tensor *a, rk_tensor *b);
 RK_API rk_tensor *rk_div(rk_tensor *a, rk_tensor *b);
-RK_API rk_tensor *rk_add_scalar(rk_tensor *x, double s); /* x + s */
-RK_API rk_tensor *rk_mul_scalar(rk_tensor *x, double s); /* x * s */
-RK_API rk_tensor *rk_rsub_scalar(rk_tensor *x, double s);/* s - x */
-RK_API rk_tensor *rk_rdiv_scalar(rk_tensor *x, double s);/* s / x */
-RK_API rk_tensor *rk_pow_scalar(rk_tensor *x, double p); /* x ^ p */
+RK_API rk_tensor *rk_add_scalar(rk_tensor *x, double s);  /* x + s */
+RK_API rk_tensor *rk_mul_scalar(rk_tensor *x, double s);  /* x * s */
+RK_API rk_tensor *rk_rsub_scalar(rk_tensor *x, double s); /* s - x */
+RK_API rk_tensor *rk_rdiv_scalar(rk_tensor *x, double s); /* s / x */
+RK_API rk_tensor *rk_pow_scalar(rk_tensor *x, double p);  /* x ^ p */
 RK_API rk_tensor *rk_neg(rk_tensor *x);
 RK_API rk_tensor *rk_exp(rk_tensor *x);
 RK_API rk_tensor *rk_log(rk_tensor *x);
@@ -114,7 +118,7 @@ RK_API rk_tensor *rk_sum(rk_tensor *x, unsigned axes, bool keep);
 RK_API rk_tensor *rk_mean(rk_tensor *x, unsigned axes, bool keep);
 RK_API rk_tensor *rk_max(rk_tensor *x, unsigned axes, bool keep); /* gradient to the first of equal maxima */
 RK_API rk_tensor *rk_min(rk_tensor *x, unsigned axes, bool keep);
-RK_API rk_tensor *rk_argmax(rk_tensor *x, int axis);              /* i64, no gradient */
+RK_API rk_tensor *rk_argmax(rk_tensor *x, int axis); /* i64, no gradient */
 
 /* ---- products ---- */
 /* op(a) @ op(b) over the last two axes; leading axes broadcast. trans_a: a is (.., k, m). */
@@ -131,7 +135,8 @@ typedef struct rk_conv_cfg {
 /* x (n, c, h, w), w (out, c/groups, kh, kw), b (out) or NULL -> (n, out, oh, ow). Cross-correlation. */
 RK_API rk_tensor *rk_conv2d_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, const rk_conv_cfg *cfg);
 typedef struct rk_pool_cfg {
-    int kernel[2], stride[2], pad[2]; /* stride 0 means kernel; padding counts as -inf (max) or is not counted (avg) */
+    int kernel[2], stride[2],
+        pad[2]; /* stride 0 means kernel; padding counts as -inf (max) or is not counted (avg) */
 } rk_pool_cfg;
 RK_API rk_tensor *rk_max_pool2d(rk_tensor *x, const rk_pool_cfg *cfg);
 RK_API rk_tensor *rk_avg_pool2d(rk_tensor *x, const rk_pool_cfg *cfg);
@@ -144,16 +149,17 @@ RK_API rk_tensor *rk_layer_norm_op(rk_tensor *x, rk_tensor *gamma, rk_tensor *be
 RK_API rk_tensor *rk_rms_norm_op(rk_tensor *x, rk_tensor *gamma, double eps);
 typedef struct rk_batch_norm_cfg {
     double eps, momentum;
-    bool training;        /* statistics of this batch, and running ones updated; else the running ones */
-    bool shard_scope;     /* statistics of each data shard by itself, not of the global batch */
+    bool training;    /* statistics of this batch, and running ones updated; else the running ones */
+    bool shard_scope; /* statistics of each data shard by itself, not of the global batch */
 } rk_batch_norm_cfg;
 /* x (n, c, ...); gamma, beta, running_mean, running_var (c) */
 RK_API rk_tensor *rk_batch_norm_op(rk_tensor *x, rk_tensor *gamma, rk_tensor *beta, rk_tensor *running_mean,
                                    rk_tensor *running_var, const rk_batch_norm_cfg *cfg);
 
 /* ---- indexing, joining ---- */
-RK_API rk_tensor *rk_embedding_op(rk_tensor *table, rk_tensor *index); /* (rows, d), i64/i32 (..) -> (.., d) */
-RK_API rk_tensor *rk_gather(rk_tensor *x, int axis, rk_tensor *index);  /* torch.gather */
+RK_API rk_tensor *rk_embedding_op(rk_tensor *table,
+                                  rk_tensor *index); /* (rows, d), i64/i32 (..) -> (.., d) */
+RK_API rk_tensor *rk_gather(rk_tensor *x, int axis, rk_tensor *index); /* torch.gather */
 RK_API rk_tensor *rk_concat(rk_tensor *const *xs, int n, int axis);
 RK_API rk_tensor *rk_stack(rk_tensor *const *xs, int n, int axis);
 RK_API rk_status rk_split(rk_tensor *x, int axis, const int64_t *sizes, int n, rk_tensor **out); /* views */
@@ -166,11 +172,12 @@ RK_API rk_tensor *rk_log_softmax(rk_tensor *x, int axis);
 typedef struct rk_cross_entropy_cfg {
     double label_smoothing; /* [0, 1) */
     bool use_ignore;
-    int64_t ignore_index;   /* targets of this value do not count, if use_ignore */
+    int64_t ignore_index; /* targets of this value do not count, if use_ignore */
 } rk_cross_entropy_cfg;
 /* logits (n, classes), target (n) i64/i32/u8; cfg may be NULL */
 RK_API rk_tensor *rk_cross_entropy(rk_tensor *logits, rk_tensor *target);
-RK_API rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_cross_entropy_cfg *cfg);
+RK_API rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target,
+                                        const rk_cross_entropy_cfg *cfg);
 RK_API rk_tensor *rk_mse_loss(rk_tensor *x, rk_tensor *target);
 RK_API rk_tensor *rk_l1_loss(rk_tensor *x, rk_tensor *target);
 RK_API rk_tensor *rk_bce_with_logits(rk_tensor *x, rk_tensor *target);
@@ -179,8 +186,8 @@ RK_API rk_tensor *rk_bce_with_logits(rk_tensor *x, rk_tensor *target);
  * (seed, layer), counter (step, global sample = first axis, element). Identity in rk_set_training(false). */
 RK_API rk_tensor *rk_dropout_op(rk_tensor *x, double p, uint64_t layer);
 
-/* What counters the random numbers of this step use: the step number and the position of the local batch's first
- * sample in the global batch. The training loop calls it. */
+/* What counters the random numbers of this step use: the step number and the position of the local batch's
+ * first sample in the global batch. The training loop calls it. */
 RK_API void rk_set_step(rk_ctx *ctx, uint64_t step, int64_t first_sample);
 RK_API void rk_set_training(rk_ctx *ctx, bool on);
 /* Round the operands of every product (linear, matmul, conv) to this type: RK_F32 (default) or RK_BF16. */

@@ -1,4 +1,5 @@
-/* Functions that have no place in src/: each has a better one. CMake puts this file before every source there.
+/* Functions that have no place in src/: each has a better one. CMake puts this file before every source
+ * there.
  *
  *   strcpy strcat sprintf vsprintf   snprintf knows where the buffer ends
  *   strtok                           hidden state
@@ -23,7 +24,7 @@
 #pragma GCC poison strcpy strcat sprintf vsprintf strtok atoi atol atof alloca gets
 
 /* OpenSSL's headers call parameters "rand", so only a call may fail. */
-#define rand() rand_is_banned_use_philox
+#define rand()      rand_is_banned_use_philox
 #define srand(seed) srand_is_banned_use_philox
 
 #endif

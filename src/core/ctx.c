@@ -155,7 +155,8 @@ rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out)
             return rk_fail(ctx, RK_ESHAPE, "negative size in shape %s", rk__shape_str(s, text, sizeof text));
         /* The product of the others is checked even where a zero makes the whole empty: strides use it. */
         if (__builtin_mul_overflow(nonzero, s->dim[i] ? s->dim[i] : 1, &nonzero) || nonzero > INT64_MAX / 16)
-            return rk_fail(ctx, RK_ESHAPE, "shape %s has too many elements", rk__shape_str(s, text, sizeof text));
+            return rk_fail(ctx, RK_ESHAPE, "shape %s has too many elements",
+                           rk__shape_str(s, text, sizeof text));
         n *= s->dim[i];
     }
     *out = n;

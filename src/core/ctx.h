@@ -6,18 +6,18 @@
 
 #include "core/kernels.h"
 
-#define RK_TRY(call)                 \
-    do {                             \
-        rk_status rk_try_ = (call);  \
-        if (rk_try_ != RK_OK)        \
-            return rk_try_;          \
+#define RK_TRY(call)                \
+    do {                            \
+        rk_status rk_try_ = (call); \
+        if (rk_try_ != RK_OK)       \
+            return rk_try_;         \
     } while (0)
 
-#define RK_TRY_GOTO(label, call)     \
-    do {                             \
-        st = (call);                 \
-        if (st != RK_OK)             \
-            goto label;              \
+#define RK_TRY_GOTO(label, call) \
+    do {                         \
+        st = (call);             \
+        if (st != RK_OK)         \
+            goto label;          \
     } while (0)
 
 /* Our own bug, never the caller's: reports and aborts, in release builds too. */
@@ -30,8 +30,8 @@ typedef struct rk__memory rk__memory;
 /* Something to do when the context closes; run in reverse order of registration. */
 typedef void rk__close_fn(void *arg);
 
-/* How sums over samples are cut in the pass at hand (docs/architecture.md, "Canonical order"). The training loop
- * narrows it when it works in micro-batches. */
+/* How sums over samples are cut in the pass at hand (docs/architecture.md, "Canonical order"). The training
+ * loop narrows it when it works in micro-batches. */
 typedef struct rk__grid {
     int segments;         /* leaves of the tree over the samples of this pass */
     bool chain;           /* this pass continues the chains of a shard (segments is 1) */
@@ -69,8 +69,8 @@ rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
 rk_status rk__mul_size(rk_ctx *ctx, size_t a, size_t b, size_t *out);
 rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out);
 
-/* Small records that die in rk_step_end(): handles, nodes. Zeroed, 16-byte aligned; no system allocation once the
- * first steps have grown it. NULL records RK_ENOMEM. */
+/* Small records that die in rk_step_end(): handles, nodes. Zeroed, 16-byte aligned; no system allocation once
+ * the first steps have grown it. NULL records RK_ENOMEM. */
 void *rk__step_record(rk_ctx *ctx, size_t bytes);
 
 /* Memory that fails cleanly; zeroed. NULL records RK_ENOMEM. */

@@ -1,10 +1,10 @@
 /* THE device table: everything the engine asks of a device, for one element type.
  *
  * Pointers are device memory, contiguous and row-major unless strides are given. `T` is the table's own type
- * (float in the f32 table, double in the f64 one). Kernels are called with checked, non-negative sizes; zero sizes
- * are legal and write nothing. Inputs and outputs do not overlap unless "may be" says so. Every kernel returns a
- * status (RK_ENOMEM, RK_EDEVICE) and leaves the message to the caller. All sums follow core/order.h.
- * A device fills every entry. */
+ * (float in the f32 table, double in the f64 one). Kernels are called with checked, non-negative sizes; zero
+ * sizes are legal and write nothing. Inputs and outputs do not overlap unless "may be" says so. Every kernel
+ * returns a status (RK_ENOMEM, RK_EDEVICE) and leaves the message to the caller. All sums follow
+ * core/order.h. A device fills every entry. */
 #ifndef RK_CORE_KERNELS_H
 #define RK_CORE_KERNELS_H
 
@@ -28,8 +28,8 @@ typedef struct rk_order {
 } rk_order;
 
 /* c[i,j] = act(acc(sum over k of a[i,k] * b[k,j]) + bias[j]), one fused multiply-add chain per segment.
- * One stride of a and one of b is 1 (or the extent there is <= 1). Batched: `batch` independent products at offsets
- * i * a_batch etc. (elements; 0 repeats an operand). */
+ * One stride of a and one of b is 1 (or the extent there is <= 1). Batched: `batch` independent products at
+ * offsets i * a_batch etc. (elements; 0 repeats an operand). */
 typedef struct rk_gemm {
     int64_t m, n, k;
     const void *a; /* (m, k) by strides */
@@ -42,14 +42,14 @@ typedef struct rk_gemm {
     rk_order order;                           /* segments 0 means {1, 1, SET} */
     const void *bias;                         /* (n) or NULL */
     rk_act act;                               /* after the bias; not with acc other than SET */
-    void *pre;                                /* NULL, or (m, n) like c: the value before act (gelu's backward needs it) */
-    const void *relu_mask;                    /* NULL, or (m, n) like c: c = mask > 0 ? c : 0 (relu's backward, fused) */
-    bool bf16;                                /* operands are rounded to bf16 (nearest even), sums stay T */
+    void *pre;             /* NULL, or (m, n) like c: the value before act (gelu's backward needs it) */
+    const void *relu_mask; /* NULL, or (m, n) like c: c = mask > 0 ? c : 0 (relu's backward, fused) */
+    bool bf16;             /* operands are rounded to bf16 (nearest even), sums stay T */
 } rk_gemm;
 
 /* x (n, c, h, w), w (oc, c/groups, kh, kw), y (n, oc, oh, ow). Term order of the chains: y over (c, kh, kw)
- * ascending; dw over (sample, oh, ow) ascending with order.unit = oh*ow; dx over (oc, kh, kw) ascending. Padding takes
- * part as zeros; taps of dx that a stride steps over are no terms. */
+ * ascending; dw over (sample, oh, ow) ascending with order.unit = oh*ow; dx over (oc, kh, kw) ascending.
+ * Padding takes part as zeros; taps of dx that a stride steps over are no terms. */
 typedef struct rk_conv2d_args {
     int64_t n, c, h, w, oc, kh, kw, oh, ow;
     int64_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
@@ -70,11 +70,6 @@ typedef struct rk_optim_args {
     bool nesterov, decoupled, first;     /* decoupled: AdamW; first: momentum buffer is set to g */
 } rk_optim_args;
 
-#ifndef RANKINE_NN_H /* shorter names where no layer is known */
-typedef rk_conv2d_args rk_conv2d;
-typedef rk_optim_args rk_optim_step;
-#endif
-
 /* Philox4x32-10 stream: key (k0, k1), counter words c1..c3; word c0 counts blocks of 4 numbers. */
 typedef struct rk_rng {
     uint32_t key[2];
@@ -92,12 +87,13 @@ typedef struct rk_kernels {
 
     /* ---- products ---- */
     rk_status (*gemm)(rk_dev *, const rk_gemm *);
-    rk_status (*conv2d)(rk_dev *, const rk_conv2d_args *, const void *x, const void *w, const void *bias, rk_act act,
-                        void *y);
+    rk_status (*conv2d)(rk_dev *, const rk_conv2d_args *, const void *x, const void *w, const void *bias,
+                        rk_act act, void *y);
     rk_status (*conv2d_dx)(rk_dev *, const rk_conv2d_args *, const void *dy, const void *w, void *dx);
-    rk_status (*conv2d_dw)(rk_dev *, const rk_conv2d_args *, rk_order, const void *x, const void *dy, void *dw);
-    /* out (c): sum of dy (n, c, s) over n and s: the s terms of a sample as a row (lanes), then a chain over samples n;
-     * order.unit is 1 (samples) */
+    rk_status (*conv2d_dw)(rk_dev *, const rk_conv2d_args *, rk_order, const void *x, const void *dy,
+                           void *dw);
+    /* out (c): sum of dy (n, c, s) over n and s: the s terms of a sample as a row (lanes), then a chain over
+     * samples n; order.unit is 1 (samples) */
     rk_status (*sum_channels)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *dy, void *out);
 
     /* ---- elementwise ---- */
@@ -105,18 +101,23 @@ typedef struct rk_kernels {
     rk_map1 *add_scalar, *mul_scalar, *rsub_scalar, *rdiv_scalar, *pow_scalar;
     rk_map1 *neg, *exp, *log, *sqrt, *rsqrt, *abs;
     rk_map1 *relu, *leaky_relu, *gelu, *gelu_tanh, *silu, *sigmoid, *tanh, *softplus;
-    /* y = gradient: from the output for sqrt, rsqrt, exp, relu, sigmoid, tanh; from the input for all others */
-    rk_map2 *pow_scalar_grad, *abs_grad, *relu_grad, *leaky_relu_grad, *gelu_grad, *gelu_tanh_grad, *silu_grad,
-        *sigmoid_grad, *tanh_grad, *softplus_grad, *sqrt_grad, *rsqrt_grad, *rdiv_scalar_grad;
+    /* y = gradient: from the output for sqrt, rsqrt, exp, relu, sigmoid, tanh; from the input for all others
+     */
+    rk_map2 *pow_scalar_grad, *abs_grad, *relu_grad, *leaky_relu_grad, *gelu_grad, *gelu_tanh_grad,
+        *silu_grad, *sigmoid_grad, *tanh_grad, *softplus_grad, *sqrt_grad, *rsqrt_grad, *rdiv_scalar_grad;
     /* losses per element and d loss_i / d x_i: |a-b|, bce(a, b): y[i]; gradients with p as factor */
     rk_map2 *l1, *l1_grad, *bce, *bce_grad;
     rk_map2 *add_scaled; /* y = a + p * b, fused multiply-add */
 
     /* ---- reductions: x (outer, n, inner) -> y (outer, inner) ---- */
-    /* sum over n. order.segments > 1 or acc != SET or inner > 1: chains as order says; else (a row's sum): lanes */
-    rk_status (*reduce_sum)(rk_dev *, int64_t outer, int64_t n, int64_t inner, rk_order, const void *x, void *y);
-    rk_status (*reduce_max)(rk_dev *, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index);
-    rk_status (*reduce_min)(rk_dev *, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index);
+    /* sum over n. order.segments > 1 or acc != SET or inner > 1: chains as order says; else (a row's sum):
+     * lanes */
+    rk_status (*reduce_sum)(rk_dev *, int64_t outer, int64_t n, int64_t inner, rk_order, const void *x,
+                            void *y);
+    rk_status (*reduce_max)(rk_dev *, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                            int64_t *index);
+    rk_status (*reduce_min)(rk_dev *, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                            int64_t *index);
     /* sum of squares in double over the chunk grid; true in *bad if any element is not finite */
     rk_status (*sum_squares)(rk_dev *, int64_t n, const void *x, double *out, bool *bad);
 
@@ -124,54 +125,62 @@ typedef struct rk_kernels {
     rk_status (*softmax)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);
     rk_status (*softmax_grad)(rk_dev *, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx);
     rk_status (*log_softmax)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);
-    rk_status (*log_softmax_grad)(rk_dev *, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx);
+    rk_status (*log_softmax_grad)(rk_dev *, int64_t rows, int64_t cols, const void *y, const void *dy,
+                                  void *dx);
     /* loss[r] = cross entropy of row r (0 where target is `ignore`, if use_ignore); lse[r] = log-sum-exp.
      * Targets were checked by the caller. */
     rk_status (*cross_entropy)(rk_dev *, int64_t rows, int64_t cols, const void *x, const int64_t *target,
                                double smoothing, bool use_ignore, int64_t ignore, void *loss, void *lse);
     /* dx = scale * (softmax(x) - smoothed one-hot), 0 in ignored rows */
-    rk_status (*cross_entropy_grad)(rk_dev *, int64_t rows, int64_t cols, const void *x, const int64_t *target,
-                                    const void *lse, double smoothing, bool use_ignore, int64_t ignore, double scale,
-                                    void *dx);
-    rk_status (*layer_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma, const void *beta,
-                            double eps, void *y, void *mean, void *rstd);
-    rk_status (*layer_norm_dx)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma, const void *mean,
-                               const void *rstd, const void *dy, void *dx);
+    rk_status (*cross_entropy_grad)(rk_dev *, int64_t rows, int64_t cols, const void *x,
+                                    const int64_t *target, const void *lse, double smoothing, bool use_ignore,
+                                    int64_t ignore, double scale, void *dx);
+    rk_status (*layer_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,
+                            const void *beta, double eps, void *y, void *mean, void *rstd);
+    rk_status (*layer_norm_dx)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,
+                               const void *mean, const void *rstd, const void *dy, void *dx);
     /* dgamma, dbeta (cols), sums over rows; either may be NULL */
-    rk_status (*layer_norm_dparam)(rk_dev *, int64_t rows, int64_t cols, rk_order, const void *x, const void *mean,
-                                   const void *rstd, const void *dy, void *dgamma, void *dbeta);
-    /* RMS norm: mean is NULL (taken as 0) in the two above: layer_norm_dparam; forward and dx have their own */
-    rk_status (*rms_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma, double eps, void *y,
-                          void *rstd);
-    rk_status (*rms_norm_dx)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma, const void *rstd,
-                             const void *dy, void *dx);
+    rk_status (*layer_norm_dparam)(rk_dev *, int64_t rows, int64_t cols, rk_order, const void *x,
+                                   const void *mean, const void *rstd, const void *dy, void *dgamma,
+                                   void *dbeta);
+    /* RMS norm: mean is NULL (taken as 0) in the two above: layer_norm_dparam; forward and dx have their own
+     */
+    rk_status (*rms_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma, double eps,
+                          void *y, void *rstd);
+    rk_status (*rms_norm_dx)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,
+                             const void *rstd, const void *dy, void *dx);
 
     /* ---- batch norm: x (n, c, s); sums over (n, s) as sum_channels ---- */
     /* two passes: mean, then biased variance about it */
-    rk_status (*batch_norm_stats)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x, void *mean,
-                                  void *var);
-    /* y = (x - mean) / sqrt(var + eps) * gamma + beta; rstd (c) is written if not NULL; relu fused if asked */
-    rk_status (*batch_norm)(rk_dev *, int64_t n, int64_t c, int64_t s, const void *x, const void *mean, const void *var,
-                            const void *gamma, const void *beta, double eps, void *y, void *rstd);
+    rk_status (*batch_norm_stats)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x,
+                                  void *mean, void *var);
+    /* y = (x - mean) / sqrt(var + eps) * gamma + beta; rstd (c) is written if not NULL; relu fused if asked
+     */
+    rk_status (*batch_norm)(rk_dev *, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
+                            const void *var, const void *gamma, const void *beta, double eps, void *y,
+                            void *rstd);
     /* dgamma, dbeta (c), written (SET) */
-    rk_status (*batch_norm_dparam)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x, const void *mean,
-                                   const void *rstd, const void *dy, void *dgamma, void *dbeta);
+    rk_status (*batch_norm_dparam)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x,
+                                   const void *mean, const void *rstd, const void *dy, void *dgamma,
+                                   void *dbeta);
     /* training: through the statistics, which are over `count` terms; dgamma, dbeta as just computed */
-    rk_status (*batch_norm_dx)(rk_dev *, int64_t n, int64_t c, int64_t s, int64_t count, const void *x, const void *mean,
-                               const void *rstd, const void *gamma, const void *dgamma, const void *dbeta,
-                               const void *dy, void *dx);
+    rk_status (*batch_norm_dx)(rk_dev *, int64_t n, int64_t c, int64_t s, int64_t count, const void *x,
+                               const void *mean, const void *rstd, const void *gamma, const void *dgamma,
+                               const void *dbeta, const void *dy, void *dx);
 
     /* ---- pooling ---- */
-    rk_status (*max_pool2d)(rk_dev *, const rk_pool2d *, const void *x, void *y, int32_t *arg); /* arg: h*w offset */
+    rk_status (*max_pool2d)(rk_dev *, const rk_pool2d *, const void *x, void *y,
+                            int32_t *arg); /* arg: h*w offset */
     rk_status (*max_pool2d_grad)(rk_dev *, const rk_pool2d *, const int32_t *arg, const void *dy, void *dx);
     rk_status (*avg_pool2d)(rk_dev *, const rk_pool2d *, const void *x, void *y);
     rk_status (*avg_pool2d_grad)(rk_dev *, const rk_pool2d *, const void *dy, void *dx);
 
     /* ---- indexing ---- */
-    rk_status (*take_rows)(rk_dev *, int64_t rows, int64_t cols, const void *table, const int64_t *index, void *y);
+    rk_status (*take_rows)(rk_dev *, int64_t rows, int64_t cols, const void *table, const int64_t *index,
+                           void *y);
     /* dtable[index[r]] += dy[r] in the order of r; per segment a sum of its own, added in the tree */
-    rk_status (*take_rows_grad)(rk_dev *, int64_t table_rows, int64_t rows, int64_t cols, rk_order, const void *dy,
-                                const int64_t *index, void *dtable);
+    rk_status (*take_rows_grad)(rk_dev *, int64_t table_rows, int64_t rows, int64_t cols, rk_order,
+                                const void *dy, const int64_t *index, void *dtable);
     /* torch.gather over n: x (outer, n, inner), index and y (outer, m, inner) */
     rk_status (*gather)(rk_dev *, int64_t outer, int64_t n, int64_t m, int64_t inner, const void *x,
                         const int64_t *index, void *y);
@@ -182,16 +191,20 @@ typedef struct rk_kernels {
     rk_status (*fill)(rk_dev *, int64_t n, double value, void *y);
 
     /* ---- random ---- */
-    /* element i of sample s (rows are samples first_sample + r): kept if u >= p, scaled by 1/(1-p); y may be x */
-    rk_status (*dropout)(rk_dev *, int64_t rows, int64_t cols, uint64_t first_sample, double p, rk_rng, const void *x,
-                         void *y);
+    /* element i of sample s (rows are samples first_sample + r): kept if u >= p, scaled by 1/(1-p); y may be
+     * x */
+    rk_status (*dropout)(rk_dev *, int64_t rows, int64_t cols, uint64_t first_sample, double p, rk_rng,
+                         const void *x, void *y);
     rk_status (*uniform)(rk_dev *, int64_t n, rk_rng, void *y); /* [0, 1): (word >> 8) * 2^-24 */
-    rk_status (*normal)(rk_dev *, int64_t n, rk_rng, void *y);  /* Box-Muller over pairs of words, our own log, sin, cos */
+    rk_status (*normal)(rk_dev *, int64_t n, rk_rng,
+                        void *y); /* Box-Muller over pairs of words, our own log, sin, cos */
 
     /* ---- optimisers: one pass; w, m, v are updated ---- */
     rk_status (*adam)(rk_dev *, const rk_optim_args *, void *w, const void *g, void *m, void *v);
-    rk_status (*sgd)(rk_dev *, const rk_optim_args *, void *w, const void *g, void *m); /* m NULL: no momentum */
-    rk_status (*ema)(rk_dev *, int64_t n, double decay, const void *w, void *avg); /* avg += (1-decay) * (w - avg) */
+    rk_status (*sgd)(rk_dev *, const rk_optim_args *, void *w, const void *g,
+                     void *m); /* m NULL: no momentum */
+    rk_status (*ema)(rk_dev *, int64_t n, double decay, const void *w,
+                     void *avg); /* avg += (1-decay) * (w - avg) */
 } rk_kernels;
 
 /* What a device is beside its kernels. */
@@ -200,20 +213,21 @@ typedef struct rk_device {
     /* isa, threads as in rk_open_cfg. The reason of a failure goes to msg. */
     rk_status (*open)(const rk_open_cfg *cfg, rk_dev **dev, char *msg, size_t msg_size);
     void (*close)(rk_dev *dev);
-    const rk_kernels *(*kernels)(rk_dev *dev, rk_dtype t); /* f32 and f64; NULL for the others */
+    const rk_kernels *(*kernels)(rk_dev *dev, rk_dtype t);   /* f32 and f64; NULL for the others */
     rk_status (*alloc)(rk_dev *dev, size_t bytes, void **p); /* 64-byte aligned, not cleared */
     void (*release)(rk_dev *dev, void *p, size_t bytes);
     rk_status (*zero)(rk_dev *dev, void *p, size_t bytes);
     rk_status (*copy_in)(rk_dev *dev, void *dst, const void *host, size_t bytes);
     rk_status (*copy_out)(rk_dev *dev, void *host, const void *src, size_t bytes);
     /* dst (contiguous) = src by element strides; any element size of 1, 2, 4, 8 */
-    rk_status (*copy_strided)(rk_dev *dev, size_t elem, int ndim, const int64_t *dim, const int64_t *src_stride,
-                              const void *src, const int64_t *dst_stride, void *dst);
+    rk_status (*copy_strided)(rk_dev *dev, size_t elem, int ndim, const int64_t *dim,
+                              const int64_t *src_stride, const void *src, const int64_t *dst_stride,
+                              void *dst);
     rk_status (*cast)(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to, void *dst);
     const char *(*describe)(rk_dev *dev); /* "avx2, 2 threads" */
     int (*threads)(rk_dev *dev);
-    /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some 10 ms
-     * the first time. */
+    /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some
+     * 10 ms the first time. */
     double (*peak_flops)(rk_dev *dev);
 } rk_device;
 

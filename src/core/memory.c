@@ -138,7 +138,8 @@ void *rk__memory_take(rk_ctx *ctx, size_t bytes, int64_t *number)
         return s->own;
     s->own = NULL;
 out_of_memory:
-    rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a tensor of this step; a smaller batch.micro needs less", bytes);
+    rk_fail(ctx, RK_ENOMEM,
+            "out of memory: %zu bytes for a tensor of this step; a smaller batch.micro needs less", bytes);
     return NULL;
 }
 
@@ -247,8 +248,9 @@ static rk_status grow_arena(rk_ctx *ctx, size_t bytes)
     if (ctx->device->alloc(ctx->dev, bytes, &m->arena)) {
         for (int i = 0; i < MAX_PLANS; i++)
             m->plans[i].used = false;
-        return rk_fail(ctx, RK_ENOMEM, "out of memory: the step needs an arena of %zu bytes; a smaller batch.micro needs less",
-                       bytes);
+        return rk_fail(
+            ctx, RK_ENOMEM,
+            "out of memory: the step needs an arena of %zu bytes; a smaller batch.micro needs less", bytes);
     }
     m->arena_bytes = bytes;
     return RK_OK;
@@ -260,7 +262,9 @@ static rk_status make_plan(rk_ctx *ctx)
     rk__memory *m = ctx->memory;
     plan *p = m->current ? m->current : oldest_plan(m);
     slots old = p->s;
-    *p = (plan){ .recording_grads = m->grads, .first_bytes = m->now.at[0].bytes, .last_used = m->step, .s = m->now };
+    *p = (plan){
+        .recording_grads = m->grads, .first_bytes = m->now.at[0].bytes, .last_used = m->step, .s = m->now
+    };
     m->now = old;
     if (!plan_offsets(&p->s, &p->peak))
         return RK_OK;

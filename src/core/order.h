@@ -1,9 +1,9 @@
 /* Canonical order: how sums are cut, so that their bits depend on the grid alone (docs/architecture.md).
  *
- * A sum over k is halved recursively into `segments` pieces (a power of two); each piece is one chain from +0,
- * ascending; the pieces are added in that binary tree. k counts in units (a sample of `unit` terms), so that the
- * pieces are whole samples: the bounds are halved in units, then multiplied. A rank that holds a subtree asks for
- * its own number of segments and gets exactly that subtree's sum. */
+ * A sum over k is halved recursively into `segments` pieces (a power of two); each piece is one chain from
+ * +0, ascending; the pieces are added in that binary tree. k counts in units (a sample of `unit` terms), so
+ * that the pieces are whole samples: the bounds are halved in units, then multiplied. A rank that holds a
+ * subtree asks for its own number of segments and gets exactly that subtree's sum. */
 #ifndef RK_CORE_ORDER_H
 #define RK_CORE_ORDER_H
 
@@ -29,13 +29,15 @@ static inline void rk_order_leaf(int64_t n, int segments, int s, int64_t *lo, in
     }
 }
 
-/* Sums that are not over the samples of a batch (a row's norm, a softmax denominator, a clipping norm) use fixed
- * lanes: lane l adds elements l, l + RK_LANES, ... in one chain from +0; then lanes are added in a balanced tree,
- * ((0+8)+(4+12)) + ... i.e. halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Independent of vector width. */
+/* Sums that are not over the samples of a batch (a row's norm, a softmax denominator, a clipping norm) use
+ * fixed lanes: lane l adds elements l, l + RK_LANES, ... in one chain from +0; then lanes are added in a
+ * balanced tree,
+ * ((0+8)+(4+12)) + ... i.e. halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Independent of vector width.
+ */
 enum { RK_LANES = 16 };
 
-/* Long sums (norm of a whole tensor) are cut into chunks of this many elements of the logical tensor; chunks are
- * added in a halving tree, as above. */
+/* Long sums (norm of a whole tensor) are cut into chunks of this many elements of the logical tensor; chunks
+ * are added in a halving tree, as above. */
 enum { RK_CHUNK = 4096 };
 
 #endif

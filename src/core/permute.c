@@ -17,11 +17,12 @@ static uint32_t mix(uint64_t key, uint64_t epoch, int round, uint32_t half)
     return out[0];
 }
 
-/* One pass over the network: a bijection of [0, 2^(lo_bits + hi_bits)), whatever the widths, because each round
- * changes one half by a function of the other. */
+/* One pass over the network: a bijection of [0, 2^(lo_bits + hi_bits)), whatever the widths, because each
+ * round changes one half by a function of the other. */
 static uint64_t network(uint64_t key, uint64_t epoch, int lo_bits, int hi_bits, uint64_t x)
 {
-    uint32_t lo_mask = (uint32_t)((UINT64_C(1) << lo_bits) - 1), hi_mask = (uint32_t)((UINT64_C(1) << hi_bits) - 1);
+    uint32_t lo_mask = (uint32_t)((UINT64_C(1) << lo_bits) - 1),
+             hi_mask = (uint32_t)((UINT64_C(1) << hi_bits) - 1);
     uint32_t lo = (uint32_t)x & lo_mask, hi = (uint32_t)(x >> lo_bits) & hi_mask;
     for (int round = 0; round < ROUNDS; round += 2) {
         lo ^= mix(key, epoch, round, hi) & lo_mask;

@@ -1,10 +1,11 @@
-/* Philox4x32-10: random numbers as a pure function of key and counter (Salmon, Moraes, Dror & Shaw 2011, "Parallel
- * random numbers: as easy as 1, 2, 3"). No state: any number of any stream is computed by itself, so that layout,
- * threads and restarts cannot change it.
+/* Philox4x32-10: random numbers as a pure function of key and counter (Salmon, Moraes, Dror & Shaw 2011,
+ * "Parallel random numbers: as easy as 1, 2, 3"). No state: any number of any stream is computed by itself,
+ * so that layout, threads and restarts cannot change it.
  *
- * A stream is an rk_rng. Its word i is element i % 4 of the block with counter {block, ctr[0], ctr[1], ctr[2]},
- * block = i / 4 (its upper half, for more than 2^34 words, is added to ctr[0]). Streams of samples: the 64-bit sample
- * number is added to (ctr[0], ctr[1]) and words count the elements of that sample. ctr[2] is the step. */
+ * A stream is an rk_rng. Its word i is element i % 4 of the block with counter {block, ctr[0], ctr[1],
+ * ctr[2]}, block = i / 4 (its upper half, for more than 2^34 words, is added to ctr[0]). Streams of samples:
+ * the 64-bit sample number is added to (ctr[0], ctr[1]) and words count the elements of that sample. ctr[2]
+ * is the step. */
 #ifndef RK_CORE_PHILOX_H
 #define RK_CORE_PHILOX_H
 

@@ -40,7 +40,8 @@ void rk_grad_zero(rk_tensor *t)
 
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st)
 {
-    rk_fail(ctx, st, "%s: %s", op, st == RK_ENOMEM ? "out of memory in the device's kernel" : "the device's kernel failed");
+    rk_fail(ctx, st, "%s: %s", op,
+            st == RK_ENOMEM ? "out of memory in the device's kernel" : "the device's kernel failed");
     return rk__inert(ctx);
 }
 
@@ -58,8 +59,8 @@ static bool is_internal(const rk_tensor *t, rk_tensor *const *in, int nin, const
     return t && !t->node && t != out && !listed(t, in, nin);
 }
 
-rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save, int nsave,
-                      const void *attr, size_t attr_bytes)
+rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save,
+                      int nsave, const void *attr, size_t attr_bytes)
 {
     RK_ASSERT(nsave <= RK__MAX_SAVE && attr_bytes <= RK__ATTR_BYTES);
     if (rk__is_inert(y))
@@ -82,7 +83,8 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
     for (int i = 0; i < nin; i++)
         if (in[i] && in[i]->node)
             in[i]->node->uses++;
-    *node = (rk__node){ .op = op, .out = y, .in = ins, .nin = nin, .nsave = nsave, .prev = ctx->tape->newest };
+    *node =
+        (rk__node){ .op = op, .out = y, .in = ins, .nin = nin, .nsave = nsave, .prev = ctx->tape->newest };
     if (nsave)
         memcpy(node->save, save, (size_t)nsave * sizeof *save);
     if (attr_bytes)
@@ -103,7 +105,8 @@ rk_order rk__order(const rk_ctx *ctx, int64_t unit)
 static rk_tensor *leaf_buffer(rk_tensor *t)
 {
     if (!t->grad) {
-        t->grad = t->persistent ? rk_tensor_make(t->ctx, t->dtype, t->shape) : rk__out(t->ctx, t->dtype, t->shape);
+        t->grad =
+            t->persistent ? rk_tensor_make(t->ctx, t->dtype, t->shape) : rk__out(t->ctx, t->dtype, t->shape);
         if (rk__is_inert(t->grad)) {
             t->grad = NULL;
             return NULL;
@@ -121,8 +124,9 @@ static void forget_gradient(rk_tensor *t)
     t->grad_set = false;
 }
 
-/* The first gradient that t gets in this walk. A kept result forgets the one of an earlier walk: only leaves add up
- * over walks. Within the chain of a shard a leaf's sum can be continued once a walk: a second use would interleave. */
+/* The first gradient that t gets in this walk. A kept result forgets the one of an earlier walk: only leaves
+ * add up over walks. Within the chain of a shard a leaf's sum can be continued once a walk: a second use
+ * would interleave. */
 static rk_status enter_pass(rk_tensor *t)
 {
     rk_ctx *ctx = t->ctx;
@@ -130,8 +134,9 @@ static rk_status enter_pass(rk_tensor *t)
     if (t->node && t->grad_set && !again)
         forget_gradient(t);
     if (!t->node && again && ctx->grid.chain)
-        return rk_fail(ctx, RK_ECONFIG,
-                       "a parameter that is used twice needs batch.micro of at least one data shard; raise batch.micro");
+        return rk_fail(
+            ctx, RK_ECONFIG,
+            "a parameter that is used twice needs batch.micro of at least one data shard; raise batch.micro");
     t->grad_pass = ctx->tape->pass;
     return RK_OK;
 }
@@ -144,9 +149,11 @@ rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order)
         return NULL;
     if (t->grad_set) {
         order->acc = ctx->grid.chain && !t->node ? RK_ACC_CHAIN : RK_ACC_ADD;
-        if (t->grad->storage->refs > 1 && t->node) { /* shared with another tensor's gradient: take a copy to add to */
+        if (t->grad->storage->refs > 1 &&
+            t->node) { /* shared with another tensor's gradient: take a copy to add to */
             rk_tensor *own = rk__out(ctx, t->dtype, t->shape);
-            if (rk__is_inert(own) || rk_tensor_write(own, rk__data(t->grad), (size_t)rk__size(t) * rk_dtype_size(t->dtype)))
+            if (rk__is_inert(own) ||
+                rk_tensor_write(own, rk__data(t->grad), (size_t)rk__size(t) * rk_dtype_size(t->dtype)))
                 return NULL;
             own->holds_grad = true;
             rk__drop(t->grad);
@@ -168,8 +175,9 @@ rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order)
 static rk_status copy_into(rk_tensor *to, const rk_tensor *from)
 {
     rk_ctx *ctx = to->ctx;
-    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(to->dtype), to->shape.ndim, to->shape.dim,
-                                             from->stride, rk__data(from), to->stride, rk__data(to));
+    rk_status st =
+        ctx->device->copy_strided(ctx->dev, rk_dtype_size(to->dtype), to->shape.ndim, to->shape.dim,
+                                  from->stride, rk__data(from), to->stride, rk__data(to));
     return st ? rk_fail(ctx, st, "cannot copy a gradient") : RK_OK;
 }
 
@@ -270,7 +278,8 @@ static rk_status walk_node(rk_ctx *ctx, rk__node *node, bool retain)
         return RK_OK;
     if (node->walked)
         return rk_fail(ctx, RK_EUSAGE,
-                       "%s was walked by an earlier rk_backward(), which released its values; use rk_backward_retain() there",
+                       "%s was walked by an earlier rk_backward(), which released its values; use "
+                       "rk_backward_retain() there",
                        node->op->name);
     const rk_tensor *mark = ctx->step_tensors;
     RK_TRY(node->op->backward(ctx, node, y->grad));
@@ -305,11 +314,13 @@ static rk_status backward(rk_tensor *y, rk_tensor *dy, bool retain)
     rk_ctx *ctx = y->ctx;
     char a[160], b[160];
     if (!y->node)
-        return rk_fail(ctx, RK_EUSAGE, "rk_backward(): nothing that requires a gradient leads to this tensor");
+        return rk_fail(ctx, RK_EUSAGE,
+                       "rk_backward(): nothing that requires a gradient leads to this tensor");
     if (rk__is_inert(dy))
         return rk_fail(ctx, RK_EUSAGE, "rk_backward_from(): the seed gradient is inert");
     if (!rk__shape_eq(&y->shape, &dy->shape) || y->dtype != dy->dtype)
-        return rk_fail(ctx, RK_ESHAPE, "rk_backward_from(): the seed gradient is %s of %s, the tensor %s of %s",
+        return rk_fail(ctx, RK_ESHAPE,
+                       "rk_backward_from(): the seed gradient is %s of %s, the tensor %s of %s",
                        rk__shape_str(&dy->shape, a, sizeof a), rk_dtype_name(dy->dtype),
                        rk__shape_str(&y->shape, b, sizeof b), rk_dtype_name(y->dtype));
     ctx->tape->pass++;
@@ -327,7 +338,8 @@ static rk_status backward_of_loss(rk_tensor *loss, bool retain)
         return loss ? rk_failed(loss->ctx) : RK_EUSAGE;
     char text[160];
     if (rk__size(loss) != 1)
-        return rk_fail(loss->ctx, RK_ESHAPE, "rk_backward() takes a loss of one element, not %s; see rk_backward_from()",
+        return rk_fail(loss->ctx, RK_ESHAPE,
+                       "rk_backward() takes a loss of one element, not %s; see rk_backward_from()",
                        rk__shape_str(&loss->shape, text, sizeof text));
     rk_keep(loss);
     rk_tensor *one = rk_full(loss->ctx, loss->dtype, loss->shape, 1);

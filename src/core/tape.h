@@ -5,9 +5,9 @@
  *     if (kernel(...)) return rk__op_failed(ctx, "gelu", st);
  *     return rk__record(y, &op_gelu, (rk_tensor *[]){ x }, 1, (rk_tensor *[]){ x }, 1, &attr, sizeof attr);
  * and its rule adds to the gradients of node->in[i] with rk__grad_give() or rk__grad_begin().
- * The walk drops, node by node, the values of the output, its gradient, and saved tensors that are neither inputs nor
- * outputs of a node. Temporaries of a rule are dropped after it; those of a forward op are dropped by the op
- * (rk__drop). */
+ * The walk drops, node by node, the values of the output, its gradient, and saved tensors that are neither
+ * inputs nor outputs of a node. Temporaries of a rule are dropped after it; those of a forward op are dropped
+ * by the op (rk__drop). */
 #ifndef RK_CORE_TAPE_H
 #define RK_CORE_TAPE_H
 
@@ -35,7 +35,7 @@ struct rk_tensor {
     bool kept;                   /* rk_keep */
     bool holds_grad;             /* it is some tensor's gradient */
     bool requires_grad;
-    rk_tensor *grad;      /* persistent leaves keep the buffer once made; grad_set tells whether it counts */
+    rk_tensor *grad; /* persistent leaves keep the buffer once made; grad_set tells whether it counts */
     bool grad_set;
     uint64_t grad_pass;   /* the rk_backward() that wrote it last */
     rk__node *node;       /* what made it; NULL: a leaf */
@@ -59,11 +59,12 @@ struct rk__node {
     int nsave;
     _Alignas(16) unsigned char attr[RK__ATTR_BYTES];
     bool walked;
-    /* relu's backward, fused into the ops that read `out`: an op that can gives a gradient that is 0 where out is 0
-     * already (its `masked` share); if all readers did, the rule of this node need not do it again. */
+    /* relu's backward, fused into the ops that read `out`: an op that can gives a gradient that is 0 where
+     * out is 0 already (its `masked` share); if all readers did, the rule of this node need not do it again.
+     */
     bool relu;        /* out came out of a relu */
     int uses, masked; /* recorded readers of out; those that masked the gradient at hand */
-    rk__node *prev; /* the tape, newest first */
+    rk__node *prev;   /* the tape, newest first */
 };
 
 struct rk__tape {
@@ -74,18 +75,21 @@ struct rk__tape {
 /* ---- for op files ---- */
 bool rk__is_inert(const rk_tensor *t);
 rk_tensor *rk__inert(rk_ctx *ctx);
-/* The context of the first non-NULL tensor if it may work, else NULL (a failure stands, or an inert argument). */
+/* The context of the first non-NULL tensor if it may work, else NULL (a failure stands, or an inert
+ * argument). */
 rk_ctx *rk__ready(rk_tensor *const *ts, int n);
 rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
-rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride, int64_t offset); /* shares storage, no history */
-rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save, int nsave,
-                      const void *attr, size_t attr_bytes);
+rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride,
+                    int64_t offset); /* shares storage, no history */
+rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save,
+                      int nsave, const void *attr, size_t attr_bytes);
 /* Records "NAME: kernel failed" and returns the inert tensor. */
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st);
 bool rk__is_contiguous(const rk_tensor *t);
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
-void rk__drop(rk_tensor *t);        /* lets go of a step tensor's values; persistent, kept or dropped ones stay as they are */
+void rk__drop(
+    rk_tensor *t); /* lets go of a step tensor's values; persistent, kept or dropped ones stay as they are */
 int64_t rk__size(const rk_tensor *t);
 bool rk__is_float(rk_dtype t);
 bool rk__shape_eq(const rk_shape *a, const rk_shape *b);
@@ -94,11 +98,11 @@ const char *rk__shape_str(const rk_shape *s, char *buf, size_t n);
 bool rk__wants_grad(const rk_tensor *t); /* recording is on and t takes part in it */
 
 /* ---- for backward rules ---- */
-/* Gives a gradient of t (contiguous, t's shape and dtype; dy itself or a view of it will do): shared if it is the
- * first, else added. */
+/* Gives a gradient of t (contiguous, t's shape and dtype; dy itself or a view of it will do): shared if it is
+ * the first, else added. */
 rk_status rk__grad_give(rk_tensor *t, rk_tensor *g);
-/* Where a kernel may write the gradient of t by itself, and how: order.segments and acc follow the grid for a leaf
- * over samples (parameters), SET or ADD otherwise. unit: terms a sample. NULL after a failure. */
+/* Where a kernel may write the gradient of t by itself, and how: order.segments and acc follow the grid for a
+ * leaf over samples (parameters), SET or ADD otherwise. unit: terms a sample. NULL after a failure. */
 rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order);
 /* The order of a sum over the samples of this pass that is no parameter gradient. */
 rk_order rk__order(const rk_ctx *ctx, int64_t unit);

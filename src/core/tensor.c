@@ -170,7 +170,8 @@ void *rk__data(const rk_tensor *t)
     if (!t || rk_failed(t->ctx) || !t->storage)
         return NULL;
     if (t->dropped) {
-        rk_fail(t->ctx, RK_EUSAGE, "the values of this tensor were released by rk_backward(); call rk_keep() on it before");
+        rk_fail(t->ctx, RK_EUSAGE,
+                "the values of this tensor were released by rk_backward(); call rk_keep() on it before");
         return NULL;
     }
     return (char *)t->storage->data + (size_t)t->offset * rk_dtype_size(t->dtype);
@@ -206,8 +207,8 @@ rk_tensor *rk__dense(rk_tensor *x)
     const void *from = rk__data(x);
     if (rk__is_inert(y) || !from)
         return rk__inert(ctx);
-    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(x->dtype), x->shape.ndim, x->shape.dim, x->stride,
-                                             from, y->stride, rk__data(y));
+    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(x->dtype), x->shape.ndim, x->shape.dim,
+                                             x->stride, from, y->stride, rk__data(y));
     return st ? rk__op_failed(ctx, "copy", st) : y;
 }
 
@@ -281,7 +282,8 @@ rk_tensor *rk_full(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, double value)
 
 typedef rk_status random_fn(rk_dev *, int64_t, rk_rng, void *);
 
-static rk_tensor *random_tensor(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, uint64_t stream, rk_rng_purpose purpose)
+static rk_tensor *random_tensor(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, uint64_t stream,
+                                rk_rng_purpose purpose)
 {
     rk_dtype made = dtype == RK_F64 ? RK_F64 : RK_F32;
     rk_tensor *t = rk__out(ctx, made, shape);

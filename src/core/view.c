@@ -109,8 +109,8 @@ rk_tensor *rk_permute(rk_tensor *x, const int *order)
     axes a = { { 0 } };
     for (int i = 0; i < x->shape.ndim; i++) {
         if (order[i] < 0 || order[i] >= x->shape.ndim || (seen & 1u << order[i])) {
-            rk_fail(ctx, RK_ESHAPE, "permute: axis %d at place %d is out of range or twice there (%d axes)", order[i], i,
-                    x->shape.ndim);
+            rk_fail(ctx, RK_ESHAPE, "permute: axis %d at place %d is out of range or twice there (%d axes)",
+                    order[i], i, x->shape.ndim);
             return rk__inert(ctx);
         }
         seen |= 1u << order[i];
@@ -170,8 +170,8 @@ static rk_status slice_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     void *to = rk__data(window);
     if (!from || !to)
         return rk_failed(ctx);
-    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(dy->dtype), dy->shape.ndim, dy->shape.dim,
-                                             dy->stride, from, window->stride, to);
+    rk_status st = ctx->device->copy_strided(ctx->dev, rk_dtype_size(dy->dtype), dy->shape.ndim,
+                                             dy->shape.dim, dy->stride, from, window->stride, to);
     if (st)
         return rk_fail(ctx, st, "slice: cannot copy the gradient");
     rk__drop(window);
@@ -188,8 +188,8 @@ rk_tensor *rk_slice(rk_tensor *x, int axis, int64_t begin, int64_t end)
     int64_t n = x->shape.dim[axis];
     range r = { axis, begin < 0 ? begin + n : begin, end < 0 ? end + n : end };
     if (r.begin < 0 || r.end > n || r.begin > r.end) {
-        rk_fail(ctx, RK_ESHAPE, "slice: [%lld, %lld) of axis %d, which has %lld", (long long)begin, (long long)end, axis,
-                (long long)n);
+        rk_fail(ctx, RK_ESHAPE, "slice: [%lld, %lld) of axis %d, which has %lld", (long long)begin,
+                (long long)end, axis, (long long)n);
         return rk__inert(ctx);
     }
     return rk__record(sliced(x, &r), &op_slice, (rk_tensor *[]){ x }, 1, NULL, 0, &r, sizeof r);
@@ -227,7 +227,8 @@ rk_tensor *rk_broadcast(rk_tensor *x, rk_shape shape)
                 rk__shape_str(&shape, b, sizeof b));
         return rk__inert(ctx);
     }
-    return rk__record(rk__view(x, shape, stride, x->offset), &op_broadcast, (rk_tensor *[]){ x }, 1, NULL, 0, NULL, 0);
+    return rk__record(rk__view(x, shape, stride, x->offset), &op_broadcast, (rk_tensor *[]){ x }, 1, NULL, 0,
+                      NULL, 0);
 }
 
 /* ---- cast, detach ---- */

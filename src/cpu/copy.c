@@ -35,11 +35,11 @@ static void simplify(walk *w, int ndim, const int64_t *dim, const int64_t *src, 
     }
 }
 
-#define COPY_ROW(T)                                                        \
+#define COPY_ROW(T)                                                                 \
     static void copy_row_##T(int64_t n, const T *src, int64_t s, T *dst, int64_t d) \
-    {                                                                      \
-        for (int64_t i = 0; i < n; i++)                                    \
-            dst[i * d] = src[i * s];                                       \
+    {                                                                               \
+        for (int64_t i = 0; i < n; i++)                                             \
+            dst[i * d] = src[i * s];                                                \
     }
 COPY_ROW(uint8_t)
 COPY_ROW(uint16_t)
@@ -67,11 +67,13 @@ static void copy_axes(const walk *w, int axis, size_t elem, const char *src, cha
         return;
     }
     for (int64_t i = 0; i < w->dim[axis]; i++)
-        copy_axes(w, axis + 1, elem, src + i * w->src[axis] * (int64_t)elem, dst + i * w->dst[axis] * (int64_t)elem);
+        copy_axes(w, axis + 1, elem, src + i * w->src[axis] * (int64_t)elem,
+                  dst + i * w->dst[axis] * (int64_t)elem);
 }
 
-rk_status rk__copy_strided_cpu(rk_dev *dev, size_t elem, int ndim, const int64_t *dim, const int64_t *src_stride,
-                               const void *src, const int64_t *dst_stride, void *dst)
+rk_status rk__copy_strided_cpu(rk_dev *dev, size_t elem, int ndim, const int64_t *dim,
+                               const int64_t *src_stride, const void *src, const int64_t *dst_stride,
+                               void *dst)
 {
     (void)dev;
     for (int i = 0; i < ndim; i++)
@@ -215,8 +217,9 @@ static const struct {
     load_fn *load;
     store_fn *store;
 } types[RK_DTYPES] = {
-    [RK_F32] = { load_f32, store_f32 }, [RK_BF16] = { load_bf16, store_bf16 }, [RK_F16] = { load_f16, store_f16 },
-    [RK_F64] = { load_f64, store_f64 }, [RK_I32] = { load_i32, store_i32 },    [RK_I64] = { load_i64, store_i64 },
+    [RK_F32] = { load_f32, store_f32 }, [RK_BF16] = { load_bf16, store_bf16 },
+    [RK_F16] = { load_f16, store_f16 }, [RK_F64] = { load_f64, store_f64 },
+    [RK_I32] = { load_i32, store_i32 }, [RK_I64] = { load_i64, store_i64 },
     [RK_U8] = { load_u8, store_u8 },
 };
 

@@ -22,7 +22,7 @@ typedef struct rk__worker {
 typedef struct rk__pool {
     int threads, started; /* workers beside the caller */
     int spin;
-    rk__worker *workers;  /* `threads` entries; 0 is the caller */
+    rk__worker *workers; /* `threads` entries; 0 is the caller */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     atomic_uint generation;

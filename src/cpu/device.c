@@ -53,11 +53,13 @@ static const isa *find_isa(const char *name, char *msg, size_t msg_size)
         if (isas[i].present())
             return &isas[i];
         if (name) {
-            snprintf(msg, msg_size, "this processor has no %s; leave RANKINE_ISA unset to take the best it has", name);
+            snprintf(msg, msg_size,
+                     "this processor has no %s; leave RANKINE_ISA unset to take the best it has", name);
             return NULL;
         }
     }
-    snprintf(msg, msg_size, "no instruction set \"%s\" is built in; there are avx512, avx2 and portable", name);
+    snprintf(msg, msg_size, "no instruction set \"%s\" is built in; there are avx512, avx2 and portable",
+             name);
     return NULL;
 }
 
@@ -81,7 +83,8 @@ static rk_status open_cpu(const rk_open_cfg *cfg, rk_dev **out, char *msg, size_
         free(dev);
         return st;
     }
-    snprintf(dev->description, sizeof dev->description, "cpu %s, %d thread%s", i->name, threads, threads == 1 ? "" : "s");
+    snprintf(dev->description, sizeof dev->description, "cpu %s, %d thread%s", i->name, threads,
+             threads == 1 ? "" : "s");
     *out = dev;
     return RK_OK;
 }

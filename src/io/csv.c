@@ -22,7 +22,7 @@ struct rk__csv {
     int fd;
     rk__gz *gz;
     int64_t line, record_line, blank_line;
-    size_t n, i; /* of buf */
+    size_t n, i;   /* of buf */
     rk__text text; /* the record's fields, each with a NUL */
     span *field;
     int n_fields, cap_fields;
@@ -82,7 +82,8 @@ rk_status rk__csv_open(rk_ctx *ctx, const char *path, char delimiter, rk__csv **
 
 static rk_status fail(rk__csv *c, const char *why)
 {
-    return rk_fail(c->ctx, RK_EDATA, "%s:%lld: column %d: %s", c->path, (long long)c->line, c->n_fields + 1, why);
+    return rk_fail(c->ctx, RK_EDATA, "%s:%lld: column %d: %s", c->path, (long long)c->line, c->n_fields + 1,
+                   why);
 }
 
 /* The next byte without taking it; END at the end of the file, FAILED after a failure. */
@@ -102,7 +103,8 @@ static rk_status check_length(rk__csv *c, size_t start)
     return RK_OK;
 }
 
-/* A run of bytes that mean nothing special; `until`: the only byte that does (in quotes), 0: those of stops. */
+/* A run of bytes that mean nothing special; `until`: the only byte that does (in quotes), 0: those of stops.
+ */
 static void take_run(rk__csv *c, int until)
 {
     size_t from = c->i, end = c->i;

@@ -1,4 +1,5 @@
-/* CSV records as a stream (RFC 4180): quotes, doubled quotes, line breaks in quotes; CRLF or LF; gzip or plain. */
+/* CSV records as a stream (RFC 4180): quotes, doubled quotes, line breaks in quotes; CRLF or LF; gzip or
+ * plain. */
 #ifndef RK_IO_CSV_H
 #define RK_IO_CSV_H
 
@@ -14,7 +15,8 @@ typedef struct rk__csv_field {
 typedef struct rk__csv rk__csv;
 
 rk_status rk__csv_open(rk_ctx *ctx, const char *path, char delimiter, rk__csv **out);
-/* The next record; its fields live until the next call. *more is false at the end. RK_EDATA with file and line. */
+/* The next record; its fields live until the next call. *more is false at the end. RK_EDATA with file and
+ * line. */
 rk_status rk__csv_next(rk__csv *c, bool *more);
 int rk__csv_count(const rk__csv *c);
 rk__csv_field rk__csv_field_at(const rk__csv *c, int i);

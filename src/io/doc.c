@@ -178,8 +178,8 @@ static rk_status reach(rk_ctx *ctx, rk_doc *root, const char *path, const char *
                            p > path ? (int)(p - path) - 1 : 8, p > path ? path : "the file");
         rk_doc *c = get_n(d, p, n);
         if (!c && d->kind == RK_DOC_LIST)
-            return rk_fail(ctx, RK_ECONFIG, "%s: \"%s\": %.*s is a list of %d: use a number from 0 to %d", origin,
-                           path, (int)(p - path) - 1, path, d->n, d->n - 1);
+            return rk_fail(ctx, RK_ECONFIG, "%s: \"%s\": %.*s is a list of %d: use a number from 0 to %d",
+                           origin, path, (int)(p - path) - 1, path, d->n, d->n - 1);
         if (!c) {
             c = calloc(1, sizeof *c);
             if (c && !(c->key = strndup(p, n))) {

@@ -90,8 +90,8 @@ rk_status rk__build_key(rk__doc_builder *b, const char *text, size_t n, int line
         RK_TRY(grow_seen(b));
     const rk_doc *first = *find_seen(b, map, b->key);
     if (first)
-        return rk__build_fail(b, line, column, "key \"%s\" stands twice in one map (first at line %d)", b->key,
-                              first->line);
+        return rk__build_fail(b, line, column, "key \"%s\" stands twice in one map (first at line %d)",
+                              b->key, first->line);
     return RK_OK;
 }
 
@@ -140,8 +140,8 @@ void rk__build_close(rk__doc_builder *b)
     b->depth--;
 }
 
-rk_status rk__build_scalar(rk__doc_builder *b, rk_doc_kind kind, const char *text, size_t n, int64_t i, double f,
-                           int line, int column)
+rk_status rk__build_scalar(rk__doc_builder *b, rk_doc_kind kind, const char *text, size_t n, int64_t i,
+                           double f, int line, int column)
 {
     rk_doc *d = NULL;
     if (memchr(text, 0, n))

@@ -30,8 +30,8 @@ void rk__build_close(rk__doc_builder *b);
 /* The key of the next member; text is copied. Duplicates and NULs are refused. */
 rk_status rk__build_key(rk__doc_builder *b, const char *text, size_t n, int line, int column);
 /* A scalar; text is copied. i and f as in rk_doc. */
-rk_status rk__build_scalar(rk__doc_builder *b, rk_doc_kind kind, const char *text, size_t n, int64_t i, double f,
-                           int line, int column);
+rk_status rk__build_scalar(rk__doc_builder *b, rk_doc_kind kind, const char *text, size_t n, int64_t i,
+                           double f, int line, int column);
 bool rk__build_wants_key(const rk__doc_builder *b);
 /* Fails at a place of the text. */
 rk_status rk__build_fail(rk__doc_builder *b, int line, int column, const char *fmt, ...) RK_PRINTF(4, 5);

@@ -4,8 +4,8 @@
 
 #include "io/doc.h"
 
-rk_doc *rk__doc_new_root(void);                           /* kind NULL; NULL when out of memory */
-const char *rk__doc_intern(rk_doc *root, const char *s);  /* a copy that root owns; NULL when out of memory */
+rk_doc *rk__doc_new_root(void);                          /* kind NULL; NULL when out of memory */
+const char *rk__doc_intern(rk_doc *root, const char *s); /* a copy that root owns; NULL when out of memory */
 void rk__doc_append(rk_doc *parent, rk_doc *tail, rk_doc *d); /* tail: the last child, NULL: find it */
 
 #endif

@@ -41,7 +41,7 @@ static const rk__ds_ops *by_name(const char *path)
     static const struct {
         const char *end;
         const rk__ds_ops *ops;
-    } ends[] = { { ".csv", &rk__ds_csv },   { ".csv.gz", &rk__ds_csv }, { ".tsv", &rk__ds_csv },
+    } ends[] = { { ".csv", &rk__ds_csv },    { ".csv.gz", &rk__ds_csv }, { ".tsv", &rk__ds_csv },
                  { ".tsv.gz", &rk__ds_csv }, { ".h5", &rk__ds_hdf5 },    { ".hdf5", &rk__ds_hdf5 } };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (ends_with(path, ends[i].end))
@@ -77,8 +77,8 @@ static rk_status by_content(rk_ctx *ctx, const char *path, const rk__ds_ops **ou
     else if (is_text(head, n))
         *out = &rk__ds_csv;
     else
-        return rk_fail(ctx, RK_EDATA, "%s: neither IDX, CSV nor HDF5 by its name and first bytes: say data.format",
-                       path);
+        return rk_fail(ctx, RK_EDATA,
+                       "%s: neither IDX, CSV nor HDF5 by its name and first bytes: say data.format", path);
     return RK_OK;
 }
 

@@ -1,7 +1,7 @@
 /* A data set: samples with numbers from 0, read in any order. One file a format, each with one table.
  *
- * read() is thread-safe and reports through a context of the caller's (a worker's own: rk_fail needs no more than
- * one that is zeroed). Everything else belongs to one thread. */
+ * read() is thread-safe and reports through a context of the caller's (a worker's own: rk_fail needs no more
+ * than one that is zeroed). Everything else belongs to one thread. */
 #ifndef RK_IO_DS_H
 #define RK_IO_DS_H
 

@@ -24,7 +24,8 @@ rk_status rk__array_bytes(rk_ctx *ctx, const rk__array *a, int64_t *bytes)
     for (int i = 0; i < a->shape.ndim; i++) {
         int64_t dim = a->shape.dim[i];
         empty = empty || dim == 0;
-        if (dim < 0 || __builtin_mul_overflow(n, dim ? dim : 1, &n)) /* no axis of 0 may hide that others are too large */
+        if (dim < 0 || __builtin_mul_overflow(n, dim ? dim : 1,
+                                              &n)) /* no axis of 0 may hide that others are too large */
             return rk_fail(ctx, RK_EDATA, "%s: the sizes in its header are too large", a->name);
     }
     *bytes = empty ? 0 : n;
@@ -54,8 +55,8 @@ static rk_status count_classes(rk_ctx *ctx, ds_array *d)
             most = label[i] > most ? label[i] : most;
         }
         if (bad >= 0)
-            return rk_fail(ctx, RK_EDATA, "%s: label of sample %lld: not a whole number from 0 to %lld", y->name,
-                           (long long)(at + bad), (long long)MAX_CLASSES - 1);
+            return rk_fail(ctx, RK_EDATA, "%s: label of sample %lld: not a whole number from 0 to %lld",
+                           y->name, (long long)(at + bad), (long long)MAX_CLASSES - 1);
     }
     d->info.classes = most + 1;
     return RK_OK;
@@ -69,7 +70,8 @@ static rk_status check_targets(rk_ctx *ctx, ds_array *d, rk__task task)
         d->y_elems *= y->shape.dim[i];
     if (y->shape.ndim < 1 || y->shape.dim[0] != d->x.shape.dim[0])
         return rk_fail(ctx, RK_EDATA, "%s: %lld samples, but %s has %lld", y->name,
-                       (long long)(y->shape.ndim ? y->shape.dim[0] : 0), d->x.name, (long long)d->x.shape.dim[0]);
+                       (long long)(y->shape.ndim ? y->shape.dim[0] : 0), d->x.name,
+                       (long long)d->x.shape.dim[0]);
     if (task == RK__REGRESSION) {
         if (d->y_elems < 1)
             return rk_fail(ctx, RK_EDATA, "%s: targets of no width", y->name);
@@ -77,12 +79,15 @@ static rk_status check_targets(rk_ctx *ctx, ds_array *d, rk__task task)
         return RK_OK;
     }
     if (d->y_elems != 1)
-        return rk_fail(ctx, RK_EDATA, "%s: classification needs one class number a sample, it has %lld values "
-                                      "(data.task: regression takes several)", y->name, (long long)d->y_elems);
+        return rk_fail(ctx, RK_EDATA,
+                       "%s: classification needs one class number a sample, it has %lld values "
+                       "(data.task: regression takes several)",
+                       y->name, (long long)d->y_elems);
     return count_classes(ctx, d);
 }
 
-/* (h, w) is an image of one channel; (c, h, w) one of c; anything else has a group an element or a first axis. */
+/* (h, w) is an image of one channel; (c, h, w) one of c; anything else has a group an element or a first
+ * axis. */
 static void lay_out(ds_array *d)
 {
     rk_shape *s = &d->info.shape;
@@ -101,7 +106,8 @@ static void lay_out(ds_array *d)
     d->info.inner = s->dim[0] ? d->x_elems / s->dim[0] : 0;
 }
 
-rk_status rk__ds_of_arrays(rk_ctx *ctx, const rk__ds_ops *ops, rk__task task, rk__array *x, rk__array *y, rk__ds **out)
+rk_status rk__ds_of_arrays(rk_ctx *ctx, const rk__ds_ops *ops, rk__task task, rk__array *x, rk__array *y,
+                           rk__ds **out)
 {
     rk_status st = RK_OK;
     ds_array *d = calloc(1, sizeof *d);

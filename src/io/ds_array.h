@@ -18,11 +18,13 @@ rk_status rk__array_bytes(rk_ctx *ctx, const rk__array *a, int64_t *bytes);
 void rk__array_free(rk__array *a);
 
 /* Makes the data set of x and y (y NULL: none). Takes both over, also on failure. */
-rk_status rk__ds_of_arrays(rk_ctx *ctx, const rk__ds_ops *ops, rk__task task, rk__array *x, rk__array *y, rk__ds **out);
+rk_status rk__ds_of_arrays(rk_ctx *ctx, const rk__ds_ops *ops, rk__task task, rk__array *x, rk__array *y,
+                           rk__ds **out);
 
 /* The common entries of the table. */
 const rk__ds_info *rk__ds_array_info(const rk__ds *ds);
-rk_status rk__ds_array_read(const rk__ds *ds, rk_ctx *err, const int64_t *sample, int64_t n, void *x, void *y);
+rk_status rk__ds_array_read(const rk__ds *ds, rk_ctx *err, const int64_t *sample, int64_t n, void *x,
+                            void *y);
 void rk__ds_array_close(rk__ds *ds);
 
 #endif

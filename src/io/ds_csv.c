@@ -1,5 +1,5 @@
-/* CSV: read once as a stream into compact rows (a 4-byte number or category code a cell), which are then read at
- * random; so the text may be larger than memory, and so may the rows. */
+/* CSV: read once as a stream into compact rows (a 4-byte number or category code a cell), which are then read
+ * at random; so the text may be larger than memory, and so may the rows. */
 #include "io/ds_csv.h"
 
 #include <math.h>
@@ -12,8 +12,8 @@
 
 static rk_status bad_cell(rk_ctx *ctx, const rk__ds_csv_set *d, const rk__csv *in, int i, const char *why)
 {
-    return rk_fail(ctx, RK_EDATA, "%s:%lld: column %d (%.100s): %s", d->path, (long long)rk__csv_line(in), i + 1,
-                   d->col[i].name, why);
+    return rk_fail(ctx, RK_EDATA, "%s:%lld: column %d (%.100s): %s", d->path, (long long)rk__csv_line(in),
+                   i + 1, d->col[i].name, why);
 }
 
 static char *name_of_number(int i)
@@ -30,10 +30,11 @@ static rk_status check_names(rk_ctx *ctx, const rk__ds_csv_set *d)
     for (int i = 0; i < d->n_cols && st == RK_OK; i++) {
         const char *name = d->col[i].name;
         if (!*name)
-            st = rk_fail(ctx, RK_EDATA, "%s:1: column %d has no name: name it or remove it, or say no_header", d->path,
-                         i + 1);
+            st = rk_fail(ctx, RK_EDATA, "%s:1: column %d has no name: name it or remove it, or say no_header",
+                         d->path, i + 1);
         else if (rk__vocab_find(&seen, name, strlen(name)) >= 0)
-            st = rk_fail(ctx, RK_EDATA, "%s:1: column %d: the name \"%.100s\" stands twice", d->path, i + 1, name);
+            st = rk_fail(ctx, RK_EDATA, "%s:1: column %d: the name \"%.100s\" stands twice", d->path, i + 1,
+                         name);
         else if (rk__vocab_add(&seen, name, strlen(name)) < 0)
             st = rk_fail(ctx, RK_ENOMEM, "%s: out of memory", d->path);
     }
@@ -59,7 +60,8 @@ static rk_status name_columns(rk_ctx *ctx, rk__ds_csv_set *d, const rk__csv *in,
 
 static bool is_missing(const char *s)
 {
-    static const char *const words[] = { "nan", "NaN", "NAN", "inf", "-inf", "Inf", "-Inf", "Infinity", "-Infinity" };
+    static const char *const words[] = { "nan", "NaN",  "NAN",      "inf",      "-inf",
+                                         "Inf", "-Inf", "Infinity", "-Infinity" };
     if (!strchr("nNiI-", s[0]))
         return false;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
@@ -75,8 +77,8 @@ static rk_status number_cell(rk_ctx *ctx, const rk__ds_csv_set *d, const rk__csv
     double v;
     float x;
     if (!rk__parse_double(f.text, f.n, &v)) {
-        snprintf(why, sizeof why, "\"%.60s\" is no number; if it is a category, list the column in data.categorical",
-                 f.text);
+        snprintf(why, sizeof why,
+                 "\"%.60s\" is no number; if it is a category, list the column in data.categorical", f.text);
         return bad_cell(ctx, d, in, i, why);
     }
     x = (float)v;
@@ -95,11 +97,13 @@ static rk_status category_cell(rk_ctx *ctx, const rk__ds_csv_set *d, const rk__c
         return bad_cell(ctx, d, in, i, "more than 1024 bytes: a text, not a category");
     int32_t code = rk__vocab_find(&c->vocab, f.text, f.n);
     if (code < 0 && c->fixed) {
-        snprintf(why, sizeof why, "\"%.60s\" is none of the %d values the model was trained with", f.text, c->vocab.n);
+        snprintf(why, sizeof why, "\"%.60s\" is none of the %d values the model was trained with", f.text,
+                 c->vocab.n);
         return bad_cell(ctx, d, in, i, why);
     }
     if (code < 0 && c->vocab.n == RK__CSV_CATEGORIES) {
-        snprintf(why, sizeof why, "more than %d different values: neither numbers nor categories", RK__CSV_CATEGORIES);
+        snprintf(why, sizeof why, "more than %d different values: neither numbers nor categories",
+                 RK__CSV_CATEGORIES);
         return bad_cell(ctx, d, in, i, why);
     }
     if (code < 0 && (code = rk__vocab_add(&c->vocab, f.text, f.n)) < 0)
@@ -172,7 +176,8 @@ static void close_csv(rk__ds *ds)
 static char delimiter_of(const rk_data_cfg *cfg)
 {
     size_t n = strlen(cfg->path);
-    bool tabs = (n > 4 && !strcmp(cfg->path + n - 4, ".tsv")) || (n > 7 && !strcmp(cfg->path + n - 7, ".tsv.gz"));
+    bool tabs =
+        (n > 4 && !strcmp(cfg->path + n - 4, ".tsv")) || (n > 7 && !strcmp(cfg->path + n - 7, ".tsv.gz"));
     return cfg->delimiter ? cfg->delimiter : tabs ? '\t' : ',';
 }
 

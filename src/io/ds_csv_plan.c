@@ -1,4 +1,5 @@
-/* Which column is what: names, roles, kinds, categories; from the configuration, a schema, or the first row. */
+/* Which column is what: names, roles, kinds, categories; from the configuration, a schema, or the first row.
+ */
 #include "io/ds_csv.h"
 
 #include <stdio.h>
@@ -26,7 +27,8 @@ static int find_column(const rk__ds_csv_set *d, const char *name, size_t n)
     return -1;
 }
 
-static rk_status unknown_column(rk_ctx *ctx, const rk__ds_csv_set *d, const char *key, const char *name, size_t n)
+static rk_status unknown_column(rk_ctx *ctx, const rk__ds_csv_set *d, const char *key, const char *name,
+                                size_t n)
 {
     char word[128];
     const char **names = calloc((size_t)d->n_cols, sizeof *names);
@@ -36,8 +38,9 @@ static rk_status unknown_column(rk_ctx *ctx, const rk__ds_csv_set *d, const char
         names[i] = d->col[i].name;
     snprintf(word, sizeof word, "%.*s", (int)(n < 127 ? n : 127), name);
     const char *near = rk__nearest(word, names, d->n_cols);
-    rk_status st = rk_fail(ctx, RK_ECONFIG, "%s: \"%s\" is no column of %s (%d columns%s%s%s)", key, word, d->path,
-                           d->n_cols, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    rk_status st =
+        rk_fail(ctx, RK_ECONFIG, "%s: \"%s\" is no column of %s (%d columns%s%s%s)", key, word, d->path,
+                d->n_cols, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
     free(names);
     return st;
 }
@@ -95,9 +98,10 @@ static rk_status column_from(rk_ctx *ctx, rk__ds_csv_set *d, const rk_doc *s, rk
         return bad_schema(ctx, "a column without a name");
     int i = find_column(d, name->text, strlen(name->text));
     if (i < 0)
-        return role == RK__TARGET ? RK_OK
-                                  : rk_fail(ctx, RK_EDATA, "%s: has no column \"%s\", which the model was trained with",
-                                            d->path, name->text);
+        return role == RK__TARGET
+                   ? RK_OK
+                   : rk_fail(ctx, RK_EDATA, "%s: has no column \"%s\", which the model was trained with",
+                             d->path, name->text);
     rk__column *c = &d->col[i];
     if (c->role != RK__SKIPPED)
         return bad_schema(ctx, "a column stands twice");
@@ -126,7 +130,8 @@ static rk_status plan_from_schema(rk_ctx *ctx, rk__ds_csv_set *d, const rk_data_
     return RK_OK;
 }
 
-/* x of a row is in the order of the schema, whatever the file's: the order of the columns' places follows it. */
+/* x of a row is in the order of the schema, whatever the file's: the order of the columns' places follows it.
+ */
 static void order_by_schema(rk__ds_csv_set *d, const rk_doc *root)
 {
     int64_t at = 0;
@@ -170,7 +175,8 @@ static rk_status plan_from_cfg(rk_ctx *ctx, rk__ds_csv_set *d, const rk_data_cfg
     if (!features)
         return rk_fail(ctx, RK_EDATA, "%s: no column is left for x", d->path);
     if (wants_y && d->task == RK__CLASSIFICATION && targets != 1)
-        return rk_fail(ctx, RK_ECONFIG, "data.label_column: classification takes one column, not %d", targets);
+        return rk_fail(ctx, RK_ECONFIG, "data.label_column: classification takes one column, not %d",
+                       targets);
     return RK_OK;
 }
 
@@ -193,7 +199,8 @@ rk_status rk__csv_plan(rk_ctx *ctx, rk__ds_csv_set *d, const rk_data_cfg *cfg, c
     int words = 0;
     rk_status st = RK_OK;
     if (cfg->schema)
-        st = rk__json_parse(ctx, "data.schema", (const uint8_t *)cfg->schema, strlen(cfg->schema), RK_EDATA, &schema);
+        st = rk__json_parse(ctx, "data.schema", (const uint8_t *)cfg->schema, strlen(cfg->schema), RK_EDATA,
+                            &schema);
     if (st == RK_OK)
         st = schema ? plan_from_schema(ctx, d, cfg, schema) : plan_from_cfg(ctx, d, cfg);
     if (st == RK_OK) {

@@ -1,5 +1,5 @@
-/* HDF5: two named data sets. Contiguous ones are read in place; chunked and compressed ones once, as a stream of
- * hyperslabs, into a store. HDF5 itself is used only while a data set is opened. */
+/* HDF5: two named data sets. Contiguous ones are read in place; chunked and compressed ones once, as a stream
+ * of hyperslabs, into a store. HDF5 itself is used only while a data set is opened. */
 #include <hdf5.h>
 
 #include <stdio.h>
@@ -11,7 +11,8 @@
 #include "io/ds_array.h"
 #include "io/file.h"
 
-/* The filters in every HDF5: deflate expands 1032 to 1 at most; shuffle, fletcher32, szip and nbit not more. */
+/* The filters in every HDF5: deflate expands 1032 to 1 at most; shuffle, fletcher32, szip and nbit not more.
+ */
 enum { EXPANSION = 1032, SLACK = 1 << 16, PIECE_BYTES = 1 << 20 };
 
 typedef struct h5 {
@@ -102,7 +103,8 @@ static bool read_rows(hid_t set, hid_t type, const rk_shape *s, int64_t at, int6
     for (int i = 1; i < s->ndim; i++)
         count[i] = (hsize_t)s->dim[i];
     hid_t file = H5Dget_space(set), mem = H5Screate_simple(s->ndim, count, NULL);
-    bool ok = file >= 0 && mem >= 0 && H5Sselect_hyperslab(file, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
+    bool ok = file >= 0 && mem >= 0 &&
+              H5Sselect_hyperslab(file, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
               H5Dread(set, type, mem, file, H5P_DEFAULT, buf) >= 0;
     if (mem >= 0)
         H5Sclose(mem);
@@ -111,7 +113,8 @@ static bool read_rows(hid_t set, hid_t type, const rk_shape *s, int64_t at, int6
     return ok;
 }
 
-static rk_status stream_rows(const h5 *h, const char *name, hid_t set, rk__array *a, int64_t row_bytes, int64_t step)
+static rk_status stream_rows(const h5 *h, const char *name, hid_t set, rk__array *a, int64_t row_bytes,
+                             int64_t step)
 {
     hid_t type = H5Dget_type(set); /* the file's own: no conversion */
     uint8_t *buf = malloc((size_t)(row_bytes * step) + 1);
@@ -120,8 +123,9 @@ static rk_status stream_rows(const h5 *h, const char *name, hid_t set, rk__array
     for (int64_t at = 0; st == RK_OK && at < a->shape.dim[0]; at += step) {
         int64_t k = a->shape.dim[0] - at < step ? a->shape.dim[0] - at : step;
         if (!read_rows(set, type, &a->shape, at, k, buf))
-            st = rk_fail(h->ctx, RK_EDATA, "%s: data set \"%s\": samples %lld to %lld cannot be read: damaged", h->path,
-                         name, (long long)at, (long long)(at + k - 1));
+            st =
+                rk_fail(h->ctx, RK_EDATA, "%s: data set \"%s\": samples %lld to %lld cannot be read: damaged",
+                        h->path, name, (long long)at, (long long)(at + k - 1));
         else
             st = rk__store_put(h->ctx, &a->store, buf, k * row_bytes);
     }
@@ -220,8 +224,9 @@ static rk_status open_hdf5(rk_ctx *ctx, const rk_data_cfg *cfg, rk__ds **out)
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     H5PLset_loading_state(0); /* a file must not choose code to load */
     h.file = H5Fopen(cfg->path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    rk_status st = h.file < 0 ? rk_fail(ctx, RK_EDATA, "%s: not an HDF5 file, or damaged or cut off", cfg->path)
-                              : open_arrays(&h, cfg, out);
+    rk_status st = h.file < 0
+                       ? rk_fail(ctx, RK_EDATA, "%s: not an HDF5 file, or damaged or cut off", cfg->path)
+                       : open_arrays(&h, cfg, out);
     if (h.file >= 0)
         H5Fclose(h.file);
     H5Eset_auto2(H5E_DEFAULT, report, report_arg);

@@ -12,7 +12,8 @@
 #include "io/file.h"
 #include "io/inflate.h"
 
-/* Deflate cannot do better (zlib's technical notes: 1032 to 1): a header that claims more than that is a lie. */
+/* Deflate cannot do better (zlib's technical notes: 1032 to 1): a header that claims more than that is a lie.
+ */
 enum { INFLATE_RATIO = 1032, INFLATE_SLACK = 4096 };
 
 rk_status rk__idx_header(rk_ctx *ctx, const uint8_t *p, size_t n, rk__array *a, int64_t *header)
@@ -26,14 +27,15 @@ rk_status rk__idx_header(rk_ctx *ctx, const uint8_t *p, size_t n, rk__array *a, 
     if (n < 4)
         return rk_fail(ctx, RK_EDATA, "%s: %zu bytes are too few for an IDX file", a->name, n);
     if (p[0] || p[1])
-        return rk_fail(ctx, RK_EDATA, "%s: offset 0: not an IDX file: it begins with %02x %02x, not 00 00", a->name,
-                       p[0], p[1]);
+        return rk_fail(ctx, RK_EDATA, "%s: offset 0: not an IDX file: it begins with %02x %02x, not 00 00",
+                       a->name, p[0], p[1]);
     while (t < sizeof types / sizeof *types && types[t].code != p[2])
         t++;
     if (t == sizeof types / sizeof *types)
         return rk_fail(ctx, RK_EDATA, "%s: offset 2: unknown IDX element type 0x%02x", a->name, p[2]);
     if (p[3] < 1 || p[3] > RK_MAX_DIMS)
-        return rk_fail(ctx, RK_EDATA, "%s: offset 3: %d axes, 1 to %d are possible", a->name, p[3], RK_MAX_DIMS);
+        return rk_fail(ctx, RK_EDATA, "%s: offset 3: %d axes, 1 to %d are possible", a->name, p[3],
+                       RK_MAX_DIMS);
     if (n < 4 + 4 * (size_t)p[3])
         return rk_fail(ctx, RK_EDATA, "%s: offset %zu: the file ends in its header", a->name, n);
     a->type = (rk__raw){ types[t].kind, __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ };
@@ -50,8 +52,10 @@ static rk_status wrong_size(rk_ctx *ctx, const rk__array *a, int64_t header, int
 {
     char shape[128] = "";
     for (int i = 0, n = 0; i < a->shape.ndim; i++)
-        n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%lld", i ? " x " : "", (long long)a->shape.dim[i]);
-    return rk_fail(ctx, RK_EDATA, "%s: its header says %s elements, %lld bytes after offset %lld, but it has %s", a->name,
+        n += snprintf(shape + n, sizeof shape - (size_t)n, "%s%lld", i ? " x " : "",
+                      (long long)a->shape.dim[i]);
+    return rk_fail(ctx, RK_EDATA,
+                   "%s: its header says %s elements, %lld bytes after offset %lld, but it has %s", a->name,
                    shape, (long long)want, (long long)header, have);
 }
 
@@ -99,8 +103,8 @@ static rk_status inflate_data(rk_ctx *ctx, rk__gz *z, rk__array *a, int64_t head
     return st == RK_OK ? rk__store_end(ctx, &a->store) : st;
 }
 
-/* Memory for a large buffer that is about to be written whole: in huge pages if there are any, as thousands of page
- * faults take a good part of the time. */
+/* Memory for a large buffer that is about to be written whole: in huge pages if there are any, as thousands
+ * of page faults take a good part of the time. */
 static uint8_t *large_alloc(size_t n)
 {
     const size_t huge = (size_t)2 << 20;
@@ -119,7 +123,8 @@ static bool inflate_at_once(const char *path, rk__array *a, int64_t header, int6
     rk_ctx quiet = { 0 }; /* a failure here is no failure: the stream will find it again */
     int64_t total = header + bytes, size;
     int fd;
-    if (total > RK__STORE_MEMORY || file_size > RK__STORE_MEMORY || rk__file_open(&quiet, path, &fd, &size) != RK_OK)
+    if (total > RK__STORE_MEMORY || file_size > RK__STORE_MEMORY ||
+        rk__file_open(&quiet, path, &fd, &size) != RK_OK)
         return false;
     uint8_t *in = large_alloc((size_t)file_size + RK__INFLATE_PAD);
     uint8_t *out = large_alloc((size_t)total + ALIGN + RK__INFLATE_SLACK);
@@ -211,8 +216,13 @@ static bool is_folder(const char *path)
 
 static bool find_images(char *out, size_t size, const char *path)
 {
-    static const char *const names[] = { "-images-idx3-ubyte", "-images.idx3-ubyte", "-images-idx4-ubyte",
-                                         "-images-idx2-ubyte", "-images.idx", "-images", NULL };
+    static const char *const names[] = { "-images-idx3-ubyte",
+                                         "-images.idx3-ubyte",
+                                         "-images-idx4-ubyte",
+                                         "-images-idx2-ubyte",
+                                         "-images.idx",
+                                         "-images",
+                                         NULL };
     static const char *const in_folder[] = { "/train-images-idx3-ubyte", "/train-images.idx3-ubyte", NULL };
     char other[PATH_MAX];
     size_t n = strlen(path);
@@ -231,8 +241,9 @@ static bool find_images(char *out, size_t size, const char *path)
 /* The labels beside "X-images-idx3-ubyte": "X-labels-idx1-ubyte", with or without .gz. */
 static bool find_labels(char *out, size_t size, const char *images)
 {
-    static const char *const names[] = { "-labels-idx1-ubyte", "-labels.idx1-ubyte", "-labels-idx2-ubyte",
-                                         "-labels.idx", "-labels", NULL };
+    static const char *const names[] = {
+        "-labels-idx1-ubyte", "-labels.idx1-ubyte", "-labels-idx2-ubyte", "-labels.idx", "-labels", NULL
+    };
     char prefix[PATH_MAX];
     const char *at = NULL, *base = strrchr(images, '/');
     for (const char *s = base ? base : images; (s = strstr(s, "-images")); s++)
@@ -252,8 +263,8 @@ static rk_status open_idx(rk_ctx *ctx, const rk_data_cfg *cfg, rk__ds **out)
     RK_TRY(rk__task_of(ctx, cfg, &task));
     bool wants_y = task != RK__RECONSTRUCTION && !cfg->no_labels;
     if (!find_images(images, sizeof images, cfg->path))
-        return rk_fail(ctx, RK_ENOINPUT, "%s: no such file, nor an IDX pair %s-images-idx3-ubyte[.gz]", cfg->path,
-                       cfg->path);
+        return rk_fail(ctx, RK_ENOINPUT, "%s: no such file, nor an IDX pair %s-images-idx3-ubyte[.gz]",
+                       cfg->path, cfg->path);
     if (wants_y && cfg->labels)
         snprintf(labels, sizeof labels, "%s", cfg->labels);
     else if (wants_y && !find_labels(labels, sizeof labels, images))

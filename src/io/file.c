@@ -40,7 +40,8 @@ static ssize_t read_some(int fd, void *p, size_t n)
     return got;
 }
 
-rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **out, size_t *n)
+rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **out,
+                        size_t *n)
 {
     int fd;
     int64_t size;
@@ -94,7 +95,8 @@ rk_status rk__write_all(rk_ctx *ctx, int fd, const void *p, size_t n, const char
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
-            return rk_fail(ctx, RK_EIO, "%s: cannot write: %s", what, got < 0 ? strerror(errno) : "nothing written");
+            return rk_fail(ctx, RK_EIO, "%s: cannot write: %s", what,
+                           got < 0 ? strerror(errno) : "nothing written");
         b += got;
         n -= (size_t)got;
     }

@@ -6,7 +6,8 @@
 
 /* Reads a regular file whole. *p is malloc'ed, with a NUL after its n bytes.
  * RK_ENOINPUT: missing, unreadable or no regular file; `bad`: larger than max_bytes. */
-rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **p, size_t *n);
+rk_status rk__file_read(rk_ctx *ctx, const char *path, size_t max_bytes, rk_status bad, uint8_t **p,
+                        size_t *n);
 
 /* Opens a regular file for reading; *size in bytes. RK_ENOINPUT otherwise, with the reason. */
 rk_status rk__file_open(rk_ctx *ctx, const char *path, int *fd, int64_t *size);

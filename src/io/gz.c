@@ -44,7 +44,8 @@ rk_status rk__gz_open(rk_ctx *ctx, const char *path, rk__gz **out)
 
 static rk_status bad(rk__gz *z, const char *why)
 {
-    return rk_fail(z->ctx, RK_EDATA, "%s: offset %lld: %s", z->path, (long long)(z->taken - z->z.avail_in), why);
+    return rk_fail(z->ctx, RK_EDATA, "%s: offset %lld: %s", z->path, (long long)(z->taken - z->z.avail_in),
+                   why);
 }
 
 static rk_status refill(rk__gz *z)

@@ -6,8 +6,8 @@
 
 enum { RK__IDX_HEADER_MAX = 4 + 4 * 255 };
 
-/* Reads type and sizes from the first n bytes of a file into a (whose name is set); *header is the offset of the
- * data. RK_EDATA: wrong magic, unknown type, rank 0 or above RK_MAX_DIMS, cut off, sizes beyond 2^63. */
+/* Reads type and sizes from the first n bytes of a file into a (whose name is set); *header is the offset of
+ * the data. RK_EDATA: wrong magic, unknown type, rank 0 or above RK_MAX_DIMS, cut off, sizes beyond 2^63. */
 rk_status rk__idx_header(rk_ctx *ctx, const uint8_t *p, size_t n, rk__array *a, int64_t *header);
 
 /* Opens an IDX file, plain or gzip-compressed. */

@@ -1,8 +1,8 @@
 /* Deflate (RFC 1951) in gzip (RFC 1952). Codes must be complete; those few that legally are not go to zlib.
  *
- * The bit buffer is 64 bits; a refill reads 8 bytes wherever it is, so at least 56 bits are there after it: enough for
- * three literals, or for one whole match. Every read lies before `in_last + 8`, every write before `out_end + SLACK`:
- * see the checks at the head of the loop in codes(), and in refill(). */
+ * The bit buffer is 64 bits; a refill reads 8 bytes wherever it is, so at least 56 bits are there after it:
+ * enough for three literals, or for one whole match. Every read lies before `in_last + 8`, every write before
+ * `out_end + SLACK`: see the checks at the head of the loop in codes(), and in refill(). */
 #include "io/inflate.h"
 
 #include <string.h>
@@ -12,7 +12,12 @@
 enum { LIT_BITS = 11, DIST_BITS = 8, LIT_SIZE = 4096, DIST_SIZE = 1024, LONGEST = 15 };
 
 /* Table entry: value << 16 | kind | extra << 8 | bits of the code. */
-enum { KIND_LITERAL = 0x8000, KIND_SUBTABLE = 0x4000, KIND_END = 0x2000, KIND_OTHER = KIND_SUBTABLE | KIND_END };
+enum {
+    KIND_LITERAL = 0x8000,
+    KIND_SUBTABLE = 0x4000,
+    KIND_END = 0x2000,
+    KIND_OTHER = KIND_SUBTABLE | KIND_END
+};
 
 typedef struct state {
     const uint8_t *in, *in_last; /* in_last: where the trailer begins */
@@ -61,7 +66,8 @@ static uint32_t literal_entry(int symbol)
 {
     static const uint16_t base[] = { 3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
                                      31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258 };
-    static const uint8_t extra[] = { 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0 };
+    static const uint8_t extra[] = { 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                     2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0 };
     if (symbol < 256)
         return (uint32_t)symbol << 16 | KIND_LITERAL;
     if (symbol == 256)
@@ -238,9 +244,9 @@ static inline unsigned bits_of(uint32_t e)
     return (e & 255) + (e >> 8 & 15);
 }
 
-/* Literals and matches up to the end of the block. A round writes at most 3 literals, or 2 and a match of 258 + 7 bytes,
- * and starts at out_end at the latest: within the slack. The state is in variables of its own, as a store to the
- * output could otherwise change any of it. */
+/* Literals and matches up to the end of the block. A round writes at most 3 literals, or 2 and a match of 258
+ * + 7 bytes, and starts at out_end at the latest: within the slack. The state is in variables of its own, as
+ * a store to the output could otherwise change any of it. */
 static bool codes(state *s)
 {
     const uint32_t *lit = s->lit, *dist = s->dist;
@@ -374,6 +380,8 @@ bool rk__inflate_gzip(const uint8_t *in, size_t n, uint8_t *out, size_t size)
     size_t header = gzip_header(in, n);
     if (!header || load32(in + n - 4) != (uint32_t)size)
         return false;
-    state s = { .in = in + header, .in_last = in + n - 8, .out = out, .out_begin = out, .out_end = out + size };
+    state s = {
+        .in = in + header, .in_last = in + n - 8, .out = out, .out_begin = out, .out_end = out + size
+    };
     return blocks(&s) && load32(in + n - 8) == (uint32_t)crc32_z(crc32_z(0, NULL, 0), out, size);
 }

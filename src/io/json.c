@@ -12,7 +12,8 @@ typedef struct json {
     const uint8_t *p;
     size_t n, i;
     int line;
-    size_t line_start, counted; /* column = characters in [line_start, i); `columns` of them up to `counted` */
+    size_t line_start,
+        counted; /* column = characters in [line_start, i); `columns` of them up to `counted` */
     int columns;
     rk__text s; /* the string being unescaped */
 } json;
@@ -133,7 +134,8 @@ static rk_status string(json *j)
     j->s.n = 0;
     for (j->i++;;) {
         size_t start = j->i;
-        while (j->i < j->n && j->p[j->i] >= 0x20 && j->p[j->i] < 0x80 && j->p[j->i] != '"' && j->p[j->i] != '\\')
+        while (j->i < j->n && j->p[j->i] >= 0x20 && j->p[j->i] < 0x80 && j->p[j->i] != '"' &&
+               j->p[j->i] != '\\')
             j->i++;
         rk__text_put(&j->s, j->p + start, j->i - start);
         int c = peek(j);
@@ -152,7 +154,8 @@ static rk_status string(json *j)
         }
         int len = c < 0x20 ? 0 : rk__utf8_length(j->p + j->i, j->n - j->i);
         if (!len)
-            return fail(j, c >= 0x20 ? "not UTF-8" : "a control character in a string: write it as an escape");
+            return fail(j,
+                        c >= 0x20 ? "not UTF-8" : "a control character in a string: write it as an escape");
         rk__text_put(&j->s, j->p + j->i, (size_t)len);
         j->i += (size_t)len;
     }
@@ -283,7 +286,8 @@ static rk_status text(json *j)
     return j->i < j->n ? fail(j, "more text after the value") : RK_OK;
 }
 
-rk_status rk__json_parse(rk_ctx *ctx, const char *file, const uint8_t *p, size_t n, rk_status bad, rk_doc **out)
+rk_status rk__json_parse(rk_ctx *ctx, const char *file, const uint8_t *p, size_t n, rk_status bad,
+                         rk_doc **out)
 {
     json j = { .p = p, .n = n, .line = 1 };
     *out = NULL;

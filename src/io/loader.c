@@ -34,7 +34,8 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_data_cfg *c)
         return bad_cfg(ctx, "data: epochs and limit must not be negative");
     int ranks = c->ranks ? c->ranks : 1;
     if (ranks < 1 || (ranks & (ranks - 1)) || c->rank < 0 || c->rank >= ranks)
-        return bad_cfg(ctx, "data: the number of parts of a batch must be a power of two, and the part one of them");
+        return bad_cfg(
+            ctx, "data: the number of parts of a batch must be a power of two, and the part one of them");
     return RK_OK;
 }
 
@@ -67,8 +68,9 @@ static rk_status take_augmentation(rk_ctx *ctx, rk__recipe *r, const rk_data_cfg
     r->flip = c->flip;
     r->noise = c->noise;
     if ((r->shift || r->crop_pad || r->flip) && !r->c)
-        return rk_fail(ctx, RK_ECONFIG, "data: shift, crop and flip need images, but a sample of %s has %d axes",
-                       c->path, r->in.shape.ndim);
+        return rk_fail(ctx, RK_ECONFIG,
+                       "data: shift, crop and flip need images, but a sample of %s has %d axes", c->path,
+                       r->in.shape.ndim);
     return RK_OK;
 }
 
@@ -89,8 +91,10 @@ static rk_status check_stats(rk_ctx *ctx, int64_t n, const double *mean, const d
 {
     for (int64_t g = 0; g < n; g++)
         if (!isfinite(mean[g]) || !isfinite(std[g]) || !(std[g] > 0))
-            return rk_fail(ctx, RK_EDATA, "data: mean %g and standard deviation %g of channel or column %lld: "
-                                          "they must be finite, the deviation above 0", mean[g], std[g], (long long)g);
+            return rk_fail(ctx, RK_EDATA,
+                           "data: mean %g and standard deviation %g of channel or column %lld: "
+                           "they must be finite, the deviation above 0",
+                           mean[g], std[g], (long long)g);
     return RK_OK;
 }
 
@@ -198,8 +202,8 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
     pthread_cond_init(&l->work, NULL);
     pthread_cond_init(&l->ready, NULL);
     if (l->usable < 1) {
-        rk_fail(ctx, RK_ECONFIG, "%s: %lld samples make no whole batch of %lld, and drop_last leaves none", cfg->path,
-                (long long)l->r.part, (long long)l->batch);
+        rk_fail(ctx, RK_ECONFIG, "%s: %lld samples make no whole batch of %lld, and drop_last leaves none",
+                cfg->path, (long long)l->r.part, (long long)l->batch);
         l->dead = true;
     }
     return l;
@@ -208,7 +212,8 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
 /* ---- batches ---- */
 
 /* A tensor of the step: a view of the slot's memory, or a copy where that must be free again at once. */
-static rk_tensor *hand_out(rk_loader *l, rk_tensor *from, const void *data, rk_dtype dtype, rk_shape shape, bool copy)
+static rk_tensor *hand_out(rk_loader *l, rk_tensor *from, const void *data, rk_dtype dtype, rk_shape shape,
+                           bool copy)
 {
     if (copy || !from)
         return rk_from_host(l->ctx, dtype, shape, data);
@@ -222,11 +227,17 @@ static bool give(rk_loader *l, rk__slot *s, bool copy, rk_batch *b)
 {
     const rk__ds_info *in = &l->r.in;
     const rk__plan *p = &s->plan;
-    rk_shape x = { in->shape.ndim + 1, { p->n } }, y = in->classes ? RK_SHAPE(p->n) : RK_SHAPE(p->n, in->targets);
+    rk_shape x = { in->shape.ndim + 1, { p->n } },
+             y = in->classes ? RK_SHAPE(p->n) : RK_SHAPE(p->n, in->targets);
     for (int i = 0; i < in->shape.ndim; i++)
         x.dim[i + 1] = in->shape.dim[i];
-    *b = (rk_batch){ .n = p->n, .global = p->global, .first = p->lo, .index = p->index, .epoch = p->epoch,
-                     .epoch_end = p->epoch_end, .sample = l->ids };
+    *b = (rk_batch){ .n = p->n,
+                     .global = p->global,
+                     .first = p->lo,
+                     .index = p->index,
+                     .epoch = p->epoch,
+                     .epoch_end = p->epoch_end,
+                     .sample = l->ids };
     if (p->n)
         memcpy(l->ids, s->id, (size_t)p->n * sizeof *l->ids);
     b->x = hand_out(l, s->tx, s->x, RK_F32, x, copy);

@@ -1,8 +1,8 @@
 /* One batch: raw samples to normalised, augmented f32. Runs in workers; touches nothing but its arguments.
  *
- * Bits do not depend on threads, batch size or machine: normalisation is one product and one sum in f32 (bytes),
- * or one subtraction and one division in double; random numbers are keyed by (seed, epoch, sample); the normal distribution uses +, -, *,
- * / and sqrt alone, which IEEE 754 rounds in one way. */
+ * Bits do not depend on threads, batch size or machine: normalisation is one product and one sum in f32
+ * (bytes), or one subtraction and one division in double; random numbers are keyed by (seed, epoch, sample);
+ * the normal distribution uses +, -, *, / and sqrt alone, which IEEE 754 rounds in one way. */
 #include <math.h>
 #include <string.h>
 
@@ -54,31 +54,83 @@ static double normal_quantile(double p)
     if (fabs(q) <= 0.425) {
         r = 0.180625 - q * q;
         return q *
-               (((((((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) * r +
-                    4.5921953931549871457e4) * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r +
-                 1.3314166789178437745e2) * r + 3.3871328727963666080e0) /
-               (((((((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) * r +
-                    2.1213794301586595867e4) * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r +
-                 4.2313330701600911252e1) * r + 1.0);
+               (((((((2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4) *
+                        r +
+                    4.5921953931549871457e4) *
+                       r +
+                   1.3731693765509461125e4) *
+                      r +
+                  1.9715909503065514427e3) *
+                     r +
+                 1.3314166789178437745e2) *
+                    r +
+                3.3871328727963666080e0) /
+               (((((((5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4) *
+                        r +
+                    2.1213794301586595867e4) *
+                       r +
+                   5.3941960214247511077e3) *
+                      r +
+                  6.8718700749205790830e2) *
+                     r +
+                 4.2313330701600911252e1) *
+                    r +
+                1.0);
     }
     r = sqrt(-own_log(q < 0 ? p : 1 - p));
     double v;
     if (r <= 5) {
         r -= 1.6;
-        v = (((((((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r + 2.41780725177450611770e-1) * r +
-                1.27045825245236838258e0) * r + 3.64784832476320460504e0) * r + 5.76949722146069140550e0) * r +
-              4.63033784615654529590e0) * r + 1.42343711074968357734e0) /
-            (((((((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r + 1.51986665636164571966e-2) * r +
-                1.48103976427480074590e-1) * r + 6.89767334985100004550e-1) * r + 1.67638483018380384940e0) * r +
-              2.05319162663775882187e0) * r + 1.0);
+        v = (((((((7.74545014278341407640e-4 * r + 2.27238449892691845833e-2) * r +
+                  2.41780725177450611770e-1) *
+                     r +
+                 1.27045825245236838258e0) *
+                    r +
+                3.64784832476320460504e0) *
+                   r +
+               5.76949722146069140550e0) *
+                  r +
+              4.63033784615654529590e0) *
+                 r +
+             1.42343711074968357734e0) /
+            (((((((1.05075007164441684324e-9 * r + 5.47593808499534494600e-4) * r +
+                  1.51986665636164571966e-2) *
+                     r +
+                 1.48103976427480074590e-1) *
+                    r +
+                6.89767334985100004550e-1) *
+                   r +
+               1.67638483018380384940e0) *
+                  r +
+              2.05319162663775882187e0) *
+                 r +
+             1.0);
     } else {
         r -= 5;
-        v = (((((((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r + 1.24266094738807843860e-3) * r +
-                2.65321895265761230930e-2) * r + 2.96560571828504891230e-1) * r + 1.78482653991729133580e0) * r +
-              5.46378491116411436990e0) * r + 6.65790464350110377720e0) /
-            (((((((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r + 1.84631831751005468180e-5) * r +
-                7.86869131145613259100e-4) * r + 1.48753612908506148525e-2) * r + 1.36929880922735805310e-1) * r +
-              5.99832206555887937690e-1) * r + 1.0);
+        v = (((((((2.01033439929228813265e-7 * r + 2.71155556874348757815e-5) * r +
+                  1.24266094738807843860e-3) *
+                     r +
+                 2.65321895265761230930e-2) *
+                    r +
+                2.96560571828504891230e-1) *
+                   r +
+               1.78482653991729133580e0) *
+                  r +
+              5.46378491116411436990e0) *
+                 r +
+             6.65790464350110377720e0) /
+            (((((((2.04426310338993978564e-15 * r + 1.42151175831644588870e-7) * r +
+                  1.84631831751005468180e-5) *
+                     r +
+                 7.86869131145613259100e-4) *
+                    r +
+                1.48753612908506148525e-2) *
+                   r +
+               1.36929880922735805310e-1) *
+                  r +
+              5.99832206555887937690e-1) *
+                 r +
+             1.0);
     }
     return q < 0 ? -v : v;
 }
@@ -188,7 +240,8 @@ static void normalise_floats(const rk__recipe *r, const float *src, float *out)
 }
 
 /* scratch: the raw sample (bytes, or f32), behind it room for two images of bytes or one of f32. */
-static rk_status one_sample(const rk__recipe *r, const move *m, int64_t sample, void *scratch, float *out, rk_ctx *err)
+static rk_status one_sample(const rk__recipe *r, const move *m, int64_t sample, void *scratch, float *out,
+                            rk_ctx *err)
 {
     const void *raw = r->in.direct ? r->in.direct + sample * r->elems : scratch;
     if (!r->in.direct)
@@ -216,8 +269,8 @@ static void prefetch_sample(const rk__recipe *r, int64_t sample)
         __builtin_prefetch(p + at);
 }
 
-rk_status rk__loader_fill(const rk__recipe *r, const rk__plan *p, void *scratch, float *x, void *y, int64_t *id,
-                          rk_ctx *err)
+rk_status rk__loader_fill(const rk__recipe *r, const rk__plan *p, void *scratch, float *x, void *y,
+                          int64_t *id, rk_ctx *err)
 {
     rk_rng moves = rk_rng_make(r->seed, RK_RNG_AUGMENT, 0, (uint64_t)p->epoch);
     rk_rng noise = rk_rng_make(r->seed, RK_RNG_AUGMENT, 1, (uint64_t)p->epoch);

@@ -1,5 +1,5 @@
-/* Threads that fill batches ahead. Batches are planned under the lock in the order of the cursor and filled outside
- * it; the consumer takes them in order. A worker never touches the context. */
+/* Threads that fill batches ahead. Batches are planned under the lock in the order of the cursor and filled
+ * outside it; the consumer takes them in order. A worker never touches the context. */
 #include <signal.h>
 #include <stdlib.h>
 
@@ -53,7 +53,8 @@ static void *worker(void *arg)
 
 static rk_status no_memory(rk_loader *l)
 {
-    return rk_fail(l->ctx, RK_ENOMEM, "loader: out of memory for a batch of %lld samples", (long long)l->batch);
+    return rk_fail(l->ctx, RK_ENOMEM, "loader: out of memory for a batch of %lld samples",
+                   (long long)l->batch);
 }
 
 static rk_status make_slot(rk_loader *l, rk__slot *s, int64_t n)
@@ -71,7 +72,8 @@ static rk_status make_slot(rk_loader *l, rk__slot *s, int64_t n)
         s->y = labels ? rk__data(s->ty) : NULL;
     } else {
         s->x = rk__calloc(l->ctx, (size_t)(n * l->r.elems), sizeof(float));
-        s->y = labels ? rk__calloc(l->ctx, (size_t)(n * (in->classes ? 1 : in->targets)), in->classes ? 8 : 4) : NULL;
+        s->y = labels ? rk__calloc(l->ctx, (size_t)(n * (in->classes ? 1 : in->targets)), in->classes ? 8 : 4)
+                      : NULL;
     }
     return rk_failed(l->ctx) || !s->x ? no_memory(l) : RK_OK;
 }

@@ -1,6 +1,6 @@
-/* Mean and standard deviation of each channel or column over the training part. Bytes are counted (exact whatever the
- * order); floats are summed in the order of sample numbers, in blocks that are merged as in Chan, Golub & LeVeque
- * 1983, so that no layout changes a bit. */
+/* Mean and standard deviation of each channel or column over the training part. Bytes are counted (exact
+ * whatever the order); floats are summed in the order of sample numbers, in blocks that are merged as in
+ * Chan, Golub & LeVeque 1983, so that no layout changes a bit. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +70,8 @@ static void add_counts(uint32_t part[4][256], uint64_t *total)
     memset(part, 0, sizeof(uint32_t[4][256]));
 }
 
-static rk_status count_bytes(rk_ctx *ctx, const rk__recipe *r, const uint8_t *bits, uint8_t *buf, uint64_t *total)
+static rk_status count_bytes(rk_ctx *ctx, const rk__recipe *r, const uint8_t *bits, uint8_t *buf,
+                             uint64_t *total)
 {
     uint32_t part[4][256] = { { 0 } };
     int64_t id[BLOCK], n, inner = r->in.inner, pending = 0;
@@ -81,7 +82,8 @@ static rk_status count_bytes(rk_ctx *ctx, const rk__recipe *r, const uint8_t *bi
             for (int64_t i = 0; i < n; i++) {
                 const uint8_t *x = r->in.direct ? r->in.direct + id[i] * r->elems : buf + i * r->elems;
                 int64_t left = inner;
-                for (const uint8_t *p = x + g * inner; left; p += 1 << 24) { /* 32-bit counters must not run over */
+                for (const uint8_t *p = x + g * inner; left;
+                     p += 1 << 24) { /* 32-bit counters must not run over */
                     int64_t k = left < 1 << 24 ? left : 1 << 24;
                     count(p, k, part);
                     left -= k;

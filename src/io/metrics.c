@@ -96,7 +96,8 @@ rk_status rk_metric(rk_metrics *m, const char *name, int64_t step, double value)
     if (m->fd < 0 || rk_failed(m->ctx))
         return m->ctx ? rk_failed(m->ctx) : RK_EIO;
     if (!good_name(name) || !strcmp(name, "step") || !strcmp(name, "time"))
-        return rk_fail(m->ctx, RK_ECONFIG, "metric \"%s\": names are of A-Z a-z 0-9 _ - and neither step nor time", name);
+        return rk_fail(m->ctx, RK_ECONFIG,
+                       "metric \"%s\": names are of A-Z a-z 0-9 _ - and neither step nor time", name);
     if (m->line.n && step != m->step)
         RK_TRY(rk_metrics_flush(m));
     if (!m->line.n) {

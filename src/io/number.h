@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* [+-] digits [. digits] [e [+-] digits], correctly rounded; a leading or trailing point is allowed (".5", "5.").
- * False if p[0..n) is anything else, or too large for a double. */
+/* [+-] digits [. digits] [e [+-] digits], correctly rounded; a leading or trailing point is allowed (".5",
+ * "5."). False if p[0..n) is anything else, or too large for a double. */
 bool rk__parse_double(const char *p, size_t n, double *out);
 
 /* [+-] digits. False if p[0..n) is anything else or does not fit. */

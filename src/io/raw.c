@@ -5,9 +5,10 @@
 
 size_t rk__raw_size(rk__raw t)
 {
-    static const uint8_t sizes[] = { [RK__RAW_U8] = 1,  [RK__RAW_I8] = 1,  [RK__RAW_I16] = 2, [RK__RAW_U16] = 2,
-                                     [RK__RAW_I32] = 4, [RK__RAW_U32] = 4, [RK__RAW_I64] = 8, [RK__RAW_U64] = 8,
-                                     [RK__RAW_F32] = 4, [RK__RAW_F64] = 8 };
+    static const uint8_t sizes[] = {
+        [RK__RAW_U8] = 1,  [RK__RAW_I8] = 1,  [RK__RAW_I16] = 2, [RK__RAW_U16] = 2, [RK__RAW_I32] = 4,
+        [RK__RAW_U32] = 4, [RK__RAW_I64] = 8, [RK__RAW_U64] = 8, [RK__RAW_F32] = 4, [RK__RAW_F64] = 8
+    };
     return sizes[t.kind];
 }
 

@@ -15,10 +15,10 @@ typedef struct dtype {
 } dtype;
 
 static const dtype dtypes[] = {
-    { "F64", 8, RK_F64 },  { "F32", 4, RK_F32 }, { "F16", 2, RK_F16 }, { "BF16", 2, RK_BF16 },
-    { "I64", 8, RK_I64 },  { "I32", 4, RK_I32 }, { "I16", 2, -1 },     { "I8", 1, -1 },
-    { "U64", 8, -1 },      { "U32", 4, -1 },     { "U16", 2, -1 },     { "U8", 1, RK_U8 },
-    { "BOOL", 1, -1 },     { "F8_E4M3", 1, -1 }, { "F8_E5M2", 1, -1 },
+    { "F64", 8, RK_F64 }, { "F32", 4, RK_F32 }, { "F16", 2, RK_F16 }, { "BF16", 2, RK_BF16 },
+    { "I64", 8, RK_I64 }, { "I32", 4, RK_I32 }, { "I16", 2, -1 },     { "I8", 1, -1 },
+    { "U64", 8, -1 },     { "U32", 4, -1 },     { "U16", 2, -1 },     { "U8", 1, RK_U8 },
+    { "BOOL", 1, -1 },    { "F8_E4M3", 1, -1 }, { "F8_E5M2", 1, -1 },
 };
 
 static const dtype *find_dtype(const char *name)
@@ -66,7 +66,8 @@ static rk_status read_tensor(rk_ctx *ctx, const rk_doc *d, int64_t data_size, rk
         return bad(ctx, d, "needs exactly dtype, shape and data_offsets");
     const dtype *known = type->kind == RK_DOC_STRING ? find_dtype(type->text) : NULL;
     if (!known)
-        return rk__doc_fail(ctx, RK_EDATA, type, "tensor \"%.100s\": unknown dtype %.40s", d->key, type->text ? type->text : "");
+        return rk__doc_fail(ctx, RK_EDATA, type, "tensor \"%.100s\": unknown dtype %.40s", d->key,
+                            type->text ? type->text : "");
     t->dtype = known->name;
     t->shape.ndim = numbers(rk__doc_get(d, "shape"), t->shape.dim, RK_MAX_DIMS);
     if (t->shape.ndim < 0)
@@ -110,9 +111,10 @@ static rk_status check_cover(rk_ctx *ctx, const rk__safetensors *st, int64_t dat
     int64_t at = 0;
     for (int i = 0; i < st->n; at += st->t[i++].bytes)
         if (st->t[i].begin != at)
-            return rk_fail(ctx, RK_EDATA, "%s: offset %lld: tensor \"%.100s\" begins at %lld of the data: a gap or an "
-                                          "overlap", st->path, (long long)(st->data + at), st->t[i].name,
-                           (long long)st->t[i].begin);
+            return rk_fail(ctx, RK_EDATA,
+                           "%s: offset %lld: tensor \"%.100s\" begins at %lld of the data: a gap or an "
+                           "overlap",
+                           st->path, (long long)(st->data + at), st->t[i].name, (long long)st->t[i].begin);
     if (at != data_size)
         return rk_fail(ctx, RK_EDATA, "%s: offset %lld: %lld bytes belong to no tensor", st->path,
                        (long long)(st->data + at), (long long)(data_size - at));
@@ -144,10 +146,12 @@ static rk_status header_length(rk_ctx *ctx, const char *path, const uint8_t *p, 
                                int64_t *length)
 {
     if (n < 9 || file_size < 9)
-        return rk_fail(ctx, RK_EDATA, "%s: %lld bytes are too few for a safetensors file", path, (long long)file_size);
+        return rk_fail(ctx, RK_EDATA, "%s: %lld bytes are too few for a safetensors file", path,
+                       (long long)file_size);
     uint64_t len = load_u64le(p);
     if (len > RK__ST_HEADER_MAX || len > (uint64_t)file_size - 8)
-        return rk_fail(ctx, RK_EDATA, "%s: offset 0: a header of %llu bytes does not fit the file of %lld bytes", path,
+        return rk_fail(ctx, RK_EDATA,
+                       "%s: offset 0: a header of %llu bytes does not fit the file of %lld bytes", path,
                        (unsigned long long)len, (long long)file_size);
     if (p[8] != '{')
         return rk_fail(ctx, RK_EDATA, "%s: offset 8: the header must begin with {", path);
@@ -189,7 +193,8 @@ static rk_status read_at(rk_ctx *ctx, const char *path, int fd, int64_t at, void
         if (got < 0)
             return rk_fail(ctx, RK_ENOINPUT, "%s: cannot be read: %s", path, strerror(errno));
         if (got == 0)
-            return rk_fail(ctx, RK_EDATA, "%s: offset %lld: the file became shorter while in use", path, (long long)at);
+            return rk_fail(ctx, RK_EDATA, "%s: offset %lld: the file became shorter while in use", path,
+                           (long long)at);
         b += got;
         at += got;
         n -= (size_t)got;
@@ -245,7 +250,8 @@ bool rk__st_dtype(const rk__st_tensor *t, rk_dtype *out)
     return ours >= 0;
 }
 
-rk_status rk__st_read(rk_ctx *ctx, const rk__safetensors *st, const rk__st_tensor *t, void *host, size_t bytes)
+rk_status rk__st_read(rk_ctx *ctx, const rk__safetensors *st, const rk__st_tensor *t, void *host,
+                      size_t bytes)
 {
     if (bytes != (size_t)t->bytes)
         return rk_fail(ctx, RK_ESHAPE, "%s: tensor \"%.100s\" has %lld bytes, not %zu", st->path, t->name,

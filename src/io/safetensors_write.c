@@ -23,9 +23,10 @@ static int by_width(const void *a, const void *b)
 
 static const char *dtype_name(rk_dtype t)
 {
-    static const char *const names[RK_DTYPES] = { [RK_F32] = "F32", [RK_BF16] = "BF16", [RK_F16] = "F16",
-                                                  [RK_F64] = "F64", [RK_I32] = "I32",   [RK_I64] = "I64",
-                                                  [RK_U8] = "U8" };
+    static const char *const names[RK_DTYPES] = {
+        [RK_F32] = "F32", [RK_BF16] = "BF16", [RK_F16] = "F16", [RK_F64] = "F64",
+        [RK_I32] = "I32", [RK_I64] = "I64",   [RK_U8] = "U8"
+    };
     return names[t];
 }
 

@@ -1,11 +1,12 @@
-/* Bytes that are written once and then read at random: in memory while they are few, in a file beyond that, so that
- * a data set may be larger than memory. Reading is thread-safe. */
+/* Bytes that are written once and then read at random: in memory while they are few, in a file beyond that,
+ * so that a data set may be larger than memory. Reading is thread-safe. */
 #ifndef RK_IO_STORE_H
 #define RK_IO_STORE_H
 
 #include <rankine/base.h>
 
-/* What fits here is kept in memory; larger ones would only crowd out the page cache, which serves them anyway. */
+/* What fits here is kept in memory; larger ones would only crowd out the page cache, which serves them
+ * anyway. */
 #define RK__STORE_MEMORY ((int64_t)64 << 20)
 
 typedef struct rk__store {

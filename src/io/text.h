@@ -13,11 +13,13 @@ typedef struct rk__text {
 void rk__text_put(rk__text *t, const void *p, size_t n);
 void rk__text_puts(rk__text *t, const char *s);
 void rk__text_printf(rk__text *t, const char *fmt, ...) RK_PRINTF(2, 3); /* at most 511 bytes a call */
-void rk__text_quote(rk__text *t, const char *utf8); /* as a JSON string; bytes that are no UTF-8 become U+FFFD */
+void rk__text_quote(rk__text *t,
+                    const char *utf8); /* as a JSON string; bytes that are no UTF-8 become U+FFFD */
 char *rk__text_take(rk__text *t); /* NUL-terminated, malloc'ed, t is empty again; NULL when memory ran out */
 void rk__text_free(rk__text *t);
 
-/* Length of the well-formed UTF-8 sequence at p (1 to 4; no surrogates, no overlong forms), 0 if there is none. */
+/* Length of the well-formed UTF-8 sequence at p (1 to 4; no surrogates, no overlong forms), 0 if there is
+ * none. */
 int rk__utf8_length(const uint8_t *p, size_t n);
 
 #endif

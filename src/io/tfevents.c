@@ -1,5 +1,5 @@
-/* Record: u64 length, masked CRC-32C of it, data, masked CRC-32C of the data; data: a protobuf message tensorboard.Event.
- * Field numbers: tensorboard/compat/proto/{event,summary,tensor}.proto. */
+/* Record: u64 length, masked CRC-32C of it, data, masked CRC-32C of the data; data: a protobuf message
+ * tensorboard.Event. Field numbers: tensorboard/compat/proto/{event,summary,tensor}.proto. */
 #include "io/tfevents.h"
 
 #include <errno.h>
@@ -14,7 +14,14 @@
 #include "io/text.h"
 
 enum { WIRE_VARINT = 0, WIRE_DOUBLE = 1, WIRE_BYTES = 2, WIRE_FLOAT = 5 };
-enum { EVENT_WALL_TIME = 1, EVENT_STEP = 2, EVENT_VERSION = 3, EVENT_SUMMARY = 5, EVENT_SESSION = 7, EVENT_SOURCE = 10 };
+enum {
+    EVENT_WALL_TIME = 1,
+    EVENT_STEP = 2,
+    EVENT_VERSION = 3,
+    EVENT_SUMMARY = 5,
+    EVENT_SESSION = 7,
+    EVENT_SOURCE = 10
+};
 enum { VALUE_TAG = 1, VALUE_SIMPLE = 2, VALUE_TENSOR = 8, VALUE_METADATA = 9 };
 enum { DATA_CLASS_SCALAR = 1, DATA_CLASS_TENSOR = 2, DT_STRING = 7, SESSION_START = 1 };
 
@@ -27,8 +34,9 @@ struct rk__tfevents {
 
 uint32_t rk__crc32c(const void *p, size_t n)
 {
-    static const uint32_t nibble[16] = { 0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
-                                         0x61c69362, 0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
+    static const uint32_t nibble[16] = { 0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
+                                         0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
+                                         0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
                                          0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75 };
     const uint8_t *b = p;
     uint32_t c = ~0u;
@@ -201,15 +209,16 @@ rk_status rk__tfevents_open(rk_ctx *ctx, const char *dir, int64_t start_step, rk
     gethostname(host, sizeof host - 1);
     for (int n = 0; !t->file && n < 1000; n++) { /* several in one second and process get numbers */
         free(t->path);
-        if (asprintf(&t->path, "%s/events.out.tfevents.%010lld.%s.%d.%d", dir, (long long)time(NULL), host, (int)getpid(),
-                     n) < 0)
+        if (asprintf(&t->path, "%s/events.out.tfevents.%010lld.%s.%d.%d", dir, (long long)time(NULL), host,
+                     (int)getpid(), n) < 0)
             t->path = NULL;
         t->file = t->path ? fopen(t->path, "wbxe") : NULL;
         if (!t->file && errno != EEXIST)
             break;
     }
-    rk_status st = t->file ? put_start(t, start_step)
-                           : rk_fail(ctx, RK_EIO, "%s: cannot be made: %s", t->path ? t->path : dir, strerror(errno));
+    rk_status st =
+        t->file ? put_start(t, start_step)
+                : rk_fail(ctx, RK_EIO, "%s: cannot be made: %s", t->path ? t->path : dir, strerror(errno));
     if (st != RK_OK) {
         rk__tfevents_close(t);
         return st;

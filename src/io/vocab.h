@@ -5,7 +5,7 @@
 #include <rankine/base.h>
 
 typedef struct rk__vocab {
-    char **text; /* by code */
+    char **text;   /* by code */
     int32_t *rank; /* code -> place in sorted order; NULL before rk__vocab_sort() */
     int32_t n, cap;
     int32_t *slot; /* hash table of codes + 1 */

@@ -1,5 +1,5 @@
-/* YAML through libyaml's events, with the scalars of the YAML 1.2 core schema. Anchors, aliases, merge keys and
- * tags are refused: a configuration reads the same to everybody, and no text grows when it is read. */
+/* YAML through libyaml's events, with the scalars of the YAML 1.2 core schema. Anchors, aliases, merge keys
+ * and tags are refused: a configuration reads the same to everybody, and no text grows when it is read. */
 #include <string.h>
 
 #include <yaml.h>
@@ -57,8 +57,8 @@ static rk_status plain(rk__doc_builder *b, const char *s, size_t n, int line, in
     static const char *const nulls[] = { "", "~", "null", "Null", "NULL", NULL };
     static const char *const trues[] = { "true", "True", "TRUE", NULL };
     static const char *const falses[] = { "false", "False", "FALSE", NULL };
-    static const char *const unbounded[] = { ".inf", ".Inf", ".INF", "-.inf", "-.Inf", "-.INF", "+.inf", "+.Inf",
-                                             "+.INF", ".nan", ".NaN", ".NAN", NULL };
+    static const char *const unbounded[] = { ".inf",  ".Inf",  ".INF", "-.inf", "-.Inf", "-.INF", "+.inf",
+                                             "+.Inf", "+.INF", ".nan", ".NaN",  ".NAN",  NULL };
     int64_t i = 0;
     double f;
     if (one_of(s, n, nulls))
@@ -77,10 +77,12 @@ static rk_status plain(rk__doc_builder *b, const char *s, size_t n, int line, in
     return rk__build_scalar(b, RK_DOC_STRING, s, n, 0, 0, line, col);
 }
 
-static rk_status refuse_extras(rk__doc_builder *b, const yaml_char_t *anchor, const yaml_char_t *tag, int line, int col)
+static rk_status refuse_extras(rk__doc_builder *b, const yaml_char_t *anchor, const yaml_char_t *tag,
+                               int line, int col)
 {
     if (anchor)
-        return rk__build_fail(b, line, col, "anchors (&%.64s) are not allowed: write the value out", (const char *)anchor);
+        return rk__build_fail(b, line, col, "anchors (&%.64s) are not allowed: write the value out",
+                              (const char *)anchor);
     if (tag && strcmp((const char *)tag, "!") != 0)
         return rk__build_fail(b, line, col, "tags (%.64s) are not allowed: quote the value to make it a text",
                               (const char *)tag);
@@ -122,7 +124,8 @@ static rk_status event(rk__doc_builder *b, const yaml_event_t *e, int *documents
             return rk__build_fail(b, line, col, "a second document (---) begins here: only one is allowed");
         return RK_OK;
     case YAML_ALIAS_EVENT:
-        return rk__build_fail(b, line, col, "aliases (*%.64s) are not allowed: write the value out, or quote the text",
+        return rk__build_fail(b, line, col,
+                              "aliases (*%.64s) are not allowed: write the value out, or quote the text",
                               (const char *)e->data.alias.anchor);
     case YAML_SCALAR_EVENT:
         return scalar(b, e, line, col);
@@ -164,7 +167,8 @@ static rk_status stream(rk__doc_builder *b, yaml_parser_t *p)
     return RK_OK;
 }
 
-rk_status rk__yaml_parse(rk_ctx *ctx, const char *file, const uint8_t *p, size_t n, rk_status bad, rk_doc **out)
+rk_status rk__yaml_parse(rk_ctx *ctx, const char *file, const uint8_t *p, size_t n, rk_status bad,
+                         rk_doc **out)
 {
     rk__doc_builder b;
     yaml_parser_t parser;

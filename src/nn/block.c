@@ -65,8 +65,12 @@ static rk_module *sequence_build(rk__build *b, rk_module *parent, const char *na
     return m;
 }
 
-const rk__layer_kind rk__kind_sequence = { .name = "sequence", .prefix = "seq", .keys = "layers", .scalar = "layers",
-                                           .forward = sequence_forward, .infer = sequence_infer,
+const rk__layer_kind rk__kind_sequence = { .name = "sequence",
+                                           .prefix = "seq",
+                                           .keys = "layers",
+                                           .scalar = "layers",
+                                           .forward = sequence_forward,
+                                           .infer = sequence_infer,
                                            .build = sequence_build };
 
 /* ---- repeat: only in a configuration; its layers are added to the parent ---- */
@@ -130,7 +134,8 @@ static rk_status residual_infer(rk_module *m, const rk_shape *in, rk_shape *out)
         return RK_OK;
     char a[96], b[96];
     return rk_fail(m->ctx, RK_ESHAPE,
-                   "layer %s (residual): main gives %s, shortcut gives %s; a conv2d of kernel 1 in shortcut, with main's "
+                   "layer %s (residual): main gives %s, shortcut gives %s; a conv2d of kernel 1 in shortcut, "
+                   "with main's "
                    "out and stride, makes them equal",
                    m->full, rk__shape_str(out, a, sizeof a), rk__shape_str(&side, b, sizeof b));
 }
@@ -153,16 +158,32 @@ static rk_module *residual_build(rk__build *b, rk_module *parent, const char *na
     return m;
 }
 
-const rk__layer_kind rk__kind_residual = { .name = "residual", .prefix = "block", .keys = "main|shortcut|act",
-                                           .forward = residual_forward, .infer = residual_infer,
+const rk__layer_kind rk__kind_residual = { .name = "residual",
+                                           .prefix = "block",
+                                           .keys = "main|shortcut|act",
+                                           .forward = residual_forward,
+                                           .infer = residual_infer,
                                            .build = residual_build };
 
 /* ---- all of them ---- */
 
 const rk__layer_kind *const rk__layer_kinds[] = {
-    &rk__kind_linear,     &rk__kind_conv2d,    &rk__kind_batch_norm,        &rk__kind_layer_norm,
-    &rk__kind_rms_norm,   &rk__kind_max_pool,  &rk__kind_avg_pool,          &rk__kind_adaptive_avg_pool,
-    &rk__kind_flatten,    &rk__kind_reshape,   &rk__kind_adaptive_max_pool, &rk__kind_dropout,
-    &rk__kind_embedding,  &rk__kind_upsample,  &rk__kind_residual,          &rk__kind_sequence,
-    &rk__kind_repeat,     NULL,
+    &rk__kind_linear,
+    &rk__kind_conv2d,
+    &rk__kind_batch_norm,
+    &rk__kind_layer_norm,
+    &rk__kind_rms_norm,
+    &rk__kind_max_pool,
+    &rk__kind_avg_pool,
+    &rk__kind_adaptive_avg_pool,
+    &rk__kind_flatten,
+    &rk__kind_reshape,
+    &rk__kind_adaptive_max_pool,
+    &rk__kind_dropout,
+    &rk__kind_embedding,
+    &rk__kind_upsample,
+    &rk__kind_residual,
+    &rk__kind_sequence,
+    &rk__kind_repeat,
+    NULL,
 };

@@ -23,7 +23,8 @@ static rk_rng stream(rk_ctx *ctx, const rk__param_slot *slot, uint64_t attempt)
 
 static rk_status fill(rk_ctx *ctx, const rk__param_slot *slot, double value)
 {
-    return rk__kernels(ctx, RK_F32)->fill(ctx->dev, rk__size(slot->pub.tensor), value, rk__data(slot->pub.tensor));
+    return rk__kernels(ctx, RK_F32)
+        ->fill(ctx->dev, rk__size(slot->pub.tensor), value, rk__data(slot->pub.tensor));
 }
 
 /* Uniform in [-bound, bound). */
@@ -50,11 +51,13 @@ static rk_status normal(rk_ctx *ctx, const rk__param_slot *slot, double std)
 static rk_status draw(rk_ctx *ctx, const rk__param_slot *slot, uint64_t attempt, float *host)
 {
     int64_t n = rk__size(slot->pub.tensor);
-    RK_TRY(rk__kernels(ctx, RK_F32)->normal(ctx->dev, n, stream(ctx, slot, attempt), rk__data(slot->pub.tensor)));
+    RK_TRY(rk__kernels(ctx, RK_F32)
+               ->normal(ctx->dev, n, stream(ctx, slot, attempt), rk__data(slot->pub.tensor)));
     return rk_tensor_read(slot->pub.tensor, host, (size_t)n * sizeof *host);
 }
 
-/* Numbers beyond two deviations are drawn again from the next stream, each element from its own place there. */
+/* Numbers beyond two deviations are drawn again from the next stream, each element from its own place there.
+ */
 static rk_status truncated_normal(rk_ctx *ctx, const rk__param_slot *slot, double std)
 {
     size_t n = (size_t)rk__size(slot->pub.tensor);
@@ -104,7 +107,8 @@ static void orthonormalise(double *a, int64_t count, int64_t len)
     }
 }
 
-/* The weight as a matrix (first axis, rest): its rows, or its columns if there are more rows, are orthonormal. */
+/* The weight as a matrix (first axis, rest): its rows, or its columns if there are more rows, are
+ * orthonormal. */
 static rk_status orthogonal(rk_ctx *ctx, const rk__param_slot *slot, double gain)
 {
     rk_shape s = rk_tensor_shape(slot->pub.tensor);

@@ -45,7 +45,8 @@ static rk_status linear_infer(rk_module *m, const rk_shape *in, rk_shape *out)
 {
     if (in->ndim < 1 || in->dim[in->ndim - 1] != m->a.linear.in) {
         char want[96];
-        snprintf(want, sizeof want, "%lld in the last axis (a flatten before it?)", (long long)m->a.linear.in);
+        snprintf(want, sizeof want, "%lld in the last axis (a flatten before it?)",
+                 (long long)m->a.linear.in);
         return rk__shape_misfit(m, in, want);
     }
     *out = *in;
@@ -70,8 +71,13 @@ static rk_module *linear_build(rk__build *b, rk_module *parent, const char *name
     return linear_make(parent, name, b->shape.dim[b->shape.ndim - 1], out, !bias, &init);
 }
 
-const rk__layer_kind rk__kind_linear = { .name = "linear", .keys = "out|bias|init", .scalar = "out", .bare = true,
-                                         .takes_act = true, .forward = linear_forward, .infer = linear_infer,
+const rk__layer_kind rk__kind_linear = { .name = "linear",
+                                         .keys = "out|bias|init",
+                                         .scalar = "out",
+                                         .bare = true,
+                                         .takes_act = true,
+                                         .forward = linear_forward,
+                                         .infer = linear_infer,
                                          .build = linear_build };
 
 /* ---- conv2d ---- */
@@ -96,7 +102,8 @@ static rk_module *conv_make(rk_module *parent, const char *name, int64_t in, int
     c.act = RK_ACT_NONE;
     if (in < 1 || out < 1 || kernel[0] < 1 || kernel[1] < 1 || in % c.groups || out % c.groups) {
         rk_fail(m->ctx, RK_ESHAPE,
-                "layer %s (conv2d): %lld to %lld channels, kernel (%d, %d), %d groups: channels must be multiples of "
+                "layer %s (conv2d): %lld to %lld channels, kernel (%d, %d), %d groups: channels must be "
+                "multiples of "
                 "the groups, and all at least 1",
                 m->full, (long long)in, (long long)out, kernel[0], kernel[1], c.groups);
         return NULL;
@@ -106,13 +113,15 @@ static rk_module *conv_make(rk_module *parent, const char *name, int64_t in, int
     memcpy(m->a.conv.kernel, kernel, sizeof m->a.conv.kernel);
     m->a.conv.cfg = c;
     int64_t fan_in = in / c.groups * kernel[0] * kernel[1];
-    m->weight = rk__param_add(m, "weight", RK_SHAPE(out, in / c.groups, kernel[0], kernel[1]), false, init, 0, 0);
+    m->weight =
+        rk__param_add(m, "weight", RK_SHAPE(out, in / c.groups, kernel[0], kernel[1]), false, init, 0, 0);
     if (!no_bias)
         m->bias = rk__param_add(m, "bias", RK_SHAPE(out), true, NULL, fan_in, out);
     return m;
 }
 
-rk_module *rk_conv2d(rk_module *parent, const char *name, int64_t in, int64_t out, int kernel, const rk_conv_cfg *cfg)
+rk_module *rk_conv2d(rk_module *parent, const char *name, int64_t in, int64_t out, int kernel,
+                     const rk_conv_cfg *cfg)
 {
     return conv_make(parent, name, in, out, (int[]){ kernel, kernel }, cfg, false, NULL);
 }
@@ -175,7 +184,8 @@ static rk_module *conv_build(rk__build *b, rk_module *parent, const char *name, 
     if (!rk_failed(b->ctx) && b->shape.ndim != 3) {
         char s[128];
         rk__doc_fail(b->ctx, RK_ESHAPE, args,
-                     "conv2d gets a sample of shape %s, wanted (channels, height, width); reshape: [1, 28, 28] before it "
+                     "conv2d gets a sample of shape %s, wanted (channels, height, width); reshape: [1, 28, "
+                     "28] before it "
                      "makes one",
                      rk__shape_str(&b->shape, s, sizeof s));
     }
@@ -184,13 +194,19 @@ static rk_module *conv_build(rk__build *b, rk_module *parent, const char *name, 
     return conv_make(parent, name, b->shape.dim[0], out, kernel, &c, !bias, &init);
 }
 
-const rk__layer_kind rk__kind_conv2d = { .name = "conv2d", .prefix = "conv", .scalar = "out",
-                                         .keys = "out|kernel|stride|pad|dilation|groups|bias|init", .takes_act = true,
-                                         .forward = conv_forward, .infer = conv_infer, .build = conv_build };
+const rk__layer_kind rk__kind_conv2d = { .name = "conv2d",
+                                         .prefix = "conv",
+                                         .scalar = "out",
+                                         .keys = "out|kernel|stride|pad|dilation|groups|bias|init",
+                                         .takes_act = true,
+                                         .forward = conv_forward,
+                                         .infer = conv_infer,
+                                         .build = conv_build };
 
 /* ---- batch norm ---- */
 
-static rk_module *batch_norm_make(rk_module *parent, const char *name, int64_t channels, const rk_batch_norm_cfg *cfg)
+static rk_module *batch_norm_make(rk_module *parent, const char *name, int64_t channels,
+                                  const rk_batch_norm_cfg *cfg)
 {
     rk_module *m = rk__module_add(parent, name, &rk__kind_batch_norm);
     if (!m)
@@ -240,9 +256,13 @@ static rk_module *batch_norm_build(rk__build *b, rk_module *parent, const char *
     return rk_failed(b->ctx) ? NULL : batch_norm_make(parent, name, b->shape.dim[0], &c);
 }
 
-const rk__layer_kind rk__kind_batch_norm = { .name = "batch_norm", .prefix = "bn", .keys = "eps|momentum|scope",
-                                             .bare = true, .forward = batch_norm_forward,
-                                             .infer = batch_norm_infer, .build = batch_norm_build };
+const rk__layer_kind rk__kind_batch_norm = { .name = "batch_norm",
+                                             .prefix = "bn",
+                                             .keys = "eps|momentum|scope",
+                                             .bare = true,
+                                             .forward = batch_norm_forward,
+                                             .infer = batch_norm_infer,
+                                             .build = batch_norm_build };
 
 /* ---- layer norm, RMS norm ---- */
 
@@ -314,16 +334,25 @@ static rk_module *rms_norm_build(rk__build *b, rk_module *parent, const char *na
     return row_norm_build(b, parent, name, args, &rk__kind_rms_norm, false);
 }
 
-const rk__layer_kind rk__kind_layer_norm = { .name = "layer_norm", .prefix = "ln", .keys = "eps", .bare = true,
-                                             .forward = layer_norm_forward, .infer = row_norm_infer,
+const rk__layer_kind rk__kind_layer_norm = { .name = "layer_norm",
+                                             .prefix = "ln",
+                                             .keys = "eps",
+                                             .bare = true,
+                                             .forward = layer_norm_forward,
+                                             .infer = row_norm_infer,
                                              .build = layer_norm_build };
-const rk__layer_kind rk__kind_rms_norm = { .name = "rms_norm", .prefix = "rms", .keys = "eps", .bare = true,
-                                           .forward = rms_norm_forward, .infer = row_norm_infer,
+const rk__layer_kind rk__kind_rms_norm = { .name = "rms_norm",
+                                           .prefix = "rms",
+                                           .keys = "eps",
+                                           .bare = true,
+                                           .forward = rms_norm_forward,
+                                           .infer = row_norm_infer,
                                            .build = rms_norm_build };
 
 /* ---- embedding ---- */
 
-static rk_module *embedding_make(rk_module *parent, const char *name, int64_t rows, int64_t dim, const rk__init *init)
+static rk_module *embedding_make(rk_module *parent, const char *name, int64_t rows, int64_t dim,
+                                 const rk__init *init)
 {
     rk_module *m = rk__module_add(parent, name, &rk__kind_embedding);
     if (!m)
@@ -368,6 +397,8 @@ static rk_module *embedding_build(rk__build *b, rk_module *parent, const char *n
     return rk_failed(b->ctx) ? NULL : embedding_make(parent, name, rows, dim, &init);
 }
 
-const rk__layer_kind rk__kind_embedding = { .name = "embedding", .keys = "rows|dim|init",
-                                            .forward = embedding_forward, .infer = embedding_infer,
+const rk__layer_kind rk__kind_embedding = { .name = "embedding",
+                                            .keys = "rows|dim|init",
+                                            .forward = embedding_forward,
+                                            .infer = embedding_infer,
                                             .build = embedding_build };

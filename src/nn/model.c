@@ -1,4 +1,5 @@
-/* A network from a document: model: {layers: [{linear: {out: 256}}, relu, ...], replace: {fc: {linear: 10}}}. */
+/* A network from a document: model: {layers: [{linear: {out: 256}}, relu, ...], replace: {fc: {linear: 10}}}.
+ */
 #include "nn/module.h"
 
 #include <stdio.h>
@@ -68,7 +69,8 @@ static bool one_of(const char *words, const char *word)
     return false;
 }
 
-const char *rk__arg_str(rk__build *b, const rk_doc *args, const char *key, const char *def, const char *allowed)
+const char *rk__arg_str(rk__build *b, const rk_doc *args, const char *key, const char *def,
+                        const char *allowed)
 {
     const rk_doc *d = scalar_arg(args, key);
     if (!d || rk_failed(b->ctx))
@@ -119,7 +121,8 @@ rk__init rk__arg_init(rk__build *b, const rk_doc *args)
     }
     if (!rk_failed(b->ctx) && init.kind && !rk__init_known(init.kind))
         rk__doc_fail(b->ctx, RK_ECONFIG, d,
-                     "init: %s, wanted default, kaiming_uniform, kaiming_normal, xavier_uniform, xavier_normal, normal, "
+                     "init: %s, wanted default, kaiming_uniform, kaiming_normal, xavier_uniform, "
+                     "xavier_normal, normal, "
                      "truncated_normal, orthogonal, zeros or ones",
                      init.kind);
     return init;
@@ -163,10 +166,10 @@ static rk_status check_args(rk__build *b, const rk__layer_kind *kind, const rk_d
             names[n++] = p;
         const char *near = rk__nearest(d->key, names, n);
         if (near)
-            return rk__doc_fail(b->ctx, RK_ECONFIG, d, "unknown key %s in %s; did you mean %s?", d->key, kind->name,
-                                near);
-        return rk__doc_fail(b->ctx, RK_ECONFIG, d, "unknown key %s in %s, wanted name%s%s", d->key, kind->name,
-                            *kind->keys ? "|" : "", kind->keys);
+            return rk__doc_fail(b->ctx, RK_ECONFIG, d, "unknown key %s in %s; did you mean %s?", d->key,
+                                kind->name, near);
+        return rk__doc_fail(b->ctx, RK_ECONFIG, d, "unknown key %s in %s, wanted name%s%s", d->key,
+                            kind->name, *kind->keys ? "|" : "", kind->keys);
     }
     return RK_OK;
 }

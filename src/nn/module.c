@@ -26,7 +26,8 @@ static void close_root(void *arg)
 
 static bool good_name(const char *name)
 {
-    return *name && strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == strlen(name);
+    return *name &&
+           strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == strlen(name);
 }
 
 rk_module *rk_root(rk_ctx *ctx, const char *name)
@@ -316,8 +317,8 @@ rk_tensor *rk_forward(rk_module *m, rk_tensor *x)
 rk_status rk__shape_misfit(const rk_module *m, const rk_shape *in, const char *wanted)
 {
     char s[128];
-    return rk_fail(m->ctx, RK_ESHAPE, "layer %s (%s): gets a sample of shape %s, wanted %s", m->full, m->kind->name,
-                   rk__shape_str(in, s, sizeof s), wanted);
+    return rk_fail(m->ctx, RK_ESHAPE, "layer %s (%s): gets a sample of shape %s, wanted %s", m->full,
+                   m->kind->name, rk__shape_str(in, s, sizeof s), wanted);
 }
 
 rk_status rk__infer(rk_module *m, const rk_shape *in, rk_shape *out)
@@ -351,7 +352,8 @@ rk_status rk_output_shape(rk_module *m, rk_shape in, rk_shape *out, double *flop
     return RK_OK;
 }
 
-/* Forward once; the gradient of a trained weight once more; that of the input once more if something before trains. */
+/* Forward once; the gradient of a trained weight once more; that of the input once more if something before
+ * trains. */
 static double train_flops(const rk_module *m, bool *trains)
 {
     double sum = m->flops;

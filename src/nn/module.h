@@ -1,4 +1,5 @@
-/* Modules from the inside. A layer kind is one row of the table in kinds.c and one file section that knows it. */
+/* Modules from the inside. A layer kind is one row of the table in kinds.c and one file section that knows
+ * it. */
 #ifndef RK_NN_MODULE_H
 #define RK_NN_MODULE_H
 
@@ -31,16 +32,45 @@ struct rk_module {
     char *full; /* dotted name; "" for the root */
     rk_tensor *weight, *bias, *mean, *var;
     union {
-        struct { int64_t in, out; bool no_bias; } linear;
-        struct { int64_t in, out; int kernel[2]; rk_conv_cfg cfg; } conv;
-        struct { int64_t cols; double eps; } norm;
-        struct { int64_t channels; rk_batch_norm_cfg cfg; } batch_norm;
-        struct { rk_tensor *(*op)(rk_tensor *, const rk_pool_cfg *); rk_pool_cfg cfg; } pool;
-        struct { rk_tensor *(*op)(rk_tensor *, int, int); int size[2]; } adaptive;
-        struct { const rk__activation *kind; double p; } act;
-        struct { double p; uint64_t stream; } dropout;
-        struct { int64_t rows, dim; } embedding;
-        struct { const rk__activation *act; } residual;
+        struct {
+            int64_t in, out;
+            bool no_bias;
+        } linear;
+        struct {
+            int64_t in, out;
+            int kernel[2];
+            rk_conv_cfg cfg;
+        } conv;
+        struct {
+            int64_t cols;
+            double eps;
+        } norm;
+        struct {
+            int64_t channels;
+            rk_batch_norm_cfg cfg;
+        } batch_norm;
+        struct {
+            rk_tensor *(*op)(rk_tensor *, const rk_pool_cfg *);
+            rk_pool_cfg cfg;
+        } pool;
+        struct {
+            rk_tensor *(*op)(rk_tensor *, int, int);
+            int size[2];
+        } adaptive;
+        struct {
+            const rk__activation *kind;
+            double p;
+        } act;
+        struct {
+            double p;
+            uint64_t stream;
+        } dropout;
+        struct {
+            int64_t rows, dim;
+        } embedding;
+        struct {
+            const rk__activation *act;
+        } residual;
         rk_shape shape;
         int scale;
     } a;
@@ -66,10 +96,10 @@ struct rk__layer_kind {
 
 /* NULL-terminated. */
 extern const rk__layer_kind *const rk__layer_kinds[];
-extern const rk__layer_kind rk__kind_sequence, rk__kind_residual, rk__kind_repeat, rk__kind_linear, rk__kind_conv2d,
-    rk__kind_batch_norm, rk__kind_layer_norm, rk__kind_rms_norm, rk__kind_max_pool, rk__kind_avg_pool,
-    rk__kind_adaptive_avg_pool, rk__kind_adaptive_max_pool, rk__kind_flatten, rk__kind_reshape, rk__kind_dropout,
-    rk__kind_embedding, rk__kind_upsample;
+extern const rk__layer_kind rk__kind_sequence, rk__kind_residual, rk__kind_repeat, rk__kind_linear,
+    rk__kind_conv2d, rk__kind_batch_norm, rk__kind_layer_norm, rk__kind_rms_norm, rk__kind_max_pool,
+    rk__kind_avg_pool, rk__kind_adaptive_avg_pool, rk__kind_adaptive_max_pool, rk__kind_flatten,
+    rk__kind_reshape, rk__kind_dropout, rk__kind_embedding, rk__kind_upsample;
 
 /* Activations: a table of their own, so that each is also a layer without arguments. */
 struct rk__activation {
@@ -104,14 +134,15 @@ bool rk__init_known(const char *kind);
 /* ---- model.c: arguments of a layer in a document ---- */
 struct rk__build {
     rk_ctx *ctx;
-    rk_shape shape;     /* what comes into the next layer, without the batch axis */
-    int64_t outputs;    /* classes or targets: the default of linear's out */
+    rk_shape shape;  /* what comes into the next layer, without the batch axis */
+    int64_t outputs; /* classes or targets: the default of linear's out */
     const rk_doc *replace;
 };
 int64_t rk__arg_int(rk__build *b, const rk_doc *args, const char *key, int64_t def, int64_t min, int64_t max);
 double rk__arg_num(rk__build *b, const rk_doc *args, const char *key, double def, double min, double max);
 bool rk__arg_bool(rk__build *b, const rk_doc *args, const char *key, bool def);
-const char *rk__arg_str(rk__build *b, const rk_doc *args, const char *key, const char *def, const char *allowed);
+const char *rk__arg_str(rk__build *b, const rk_doc *args, const char *key, const char *def,
+                        const char *allowed);
 void rk__arg_pair(rk__build *b, const rk_doc *args, const char *key, int def, int min, int max, int out[2]);
 rk__init rk__arg_init(rk__build *b, const rk_doc *args);
 rk_status rk__build_list(rk__build *b, rk_module *parent, const rk_doc *layers);

@@ -6,11 +6,11 @@
 
 /* ---- activations ---- */
 
-#define PLAIN(fn)                                           \
-    static rk_tensor *plain_##fn(rk_tensor *x, double p)    \
-    {                                                       \
-        (void)p;                                            \
-        return rk_##fn(x);                                  \
+#define PLAIN(fn)                                        \
+    static rk_tensor *plain_##fn(rk_tensor *x, double p) \
+    {                                                    \
+        (void)p;                                         \
+        return rk_##fn(x);                               \
     }
 PLAIN(relu)
 PLAIN(gelu)
@@ -43,12 +43,12 @@ static rk_module *activation_make(rk_module *parent, const char *name, const rk_
     return m;
 }
 
-#define PLAIN_BUILD(i, fn)                                                                                      \
-    static rk_module *build_##fn(rk__build *b, rk_module *parent, const char *name, const rk_doc *args)         \
-    {                                                                                                           \
-        (void)b;                                                                                                \
-        (void)args;                                                                                             \
-        return activation_make(parent, name, &rk__activations[i], 0);                                           \
+#define PLAIN_BUILD(i, fn)                                                                              \
+    static rk_module *build_##fn(rk__build *b, rk_module *parent, const char *name, const rk_doc *args) \
+    {                                                                                                   \
+        (void)b;                                                                                        \
+        (void)args;                                                                                     \
+        return activation_make(parent, name, &rk__activations[i], 0);                                   \
     }
 PLAIN_BUILD(0, relu)
 PLAIN_BUILD(1, gelu)
@@ -64,10 +64,14 @@ static rk_module *build_leaky_relu(rk__build *b, rk_module *parent, const char *
     return rk_failed(b->ctx) ? NULL : activation_make(parent, name, &rk__activations[7], slope);
 }
 
-#define ROW(fn, act)                                                                                    \
-    { #fn, plain_##fn, act, 0,                                                                          \
-      { .name = #fn, .keys = "", .bare = true, .forward = activation_forward, .infer = same_shape,      \
-        .build = build_##fn } }
+#define ROW(fn, act)                                                                                   \
+    {                                                                                                  \
+#fn, plain_##fn, act, 0,                                                                       \
+        {                                                                                              \
+            .name = #fn, .keys = "", .bare = true, .forward = activation_forward, .infer = same_shape, \
+            .build = build_##fn                                                                        \
+        }                                                                                              \
+    }
 const rk__activation rk__activations[] = {
     ROW(relu, RK_ACT_RELU),
     ROW(gelu, RK_ACT_GELU),
@@ -76,9 +80,17 @@ const rk__activation rk__activations[] = {
     ROW(sigmoid, RK_ACT_NONE),
     ROW(tanh, RK_ACT_NONE),
     ROW(softplus, RK_ACT_NONE),
-    { "leaky_relu", rk_leaky_relu, RK_ACT_NONE, 0.01,
-      { .name = "leaky_relu", .keys = "slope", .scalar = "slope", .bare = true, .forward = activation_forward,
-        .infer = same_shape, .build = build_leaky_relu } },
+    { "leaky_relu",
+      rk_leaky_relu,
+      RK_ACT_NONE,
+      0.01,
+      { .name = "leaky_relu",
+        .keys = "slope",
+        .scalar = "slope",
+        .bare = true,
+        .forward = activation_forward,
+        .infer = same_shape,
+        .build = build_leaky_relu } },
 };
 const int rk__n_activations = sizeof rk__activations / sizeof *rk__activations;
 
@@ -114,7 +126,8 @@ static rk_module *pool_make(rk_module *parent, const char *name, const rk__layer
     m->a.pool.cfg = *cfg;
     for (int i = 0; i < 2; i++) {
         if (cfg->kernel[i] < 1 || cfg->pad[i] < 0 || cfg->stride[i] < 0 || 2 * cfg->pad[i] > cfg->kernel[i])
-            rk_fail(m->ctx, RK_ECONFIG, "layer %s (%s): kernel %d, stride %d, pad %d: pad may be half the kernel at most",
+            rk_fail(m->ctx, RK_ECONFIG,
+                    "layer %s (%s): kernel %d, stride %d, pad %d: pad may be half the kernel at most",
                     m->full, kind->name, cfg->kernel[i], cfg->stride[i], cfg->pad[i]);
         if (!m->a.pool.cfg.stride[i])
             m->a.pool.cfg.stride[i] = cfg->kernel[i];
@@ -175,11 +188,19 @@ static rk_module *avg_pool_build(rk__build *b, rk_module *parent, const char *na
     return rk_failed(b->ctx) ? NULL : rk_avg_pool(parent, name, &c);
 }
 
-const rk__layer_kind rk__kind_max_pool = { .name = "max_pool", .keys = "kernel|stride|pad", .scalar = "kernel",
-                                           .bare = true, .forward = pool_forward, .infer = pool_infer,
+const rk__layer_kind rk__kind_max_pool = { .name = "max_pool",
+                                           .keys = "kernel|stride|pad",
+                                           .scalar = "kernel",
+                                           .bare = true,
+                                           .forward = pool_forward,
+                                           .infer = pool_infer,
                                            .build = max_pool_build };
-const rk__layer_kind rk__kind_avg_pool = { .name = "avg_pool", .keys = "kernel|stride|pad", .scalar = "kernel",
-                                           .bare = true, .forward = pool_forward, .infer = pool_infer,
+const rk__layer_kind rk__kind_avg_pool = { .name = "avg_pool",
+                                           .keys = "kernel|stride|pad",
+                                           .scalar = "kernel",
+                                           .bare = true,
+                                           .forward = pool_forward,
+                                           .infer = pool_infer,
                                            .build = avg_pool_build };
 
 static rk_module *adaptive_make(rk_module *parent, const char *name, const rk__layer_kind *kind,
@@ -189,7 +210,8 @@ static rk_module *adaptive_make(rk_module *parent, const char *name, const rk__l
     if (!m)
         return NULL;
     if (oh < 1 || ow < 1)
-        rk_fail(m->ctx, RK_ECONFIG, "layer %s (%s): size (%d, %d), wanted at least 1", m->full, kind->name, oh, ow);
+        rk_fail(m->ctx, RK_ECONFIG, "layer %s (%s): size (%d, %d), wanted at least 1", m->full, kind->name,
+                oh, ow);
     m->a.adaptive.op = op;
     m->a.adaptive.size[0] = oh;
     m->a.adaptive.size[1] = ow;
@@ -236,12 +258,20 @@ static rk_module *adaptive_max_build(rk__build *b, rk_module *parent, const char
     return rk_failed(b->ctx) ? NULL : rk_adaptive_max_pool(parent, name, size[0], size[1]);
 }
 
-const rk__layer_kind rk__kind_adaptive_avg_pool = { .name = "adaptive_avg_pool", .keys = "out", .scalar = "out",
-                                                    .bare = true, .forward = adaptive_forward,
-                                                    .infer = adaptive_infer, .build = adaptive_avg_build };
-const rk__layer_kind rk__kind_adaptive_max_pool = { .name = "adaptive_max_pool", .keys = "out", .scalar = "out",
-                                                    .bare = true, .forward = adaptive_forward,
-                                                    .infer = adaptive_infer, .build = adaptive_max_build };
+const rk__layer_kind rk__kind_adaptive_avg_pool = { .name = "adaptive_avg_pool",
+                                                    .keys = "out",
+                                                    .scalar = "out",
+                                                    .bare = true,
+                                                    .forward = adaptive_forward,
+                                                    .infer = adaptive_infer,
+                                                    .build = adaptive_avg_build };
+const rk__layer_kind rk__kind_adaptive_max_pool = { .name = "adaptive_max_pool",
+                                                    .keys = "out",
+                                                    .scalar = "out",
+                                                    .bare = true,
+                                                    .forward = adaptive_forward,
+                                                    .infer = adaptive_infer,
+                                                    .build = adaptive_max_build };
 
 /* ---- flatten, reshape ---- */
 
@@ -282,8 +312,12 @@ static rk_module *flatten_build(rk__build *b, rk_module *parent, const char *nam
     return rk_flatten(parent, name);
 }
 
-const rk__layer_kind rk__kind_flatten = { .name = "flatten", .keys = "", .bare = true, .forward = flatten_forward,
-                                          .infer = flatten_infer, .build = flatten_build };
+const rk__layer_kind rk__kind_flatten = { .name = "flatten",
+                                          .keys = "",
+                                          .bare = true,
+                                          .forward = flatten_forward,
+                                          .infer = flatten_infer,
+                                          .build = flatten_build };
 
 rk_module *rk_reshape_to(rk_module *parent, const char *name, rk_shape sample)
 {
@@ -333,8 +367,12 @@ static rk_module *reshape_build(rk__build *b, rk_module *parent, const char *nam
     return rk_reshape_to(parent, name, s);
 }
 
-const rk__layer_kind rk__kind_reshape = { .name = "reshape", .keys = "shape", .scalar = "shape",
-                                          .forward = reshape_forward, .infer = reshape_infer, .build = reshape_build };
+const rk__layer_kind rk__kind_reshape = { .name = "reshape",
+                                          .keys = "shape",
+                                          .scalar = "shape",
+                                          .forward = reshape_forward,
+                                          .infer = reshape_infer,
+                                          .build = reshape_build };
 
 /* ---- dropout ---- */
 
@@ -365,8 +403,13 @@ static rk_module *dropout_build(rk__build *b, rk_module *parent, const char *nam
     return rk_failed(b->ctx) ? NULL : rk_dropout(parent, name, p);
 }
 
-const rk__layer_kind rk__kind_dropout = { .name = "dropout", .keys = "p", .scalar = "p", .bare = true,
-                                          .forward = dropout_forward, .infer = same_shape, .build = dropout_build };
+const rk__layer_kind rk__kind_dropout = { .name = "dropout",
+                                          .keys = "p",
+                                          .scalar = "p",
+                                          .bare = true,
+                                          .forward = dropout_forward,
+                                          .infer = same_shape,
+                                          .build = dropout_build };
 
 /* ---- upsample ---- */
 
@@ -411,6 +454,10 @@ static rk_module *upsample_build(rk__build *b, rk_module *parent, const char *na
     return rk_failed(b->ctx) ? NULL : rk_upsample(parent, name, scale);
 }
 
-const rk__layer_kind rk__kind_upsample = { .name = "upsample", .keys = "scale", .scalar = "scale", .bare = true,
-                                           .forward = upsample_forward, .infer = upsample_infer,
+const rk__layer_kind rk__kind_upsample = { .name = "upsample",
+                                           .keys = "scale",
+                                           .scalar = "scale",
+                                           .bare = true,
+                                           .forward = upsample_forward,
+                                           .infer = upsample_infer,
                                            .build = upsample_build };

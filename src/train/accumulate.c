@@ -154,7 +154,8 @@ static rk_status make_outs(rk__accumulator *a, int64_t pieces)
     return a->outs ? RK_OK : RK_ENOMEM;
 }
 
-static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces, double *loss_value)
+static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces,
+                           double *loss_value)
 {
     rk_ctx *ctx = a->ctx;
     const rk__grid grid = ctx->grid;

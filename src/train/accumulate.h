@@ -17,9 +17,9 @@ typedef struct rk__accumulator {
     int64_t micro;       /* samples at most of one pass; 0: all */
     rk_tensor **trained; /* parameters with a gradient */
     int n_trained;
-    rk_tensor **sums;    /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
+    rk_tensor **sums; /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
     int levels;
-    rk_tensor **outs;    /* of the pieces at hand */
+    rk_tensor **outs; /* of the pieces at hand */
     int64_t outs_cap;
 } rk__accumulator;
 
@@ -28,9 +28,9 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, 
                                int64_t micro);
 /* Gradients of the mean loss over the batch are left in the parameters; *loss_value is that mean.
  *
- * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a subtree
- * of V / pieces shards, and gradients are added in the binary tree above; with more, the pieces of a shard continue
- * its chains. So every sum is the one of the whole batch (core/order.h). */
+ * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a
+ * subtree of V / pieces shards, and gradients are added in the binary tree above; with more, the pieces of a
+ * shard continue its chains. So every sum is the one of the whole batch (core/order.h). */
 rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, double *loss_value);
 
 #endif

@@ -23,18 +23,45 @@ typedef struct {
 } option;
 
 #define FIELD(f) offsetof(struct rk_config, f)
-#define OPT_INT(field, k, def, lo, hi, c, h)                                                    \
-    { .key = k, .kind = KIND_INT, .change = c, .offset = FIELD(field), .idef = def, .imin = lo, \
-      .imax = hi, .help = h, .def_text = #def },
-#define OPT_NUM(field, k, def, lo, hi, c, h)                                                    \
-    { .key = k, .kind = KIND_NUM, .change = c, .offset = FIELD(field), .fdef = def, .fmin = lo, \
-      .fmax = hi, .help = h, .def_text = #def },
+#define OPT_INT(field, k, def, lo, hi, c, h) \
+    { .key = k,                              \
+      .kind = KIND_INT,                      \
+      .change = c,                           \
+      .offset = FIELD(field),                \
+      .idef = def,                           \
+      .imin = lo,                            \
+      .imax = hi,                            \
+      .help = h,                             \
+      .def_text = #def },
+#define OPT_NUM(field, k, def, lo, hi, c, h) \
+    { .key = k,                              \
+      .kind = KIND_NUM,                      \
+      .change = c,                           \
+      .offset = FIELD(field),                \
+      .fdef = def,                           \
+      .fmin = lo,                            \
+      .fmax = hi,                            \
+      .help = h,                             \
+      .def_text = #def },
 #define OPT_BOOL(field, k, def, c, h) \
-    { .key = k, .kind = KIND_BOOL, .change = c, .offset = FIELD(field), .idef = def, .help = h, .def_text = #def },
-#define OPT_STR(field, k, def, a, c, h)                                                                 \
-    { .key = k, .kind = KIND_STR, .change = c, .offset = FIELD(field), .sdef = def, .allowed = a, .help = h, \
+    { .key = k,                       \
+      .kind = KIND_BOOL,              \
+      .change = c,                    \
+      .offset = FIELD(field),         \
+      .idef = def,                    \
+      .help = h,                      \
+      .def_text = #def },
+#define OPT_STR(field, k, def, a, c, h) \
+    { .key = k,                         \
+      .kind = KIND_STR,                 \
+      .change = c,                      \
+      .offset = FIELD(field),           \
+      .sdef = def,                      \
+      .allowed = a,                     \
+      .help = h,                        \
       .def_text = def },
-#define OPT_DOC(field, k, c, h) { .key = k, .kind = KIND_DOC, .change = c, .offset = FIELD(field), .help = h },
+#define OPT_DOC(field, k, c, h) \
+    { .key = k, .kind = KIND_DOC, .change = c, .offset = FIELD(field), .help = h },
 
 static const option options[] = {
 #include <rankine/options.def>
@@ -104,7 +131,10 @@ static rk_status check_keys(rk_ctx *ctx, const rk_doc *map, const char *prefix)
 
 static rk_status wrong_type(rk_ctx *ctx, const rk_doc *d, const option *o)
 {
-    const char *what = d->text ? d->text : d->kind == RK_DOC_MAP ? "a map" : d->kind == RK_DOC_LIST ? "a list" : "nothing";
+    const char *what = d->text                  ? d->text
+                       : d->kind == RK_DOC_MAP  ? "a map"
+                       : d->kind == RK_DOC_LIST ? "a list"
+                                                : "nothing";
     const char *want = o->kind == KIND_INT    ? "a whole number"
                        : o->kind == KIND_NUM  ? "a number"
                        : o->kind == KIND_BOOL ? "true or false"
@@ -136,8 +166,8 @@ static rk_status set_num(rk_ctx *ctx, const rk_doc *d, const option *o, double *
         return wrong_type(ctx, d, o);
     *out = d->f;
     if (!(*out >= o->fmin && *out <= o->fmax))
-        return rk__doc_fail(ctx, RK_ECONFIG, d, "%s: %s is out of range, wanted %g to %g", o->key, d->text, o->fmin,
-                            o->fmax);
+        return rk__doc_fail(ctx, RK_ECONFIG, d, "%s: %s is out of range, wanted %g to %g", o->key, d->text,
+                            o->fmin, o->fmax);
     return RK_OK;
 }
 
@@ -210,7 +240,8 @@ static rk_status check_together(rk_config *c)
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "optim.nesterov"),
                             "optim.nesterov needs optim.momentum above 0");
     if (c->optim_beta1 >= 1 || c->optim_beta2 >= 1 || c->optim_ema >= 1)
-        return rk_fail(c->ctx, RK_ECONFIG, "%s: optim.beta1, optim.beta2 and optim.ema must be below 1", c->source);
+        return rk_fail(c->ctx, RK_ECONFIG, "%s: optim.beta1, optim.beta2 and optim.ema must be below 1",
+                       c->source);
     return RK_OK;
 }
 
@@ -264,7 +295,8 @@ static rk_status config_fill(rk_config *c, const char *const *overrides, int n)
     for (int i = 0; i < n; i++)
         RK_TRY(apply_override(c, overrides[i]));
     if (c->doc->kind != RK_DOC_MAP)
-        return rk__doc_fail(c->ctx, RK_ECONFIG, c->doc, "wanted keys and values (run: ..., data: ..., model: ...)");
+        return rk__doc_fail(c->ctx, RK_ECONFIG, c->doc,
+                            "wanted keys and values (run: ..., data: ..., model: ...)");
     RK_TRY(check_keys(c->ctx, c->doc, ""));
     for (int i = 0; i < OPTIONS; i++)
         RK_TRY(set_option(c, &options[i]));
@@ -297,8 +329,8 @@ rk_config *rk_config_load(rk_ctx *ctx, const char *path, const char *const *over
     return c;
 }
 
-rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *json, const char *const *overrides,
-                                int n_overrides)
+rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *json,
+                                const char *const *overrides, int n_overrides)
 {
     rk_config *c = config_new(ctx, source);
     if (c && !rk__json_parse(ctx, source, (const uint8_t *)json, strlen(json), RK_EDATA, &c->doc))
@@ -468,8 +500,9 @@ static void schema_out(rk__text *t, const void *arg, const option *o)
 char *rk_config_schema(void)
 {
     rk__text t = { 0 };
-    rk__text_printf(&t, "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"Rankine run\","
-                     "\"type\":\"object\",\"additionalProperties\":false,\"properties\":");
+    rk__text_printf(&t,
+                    "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"Rankine run\","
+                    "\"type\":\"object\",\"additionalProperties\":false,\"properties\":");
     nested(&t, "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":", "}", schema_out, NULL);
     rk__text_printf(&t, "}");
     return pretty(rk__text_take(&t), false, 2);
@@ -527,13 +560,15 @@ rk_status rk__config_continue(rk_ctx *ctx, const rk_config *cfg, const char *rec
                               void (*note)(void *user, const char *line), void *user)
 {
     rk_doc *doc = NULL;
-    RK_TRY(rk__json_parse(ctx, "recorded configuration", (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc));
+    RK_TRY(rk__json_parse(ctx, "recorded configuration", (const uint8_t *)recorded, strlen(recorded),
+                          RK_EDATA, &doc));
     rk__text refused = { 0 };
     bool hard = false;
     for (int i = 0; i < OPTIONS; i++) {
         const option *o = &options[i];
         char *was = recorded_value(doc, o), *is = present_value(cfg, o);
-        /* A recorded configuration knows every option of its time; one that is new since then does not differ. */
+        /* A recorded configuration knows every option of its time; one that is new since then does not
+         * differ. */
         if (was && is && strcmp(was, is) && o->change != FREE) {
             char line[512];
             snprintf(line, sizeof line, "%s: %.200s in the run, %.200s now", o->key, was, is);
@@ -550,7 +585,8 @@ rk_status rk__config_continue(rk_ctx *ctx, const rk_config *cfg, const char *rec
     bool differs = refused.n > 0;
     char *list = differs ? rk__text_take(&refused) : NULL;
     if (differs)
-        rk_fail(ctx, RK_ECONFIG, "the run was started with another configuration: %.700s. %s", list ? list : "",
+        rk_fail(ctx, RK_ECONFIG, "the run was started with another configuration: %.700s. %s",
+                list ? list : "",
                 hard ? "Choose another run.dir, or --fresh to start anew" : "--allow-change accepts this");
     free(list);
     rk__text_free(&refused);

@@ -17,7 +17,8 @@ static bool finite_values(rk_tensor *t)
     rk_tensor *d = rk__dense(t);
     double sum;
     bool bad = false;
-    if (rk_tensor_dtype(d) == RK_F32 && !rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(d), rk__data(d), &sum, &bad))
+    if (rk_tensor_dtype(d) == RK_F32 &&
+        !rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(d), rk__data(d), &sum, &bad))
         return !bad;
     return true;
 }
@@ -29,7 +30,8 @@ static void probe(void *user, const rk_module *m, rk_tensor *y)
         snprintf(c->name, sizeof c->name, "%s (%s)", m->full, m->kind->name);
 }
 
-/* The same forward pass once more, layer by layer: the weights and the random numbers are those of the step. */
+/* The same forward pass once more, layer by layer: the weights and the random numbers are those of the step.
+ */
 static void find_layer(rk__trainer *t, const rk_batch *b, culprit *c)
 {
     rk_module *net = t->setup.net;
@@ -79,10 +81,12 @@ rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what)
     find_layer(t, b, &c);
     all_samples(t, b, what, c.name);
     for (int64_t i = 0; i < b->n && i < 16; i++)
-        used += (size_t)snprintf(samples + used, sizeof samples - used, "%s%lld", i ? " " : "", (long long)b->sample[i]);
+        used += (size_t)snprintf(samples + used, sizeof samples - used, "%s%lld", i ? " " : "",
+                                 (long long)b->sample[i]);
     rk_error_clear(t->ctx);
-    return rk_fail(t->ctx, RK_EDIVERGED,
-                   "step %lld: %s; first not finite: %s; samples %s%s; no weight was changed by this step. A lower "
-                   "optim.lr, optim.warmup or optim.clip_norm may help",
-                   (long long)t->step + 1, what, c.name, samples, b->n > 16 ? " ... (all in events.jsonl)" : "");
+    return rk_fail(
+        t->ctx, RK_EDIVERGED,
+        "step %lld: %s; first not finite: %s; samples %s%s; no weight was changed by this step. A lower "
+        "optim.lr, optim.warmup or optim.clip_norm may help",
+        (long long)t->step + 1, what, c.name, samples, b->n > 16 ? " ... (all in events.jsonl)" : "");
 }

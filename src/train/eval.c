@@ -71,12 +71,15 @@ static rk_status open_data(trained *t, const rk_eval_opts *o, bool predict)
     const char *path = o->data ? o->data : c->data_eval ? c->data_eval : c->data_path;
     bool held_out = !o->data && !c->data_eval;
     if (held_out && !(c->data_split > 0))
-        return rk_fail(t->ctx, RK_ECONFIG, "run %s has no evaluation data of its own: name a data set", o->run);
+        return rk_fail(t->ctx, RK_ECONFIG, "run %s has no evaluation data of its own: name a data set",
+                       o->run);
     rk_data_cfg d = {
         .path = path,
         .format = o->format ? o->format : c->data_format,
         .label_column = c->data_label_column,
-        .labels = held_out ? c->data_labels : o->data ? NULL : c->data_eval_labels,
+        .labels = held_out  ? c->data_labels
+                  : o->data ? NULL
+                            : c->data_eval_labels,
         .task = c->data_task,
         .x_name = c->data_x,
         .y_name = c->data_y,
@@ -112,8 +115,10 @@ static rk_status trained_open(trained *t, rk_ctx *ctx, const rk_eval_opts *o, bo
     rk_status st;
     RK_TRY_GOTO(done, rk__run_read(run, step, 0, &none, &t->info));
     if (!t->info.config_json || !t->info.extra_json) {
-        st = rk_fail(ctx, RK_EDATA, "run %s: its snapshot does not tell the network it holds (saved by a program of its "
-                                    "own?)", o->run);
+        st = rk_fail(ctx, RK_EDATA,
+                     "run %s: its snapshot does not tell the network it holds (saved by a program of its "
+                     "own?)",
+                     o->run);
         goto done;
     }
     t->cfg = rk__config_from_json(ctx, o->run, t->info.config_json, NULL, 0);
@@ -164,7 +169,9 @@ rk_status rk_evaluate(rk_ctx *ctx, const rk_eval_opts *opts, rk_eval_result *out
         st = rk__evaluate_pass(&t.setup, t.data, opts->limit, &m);
     if (!st) {
         rk_metric_value *v = keep(ctx, RK__MAX_METRICS, sizeof *v);
-        *out = (rk_eval_result){ .step = t.info.step, .samples = m.samples, .metrics = v, .classes = t.setup.classes };
+        *out = (rk_eval_result){
+            .step = t.info.step, .samples = m.samples, .metrics = v, .classes = t.setup.classes
+        };
         if (v)
             out->n_metrics = rk__metrics_values(&m, t.cfg->eval_metrics, v);
         out->class_names = names_of(ctx, t.data, t.setup.classes);
@@ -184,13 +191,14 @@ rk_status rk_evaluate(rk_ctx *ctx, const rk_eval_opts *opts, rk_eval_result *out
 
 /* ---- prediction ---- */
 
-/* The values of a categorical target, in order of their class; data opened without labels does not know them. NULL if
- * classes have no names. Child of *doc, which the caller frees. */
+/* The values of a categorical target, in order of their class; data opened without labels does not know them.
+ * NULL if classes have no names. Child of *doc, which the caller frees. */
 static const rk_doc *class_values(trained *t, rk_doc **doc)
 {
     const char *schema = t->setup.schema;
     *doc = NULL;
-    if (!schema || rk__json_parse(t->ctx, "data.schema", (const uint8_t *)schema, strlen(schema), RK_EDATA, doc))
+    if (!schema ||
+        rk__json_parse(t->ctx, "data.schema", (const uint8_t *)schema, strlen(schema), RK_EDATA, doc))
         return NULL;
     const rk_doc *targets = rk__doc_get(*doc, "targets");
     const rk_doc *values = targets && targets->child ? rk__doc_get(targets->child, "values") : NULL;
@@ -227,7 +235,9 @@ static rk_status predict_batch(predicting *w, const rk_batch *b)
         y = rk_sigmoid(y);
     RK_TRY(rk_tensor_read(y, host, (size_t)(b->n * t->setup.outputs) * sizeof *host));
     for (int64_t i = 0; i < b->n && (w->limit <= 0 || w->sample < w->limit); i++) {
-        rk_prediction p = { .sample = w->sample++, .n = t->setup.outputs, .value = host + i * t->setup.outputs, .best = -1 };
+        rk_prediction p = {
+            .sample = w->sample++, .n = t->setup.outputs, .value = host + i * t->setup.outputs, .best = -1
+        };
         if (classes) {
             p.best = 0;
             for (int64_t c = 1; c < p.n; c++)
@@ -255,7 +265,8 @@ rk_status rk_predict(rk_ctx *ctx, const rk_eval_opts *opts, rk_predict_fn *fn, v
         st = w.host ? rk_loader_seek(t.data, 0) : RK_ENOMEM;
         rk_set_training(ctx, false);
         rk_no_grad_begin(ctx);
-        for (rk_batch b; !st && (w.limit <= 0 || w.sample < w.limit) && rk_loader_next(t.data, &b); rk_step_end(ctx))
+        for (rk_batch b; !st && (w.limit <= 0 || w.sample < w.limit) && rk_loader_next(t.data, &b);
+             rk_step_end(ctx))
             st = predict_batch(&w, &b);
         rk_no_grad_end(ctx);
         rk_set_training(ctx, true);

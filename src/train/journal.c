@@ -176,10 +176,11 @@ static bool remove_entry(int at, const char *name)
 
 rk_status rk__journal_clear(rk_ctx *ctx, const char *dir)
 {
-    /* DONE goes first and the snapshots last: a clearing that is cut short leaves a run that can be continued */
-    static const char *const names[] = { "DONE",      "result.json", "metrics.jsonl", "events.jsonl", "config.json",
-                                         "tb",        "log",         "reports",       "STOP",         "CHECKPOINT",
-                                         "lease.json", "snap" };
+    /* DONE goes first and the snapshots last: a clearing that is cut short leaves a run that can be continued
+     */
+    static const char *const names[] = { "DONE",        "result.json", "metrics.jsonl", "events.jsonl",
+                                         "config.json", "tb",          "log",           "reports",
+                                         "STOP",        "CHECKPOINT",  "lease.json",    "snap" };
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? RK_OK : rk_fail(ctx, RK_EIO, "%s: %s", dir, strerror(errno));

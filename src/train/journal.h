@@ -1,4 +1,5 @@
-/* What a run leaves behind for people and programs: metrics.jsonl, events.jsonl, config.json, result.json, DONE. */
+/* What a run leaves behind for people and programs: metrics.jsonl, events.jsonl, config.json, result.json,
+ * DONE. */
 #ifndef RK_TRAIN_JOURNAL_H
 #define RK_TRAIN_JOURNAL_H
 
@@ -12,10 +13,12 @@ typedef struct rk__journal {
     bool failed;         /* a line could not be written; told once */
 } rk__journal;
 
-/* Opens for appending. Lines of metrics.jsonl beyond step `resume` are of an attempt that was lost: they are cut off. */
+/* Opens for appending. Lines of metrics.jsonl beyond step `resume` are of an attempt that was lost: they are
+ * cut off. */
 rk_status rk__journal_open(rk__journal *j, rk_ctx *ctx, const char *dir, int64_t resume);
 void rk__journal_close(rk__journal *j);
-/* One object a line: {"time": ..., and then the members in `body` ("\"step\":3"). Failures never stop a run. */
+/* One object a line: {"time": ..., and then the members in `body` ("\"step\":3"). Failures never stop a run.
+ */
 void rk__journal_metrics(rk__journal *j, const char *body);
 void rk__journal_event(rk__journal *j, const char *body);
 /* Writes DIR/name whole or not at all: temporary file, fsync, rename. */

@@ -53,18 +53,23 @@ static rk_status check_plan(rk__trainer *t)
 {
     const rk_config *c = t->cfg;
     if (t->total < 1)
-        return rk_fail(t->ctx, RK_ECONFIG, "nothing to do: run.steps and run.epochs are 0, or the data is smaller than a "
-                                           "batch (%lld samples of %lld)",
+        return rk_fail(t->ctx, RK_ECONFIG,
+                       "nothing to do: run.steps and run.epochs are 0, or the data is smaller than a "
+                       "batch (%lld samples of %lld)",
                        (long long)rk_loader_samples(t->setup.train), (long long)c->batch_global);
     if (c->optim_min_lr > c->optim_lr)
-        return rk_fail(t->ctx, RK_ECONFIG, "optim.min_lr %g is above optim.lr %g", c->optim_min_lr, c->optim_lr);
+        return rk_fail(t->ctx, RK_ECONFIG, "optim.min_lr %g is above optim.lr %g", c->optim_min_lr,
+                       c->optim_lr);
     if (c->eval_patience > 0 && !t->best_metric)
-        return rk_fail(t->ctx, RK_ECONFIG, "eval.patience needs evaluation data (data.eval or data.split) and a "
-                                           "ckpt.best other than none");
-    const char *norm = c->batch_micro > 0 && c->batch_micro < c->batch_global ? rk__global_batch_norm(t->setup.net) : NULL;
+        return rk_fail(t->ctx, RK_ECONFIG,
+                       "eval.patience needs evaluation data (data.eval or data.split) and a "
+                       "ckpt.best other than none");
+    const char *norm =
+        c->batch_micro > 0 && c->batch_micro < c->batch_global ? rk__global_batch_norm(t->setup.net) : NULL;
     if (norm)
         return rk_fail(t->ctx, RK_ECONFIG,
-                       "batch.micro %lld is below batch.global %lld, but layer %s (batch_norm) needs the statistics of the "
+                       "batch.micro %lld is below batch.global %lld, but layer %s (batch_norm) needs the "
+                       "statistics of the "
                        "whole batch: leave batch.micro out, or use scope: shard or another norm",
                        (long long)c->batch_micro, (long long)c->batch_global, norm);
     return RK_OK;
@@ -124,7 +129,8 @@ static rk_status read_info(rk__trainer *t, rk_snap_info *info)
 static rk_status resume(rk__trainer *t)
 {
     rk_snap_info info = { 0 };
-    rk_status st = rk__run_load(t->run, -1, &t->state, 1u << RK_STATE_CURSOR, false, &info, note_bad_snapshot, t);
+    rk_status st =
+        rk__run_load(t->run, -1, &t->state, 1u << RK_STATE_CURSOR, false, &info, note_bad_snapshot, t);
     rk__snap_info_free(&info);
     RK_TRY(st);
     t->saved_step = t->asked_step = t->step;
@@ -135,12 +141,15 @@ static rk_status resume(rk__trainer *t)
 static rk_status open_run(rk__trainer *t)
 {
     const rk_config *c = t->cfg;
-    rk_run_cfg rc = { .dir = c->run_dir, .keep = (int)c->ckpt_keep, .keep_every = c->ckpt_keep_every,
+    rk_run_cfg rc = { .dir = c->run_dir,
+                      .keep = (int)c->ckpt_keep,
+                      .keep_every = c->ckpt_keep_every,
                       .compress = c->ckpt_compress };
     RK_TRY(rk__run_open(t->ctx, &rc, &t->run));
     if (!t->opts->fresh)
         return RK_OK;
-    RK_TRY(rk__journal_clear(t->ctx, c->run_dir)); /* under the lock; what the run knows of its snapshots is stale now */
+    RK_TRY(rk__journal_clear(
+        t->ctx, c->run_dir)); /* under the lock; what the run knows of its snapshots is stale now */
     rk__run_close(t->run);
     t->run = NULL;
     return rk__run_open(t->ctx, &rc, &t->run);
@@ -168,7 +177,8 @@ static rk_status prepare(rk__trainer *t)
     if (has) {
         RK_TRY_GOTO(done, read_info(t, &info));
         if (info.config_json)
-            RK_TRY_GOTO(done, rk__config_continue(t->ctx, t->cfg, info.config_json, t->opts->allow_change, note_change, t));
+            RK_TRY_GOTO(done, rk__config_continue(t->ctx, t->cfg, info.config_json, t->opts->allow_change,
+                                                  note_change, t));
     }
     RK_TRY_GOTO(done, rk__setup_data(&t->setup, t->ctx, t->cfg, info.extra_json));
     RK_TRY_GOTO(done, rk__setup_model(&t->setup, info.extra_json));
@@ -177,7 +187,8 @@ static rk_status prepare(rk__trainer *t)
     rk_optim_cfg oc = optim_of(t->cfg);
     t->optim = rk_optim_make(t->setup.net, &oc);
     RK_TRY_GOTO(done, rk_failed(t->ctx));
-    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->ctx, t->setup.net, rk__setup_loss, &t->setup, t->cfg->batch_micro));
+    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->ctx, t->setup.net, rk__setup_loss, &t->setup,
+                                           t->cfg->batch_micro));
     RK_TRY_GOTO(done, list_state(t));
     if (has)
         RK_TRY_GOTO(done, resume(t));
@@ -224,14 +235,16 @@ static void begin_save(rk__trainer *t, bool best)
         return;
     int64_t done;
     char why[512] = "";
-    rk_status earlier = rk__run_wait(t->run, &done, why, sizeof why); /* one in flight: its outcome is told first */
+    rk_status earlier =
+        rk__run_wait(t->run, &done, why, sizeof why); /* one in flight: its outcome is told first */
     if (earlier)
         save_failed(t, why);
     else if (t->asked_step > t->saved_step && done > t->saved_step)
         rk__report_saved(t, done);
     t->asked_step = t->step;
     rk__run_save(t->run, &t->state,
-                 &(rk_snap_info){ .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
+                 &(rk_snap_info){
+                     .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
 }
 
 /* The state of now, durable. Tried twice: a disk that was full may not be any more. */
@@ -287,8 +300,8 @@ static bool judge(rk__trainer *t, double value)
 static const char *val_name(const char *name)
 {
     static const char *const names[][2] = {
-        { "loss", "val_loss" },  { "accuracy", "val_accuracy" }, { "topk", "val_topk" },
-        { "mae", "val_mae" },    { "rmse", "val_rmse" },         { "perplexity", "val_perplexity" },
+        { "loss", "val_loss" }, { "accuracy", "val_accuracy" }, { "topk", "val_topk" },
+        { "mae", "val_mae" },   { "rmse", "val_rmse" },         { "perplexity", "val_perplexity" },
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i][0], name))
@@ -378,7 +391,8 @@ static rk_status finish(rk__trainer *t, const char *why)
 static rk_status preempted(rk__trainer *t)
 {
     RK_TRY(save_now(t));
-    rk__report_text(t, RK_EVENT_END, "stopped on request at step %lld; the same command continues", (long long)t->step);
+    rk__report_text(t, RK_EVENT_END, "stopped on request at step %lld; the same command continues",
+                    (long long)t->step);
     return rk_fail(t->ctx, RK_EPREEMPTED, "stopped on request at step %lld, saved in %s", (long long)t->step,
                    t->cfg->run_dir);
 }
@@ -411,7 +425,8 @@ static rk_status steps(rk__trainer *t)
         double begin = rk__seconds();
         if (!rk_loader_next(t->setup.train, &b))
             return rk_failed(t->ctx) ? rk_failed(t->ctx)
-                                     : rk_fail(t->ctx, RK_EINTERNAL, "the training data ended at step %lld", (long long)t->step);
+                                     : rk_fail(t->ctx, RK_EINTERNAL, "the training data ended at step %lld",
+                                               (long long)t->step);
         t->window.data += rk__seconds() - begin;
         RK_TRY(take_step(t, &b));
         RK_TRY(rk_step_end(t->ctx));
@@ -419,8 +434,8 @@ static rk_status steps(rk__trainer *t)
     }
     char why[128];
     if (patience_over)
-        snprintf(why, sizeof why, "no better evaluation in %lld: stopped early at step %lld", (long long)t->bad_evals,
-                 (long long)t->step);
+        snprintf(why, sizeof why, "no better evaluation in %lld: stopped early at step %lld",
+                 (long long)t->bad_evals, (long long)t->step);
     else
         snprintf(why, sizeof why, "finished: %lld steps", (long long)t->step);
     return finish(t, why);
@@ -431,8 +446,9 @@ static rk_status train(rk__trainer *t)
     RK_TRY(prepare(t));
     rk__report_banner(t);
     if (t->step >= t->total && rk__journal_has(t->cfg->run_dir, "DONE")) {
-        rk__report_text(t, RK_EVENT_END, "already finished: step %lld of %lld; more run.steps or run.epochs continue it, "
-                                         "--fresh starts anew",
+        rk__report_text(t, RK_EVENT_END,
+                        "already finished: step %lld of %lld; more run.steps or run.epochs continue it, "
+                        "--fresh starts anew",
                         (long long)t->step, (long long)t->total);
         return RK_OK;
     }
@@ -455,9 +471,14 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
     RK_TRY(rk_failed(ctx));
     if (rk_failed(cfg->ctx))
         return rk_fail(ctx, rk_failed(cfg->ctx), "%s", rk_error(cfg->ctx));
-    rk__trainer t = { .ctx = ctx, .cfg = cfg, .opts = opts ? opts : &none, .started = rk__seconds(),
-                      .journal = { .metrics = -1, .events = -1 }, .eval_step = -1,
-                      .saved_step = -1, .asked_step = -1 };
+    rk__trainer t = { .ctx = ctx,
+                      .cfg = cfg,
+                      .opts = opts ? opts : &none,
+                      .started = rk__seconds(),
+                      .journal = { .metrics = -1, .events = -1 },
+                      .eval_step = -1,
+                      .saved_step = -1,
+                      .asked_step = -1 };
     rk_status st = train(&t);
     if (t.run)
         rk__run_close(t.run);

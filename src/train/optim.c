@@ -22,13 +22,16 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_optim_cfg *c)
     if (c->kind != RK_SGD && c->kind != RK_ADAM && c->kind != RK_ADAMW)
         return rk_fail(ctx, RK_EUSAGE, "optimiser: unknown kind %d", (int)c->kind);
     if (!(c->lr >= 0) || !(c->weight_decay >= 0) || !(c->clip_norm >= 0))
-        return rk_fail(ctx, RK_EUSAGE, "optimiser: lr %g, weight_decay %g and clip_norm %g must not be negative", c->lr,
+        return rk_fail(ctx, RK_EUSAGE,
+                       "optimiser: lr %g, weight_decay %g and clip_norm %g must not be negative", c->lr,
                        c->weight_decay, c->clip_norm);
     if (c->kind != RK_SGD && !(c->beta1 >= 0 && c->beta1 < 1 && c->beta2 >= 0 && c->beta2 < 1 && c->eps >= 0))
-        return rk_fail(ctx, RK_EUSAGE, "optimiser: beta1 %g and beta2 %g must lie in [0, 1), eps %g not below 0", c->beta1,
+        return rk_fail(ctx, RK_EUSAGE,
+                       "optimiser: beta1 %g and beta2 %g must lie in [0, 1), eps %g not below 0", c->beta1,
                        c->beta2, c->eps);
     if (c->kind == RK_SGD && (!(c->momentum >= 0 && c->momentum <= 1) || (c->nesterov && c->momentum == 0)))
-        return rk_fail(ctx, RK_EUSAGE, "optimiser: momentum %g must lie in [0, 1], above 0 for Nesterov", c->momentum);
+        return rk_fail(ctx, RK_EUSAGE, "optimiser: momentum %g must lie in [0, 1], above 0 for Nesterov",
+                       c->momentum);
     if (!(c->ema_decay >= 0 && c->ema_decay < 1))
         return rk_fail(ctx, RK_EUSAGE, "optimiser: ema_decay %g must lie in [0, 1)", c->ema_decay);
     return RK_OK;
@@ -145,7 +148,8 @@ static rk_status begin_ema(rk_optim *o)
     for (int i = 0; i < o->n; i++) {
         rk__slot *s = &o->slots[i];
         if (s->ema)
-            RK_TRY(rk_tensor_write(s->ema, rk__data(s->param.tensor), (size_t)rk__size(s->ema) * sizeof(float)));
+            RK_TRY(
+                rk_tensor_write(s->ema, rk__data(s->param.tensor), (size_t)rk__size(s->ema) * sizeof(float)));
     }
     return RK_OK;
 }
@@ -181,8 +185,8 @@ int64_t rk_optim_steps(const rk_optim *o)
 
 /* ---- state ---- */
 
-static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const char *name, const char *suffix,
-                           rk_tensor *t)
+static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const char *name,
+                           const char *suffix, rk_tensor *t)
 {
     char full[1200];
     if (!t)

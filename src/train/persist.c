@@ -42,7 +42,8 @@ rk_status rk_save(const char *dir, rk_module *net, rk_optim *opt, rk_loader *dat
     if (!st)
         st = rk__run_open(ctx, &(rk_run_cfg){ .dir = dir, .sync_write = true }, &run);
     if (!st) {
-        /* without an optimiser there is no count of steps: the newest snapshot is replaced by a later number */
+        /* without an optimiser there is no count of steps: the newest snapshot is replaced by a later number
+         */
         int64_t *steps = NULL;
         int n = 0;
         int64_t step = opt ? rk_optim_steps(opt) : 0;

@@ -21,7 +21,9 @@ static void emit(rk__trainer *t, const rk_event *e)
         t->opts->on_event(t->opts->user, e);
 }
 
-static const char *const event_names[] = { "banner", "start", "step", "log", "eval", "saved", "warning", "end" };
+static const char *const event_names[] = {
+    "banner", "start", "step", "log", "eval", "saved", "warning", "end"
+};
 
 void rk__report_text(rk__trainer *t, rk_event_kind kind, const char *fmt, ...)
 {
@@ -69,13 +71,15 @@ void rk__report_banner(rk__trainer *t)
     rk__report_text(t, RK_EVENT_BANNER, "data: %s samples of %s%s%s", grouped(rk_loader_samples(s->train), a),
                     rk__shape_str(&s->input, shape, sizeof shape), s->eval ? ", evaluation: " : "",
                     s->eval ? grouped(rk_loader_samples(s->eval), b) : "");
-    rk__report_text(t, RK_EVENT_BANNER, "model: %s parameters, %s trained, %s frozen; %.3g MFLOP a sample forward, %.3g "
-                                        "with the backward pass",
-                    grouped(s->params, a), grouped(trained, b), grouped(s->params - trained, d), s->flops * 1e-6,
-                    rk_train_flops(s->net) * 1e-6);
-    rk__report_text(t, RK_EVENT_BANNER, "batch: %lld samples a step on %d data shards%s%s, %s steps an epoch, %s in all",
-                    (long long)c->batch_global, t->ctx->data_shards, c->batch_micro ? ", passes of at most " : "",
-                    c->batch_micro ? grouped(c->batch_micro, d) : "", grouped(t->per_epoch, a), grouped(t->total, b));
+    rk__report_text(t, RK_EVENT_BANNER,
+                    "model: %s parameters, %s trained, %s frozen; %.3g MFLOP a sample forward, %.3g "
+                    "with the backward pass",
+                    grouped(s->params, a), grouped(trained, b), grouped(s->params - trained, d),
+                    s->flops * 1e-6, rk_train_flops(s->net) * 1e-6);
+    rk__report_text(
+        t, RK_EVENT_BANNER, "batch: %lld samples a step on %d data shards%s%s, %s steps an epoch, %s in all",
+        (long long)c->batch_global, t->ctx->data_shards, c->batch_micro ? ", passes of at most " : "",
+        c->batch_micro ? grouped(c->batch_micro, d) : "", grouped(t->per_epoch, a), grouped(t->total, b));
     rk__report_text(t, RK_EVENT_BANNER, "run: %s", c->run_dir);
 }
 
@@ -102,7 +106,8 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     free(line);
     if (t->journal.failed && !t->journal_told) {
         t->journal_told = true;
-        rk__report_text(t, RK_EVENT_WARN, "%s: metrics.jsonl or events.jsonl cannot be written; training goes on",
+        rk__report_text(t, RK_EVENT_WARN,
+                        "%s: metrics.jsonl or events.jsonl cannot be written; training goes on",
                         t->cfg->run_dir);
     }
 }
@@ -148,7 +153,9 @@ void rk__report_step(rk__trainer *t, bool log)
 
 void rk__report_eval(rk__trainer *t)
 {
-    emit(t, &(rk_event){ .kind = RK_EVENT_EVAL, .step = t->step, .metrics = t->evaluated, .n_metrics = t->n_evaluated });
+    emit(t,
+         &(rk_event){
+             .kind = RK_EVENT_EVAL, .step = t->step, .metrics = t->evaluated, .n_metrics = t->n_evaluated });
     rk__text j = { 0 };
     rk__text_printf(&j, "\"step\":%lld", (long long)t->step);
     for (int i = 0; i < t->n_evaluated; i++)

@@ -58,8 +58,11 @@ static const struct {
     const char *name;
     double (*scale)(const rk__schedule *s, int64_t t, int64_t n);
 } schedules[] = {
-    [RK__CONSTANT] = { "constant", constant }, [RK__STEP] = { "step", step }, [RK__LINEAR] = { "linear", linear },
-    [RK__COSINE] = { "cosine", cosine },       [RK__WSD] = { "wsd", wsd },
+    [RK__CONSTANT] = { "constant", constant },
+    [RK__STEP] = { "step", step },
+    [RK__LINEAR] = { "linear", linear },
+    [RK__COSINE] = { "cosine", cosine },
+    [RK__WSD] = { "wsd", wsd },
 };
 
 bool rk__schedule_find(const char *name, rk__schedule_kind *kind)

@@ -74,8 +74,9 @@ static rk_status choose_loss(rk__setup *s)
     s->loss = kind ? kind : s->target == RK__CLASSES ? "cross_entropy" : "mse";
     bool classes = !strcmp(s->loss, "cross_entropy");
     if (classes != (s->target == RK__CLASSES))
-        return rk_fail(s->ctx, RK_ECONFIG, "loss.kind %s does not go with data.task %s: classification takes "
-                                           "cross_entropy; regression and reconstruction take mse, l1 or bce",
+        return rk_fail(s->ctx, RK_ECONFIG,
+                       "loss.kind %s does not go with data.task %s: classification takes "
+                       "cross_entropy; regression and reconstruction take mse, l1 or bce",
                        s->loss, s->cfg->data_task ? s->cfg->data_task : "classification");
     s->ce.label_smoothing = s->cfg->loss_label_smoothing;
     return RK_OK;
@@ -95,7 +96,8 @@ rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const 
     *s = (rk__setup){ .ctx = ctx, .cfg = cfg, .target = target_of(cfg), .smooth = true };
     RK_TRY(rk_failed(ctx));
     if (!cfg->data_path)
-        return rk_fail(ctx, RK_ECONFIG, "%s: data.path is missing: the file to train on, or the prefix of an IDX pair",
+        return rk_fail(ctx, RK_ECONFIG,
+                       "%s: data.path is missing: the file to train on, or the prefix of an IDX pair",
                        cfg->source);
     apply_grid(ctx, cfg);
     RK_TRY(choose_loss(s));
@@ -116,7 +118,8 @@ rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const 
 char *rk__recorded(rk_ctx *ctx, const char *recorded, const char *key)
 {
     rk_doc *doc = NULL;
-    if (!recorded || rk__json_parse(ctx, "snapshot", (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc))
+    if (!recorded ||
+        rk__json_parse(ctx, "snapshot", (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc))
         return NULL;
     rk_doc *d = rk__doc_get(doc, key);
     char *json = d && d->kind != RK_DOC_NULL ? rk__doc_json(d, true, 0) : NULL;
@@ -148,7 +151,8 @@ static rk_status check_model_keys(rk_ctx *ctx, const rk_doc *model)
             known |= !strcmp(d->key, names[i]);
         if (!known) {
             const char *near = rk__nearest(d->key, names, 4);
-            return rk__doc_fail(ctx, RK_ECONFIG, d, "unknown key %s in model, wanted layers, from, snapshot or replace%s%s%s",
+            return rk__doc_fail(ctx, RK_ECONFIG, d,
+                                "unknown key %s in model, wanted layers, from, snapshot or replace%s%s%s",
                                 d->key, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         }
     }
@@ -199,12 +203,14 @@ static char *merge_model(rk_ctx *ctx, const rk_doc *layers, const rk_doc *theirs
 }
 
 /* What model.from names: its architecture into *doc; its step into *step. */
-static rk_status source_model(rk__setup *s, const rk_doc *from, const rk_doc *snapshot, rk_doc **doc, int64_t *step)
+static rk_status source_model(rk__setup *s, const rk_doc *from, const rk_doc *snapshot, rk_doc **doc,
+                              int64_t *step)
 {
     rk_ctx *ctx = s->ctx;
     if (from->kind != RK_DOC_STRING)
         return rk__doc_fail(ctx, RK_ECONFIG, from, "model.from: wanted the folder of a run");
-    if (snapshot && strcmp(snapshot->text ? snapshot->text : "", "best") && strcmp(snapshot->text ? snapshot->text : "", "newest"))
+    if (snapshot && strcmp(snapshot->text ? snapshot->text : "", "best") &&
+        strcmp(snapshot->text ? snapshot->text : "", "newest"))
         return rk__doc_fail(ctx, RK_ECONFIG, snapshot, "model.snapshot: wanted best or newest");
     *step = snapshot && !strcmp(snapshot->text, "newest") ? -1 : rk__best_step(ctx, from->text);
     RK_TRY(rk_failed(ctx));
@@ -253,14 +259,16 @@ static rk_status load_weights(rk__setup *s, const char *dir, int64_t step, const
 
 /* ---- the network ---- */
 
-static rk_status apply_globs(rk__setup *s, const rk_doc *list, const char *key, int (*apply)(rk_module *, const char *))
+static rk_status apply_globs(rk__setup *s, const rk_doc *list, const char *key,
+                             int (*apply)(rk_module *, const char *))
 {
     if (!list)
         return RK_OK;
     const rk_doc *first = list->kind == RK_DOC_LIST ? list->child : list;
     for (const rk_doc *d = first; d; d = list->kind == RK_DOC_LIST ? d->next : NULL) {
         if (d->kind != RK_DOC_STRING)
-            return rk__doc_fail(s->ctx, RK_ECONFIG, d, "%s: wanted names of parameters, such as \"conv*\"", key);
+            return rk__doc_fail(s->ctx, RK_ECONFIG, d, "%s: wanted names of parameters, such as \"conv*\"",
+                                key);
         if (!apply(s->net, d->text)) {
             const char *names[256];
             int n = 0;
@@ -268,7 +276,8 @@ static rk_status apply_globs(rk__setup *s, const rk_doc *list, const char *key, 
                 names[n] = rk_param_at(s->net, n).name;
             const char *near = rk__nearest(d->text, names, n);
             return rk__doc_fail(s->ctx, RK_ECONFIG, d, "%s: no parameter matches \"%s\"%s%s%s", key, d->text,
-                                near ? "; there is " : "", near ? near : "", near ? "" : " (inspect RUN lists them)");
+                                near ? "; there is " : "", near ? near : "",
+                                near ? "" : " (inspect RUN lists them)");
         }
     }
     return RK_OK;
@@ -338,13 +347,15 @@ rk_status rk__setup_model(rk__setup *s, const char *recorded)
     rk_status st = RK_OK;
     if (known) {
         s->model_json = known; /* the run that is continued knows its layers: the source is not asked again */
-        RK_TRY_GOTO(done, rk__json_parse(ctx, "snapshot", (const uint8_t *)known, strlen(known), RK_EDATA, &merged));
+        RK_TRY_GOTO(
+            done, rk__json_parse(ctx, "snapshot", (const uint8_t *)known, strlen(known), RK_EDATA, &merged));
     } else if (from) {
         RK_TRY_GOTO(done, source_model(s, from, rk__doc_get(model, "snapshot"), &source, &step));
-        s->model_json = merge_model(ctx, rk__doc_get(source, "layers"), rk__doc_get(source, "replace"), replace);
+        s->model_json =
+            merge_model(ctx, rk__doc_get(source, "layers"), rk__doc_get(source, "replace"), replace);
         RK_TRY_GOTO(done, rk_failed(ctx));
-        RK_TRY_GOTO(done, rk__json_parse(ctx, s->cfg->source, (const uint8_t *)s->model_json, strlen(s->model_json),
-                                         RK_ECONFIG, &merged));
+        RK_TRY_GOTO(done, rk__json_parse(ctx, s->cfg->source, (const uint8_t *)s->model_json,
+                                         strlen(s->model_json), RK_ECONFIG, &merged));
     }
     if (merged)
         st = build(s, model, rk__doc_get(merged, "layers"), rk__doc_get(merged, "replace"));
@@ -387,13 +398,15 @@ static rk_status read_record(rk__setup *s, const rk_doc *doc)
                  *schema = rk__doc_get(doc, "data");
     s->classes = recorded_number(rk__doc_get(doc, "classes"));
     s->outputs = recorded_number(rk__doc_get(doc, "outputs"));
-    bool ok = s->classes >= 0 && s->outputs > 0 && input && input->kind == RK_DOC_LIST && input->n < RK_MAX_DIMS && model;
+    bool ok = s->classes >= 0 && s->outputs > 0 && input && input->kind == RK_DOC_LIST &&
+              input->n < RK_MAX_DIMS && model;
     for (const rk_doc *d = ok ? input->child : NULL; d && ok; d = d->next) {
         s->input.dim[s->input.ndim++] = recorded_number(d);
         ok = recorded_number(d) > 0;
     }
     if (!ok)
-        return rk_fail(s->ctx, RK_EDATA, "run %s: its snapshot does not tell the network it holds", s->cfg->source);
+        return rk_fail(s->ctx, RK_EDATA, "run %s: its snapshot does not tell the network it holds",
+                       s->cfg->source);
     s->schema = schema && schema->kind == RK_DOC_MAP ? rk__doc_json(schema, true, 0) : NULL;
     s->model_json = rk__doc_json(model, false, 0);
     const rk_doc *layers = rk__doc_get(model, "layers");

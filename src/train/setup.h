@@ -1,4 +1,5 @@
-/* What a configuration describes, made: data, network, loss. The common start of training, evaluation and prediction. */
+/* What a configuration describes, made: data, network, loss. The common start of training, evaluation and
+ * prediction. */
 #ifndef RK_TRAIN_SETUP_H
 #define RK_TRAIN_SETUP_H
 
@@ -7,7 +8,11 @@
 #include "ckpt/snapshot.h"
 #include "train/accumulate.h"
 
-typedef enum rk__target { RK__CLASSES, RK__VALUES, RK__INPUT } rk__target; /* classification, regression, reconstruction */
+typedef enum rk__target {
+    RK__CLASSES,
+    RK__VALUES,
+    RK__INPUT
+} rk__target; /* classification, regression, reconstruction */
 
 typedef struct rk__setup {
     rk_ctx *ctx;
@@ -15,19 +20,19 @@ typedef struct rk__setup {
     rk__target target;
     rk_loader *train, *eval; /* either may be NULL */
     rk_module *net;
-    rk_shape input, output;  /* of a sample */
+    rk_shape input, output; /* of a sample */
     int64_t classes, outputs;
-    double flops;            /* of a sample, forward */
+    double flops; /* of a sample, forward */
     int64_t params;
     const char *loss;        /* cross_entropy, mse, l1, bce */
     rk_cross_entropy_cfg ce; /* of training; evaluation does not smooth */
     bool smooth;
-    char *model_json;        /* {"layers": .., "replace": ..}: complete in itself */
-    char *schema;            /* of the data the network is trained on */
+    char *model_json; /* {"layers": .., "replace": ..}: complete in itself */
+    char *schema;     /* of the data the network is trained on */
 } rk__setup;
 
-/* recorded: the extra_json of the run that is continued or looked at, or NULL: then model.from is resolved, and its
- * weights are loaded. What is made lives as long as ctx; rk__setup_free() frees the strings. */
+/* recorded: the extra_json of the run that is continued or looked at, or NULL: then model.from is resolved,
+ * and its weights are loaded. What is made lives as long as ctx; rk__setup_free() frees the strings. */
 rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const char *recorded);
 rk_status rk__setup_model(rk__setup *s, const char *recorded);
 void rk__setup_free(rk__setup *s);

@@ -25,16 +25,16 @@ typedef struct rk__trainer {
     rk_state state;
     char *config_json, *record;
     /* kept in snapshots */
-    int64_t step, cursor;    /* steps done; samples served */
-    int64_t bad_evals;       /* evaluations since the best one */
-    int64_t best_bits;       /* the best metric's double, as bits */
-    int64_t best_step;       /* 0: none yet */
+    int64_t step, cursor; /* steps done; samples served */
+    int64_t bad_evals;    /* evaluations since the best one */
+    int64_t best_bits;    /* the best metric's double, as bits */
+    int64_t best_step;    /* 0: none yet */
     /* of this process */
     int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
     double loss, lr, started, last_saved, data_s;
     rk__window window;
     size_t persistent_bytes;
-    int64_t eval_step;       /* of `evaluated` */
+    int64_t eval_step; /* of `evaluated` */
     rk_metric_value evaluated[RK__MAX_METRICS];
     int n_evaluated;
     const char *best_metric; /* NULL: none */

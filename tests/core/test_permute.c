@@ -82,8 +82,8 @@ TEST(permutation_known_answers)
         CHECK_INT(rk__permute(7, 3, 60000, i), first[i]);
 }
 
-/* Every element is about equally often at every place, and neighbours do not stay neighbours. Bounds: chi-square with
- * (n-1)^2 degrees of freedom within 5 standard deviations. */
+/* Every element is about equally often at every place, and neighbours do not stay neighbours. Bounds:
+ * chi-square with (n-1)^2 degrees of freedom within 5 standard deviations. */
 TEST(permutation_looks_uniform)
 {
     enum { N = 13, TRIALS = 20000 };
@@ -101,7 +101,8 @@ TEST(permutation_looks_uniform)
             chi += (count[i][j] - expect) * (count[i][j] - expect) / expect;
     double df = (N - 1) * (N - 1);
     CHECK(fabs(chi - df) < 5 * sqrt(2 * df));
-    double pairs = (double)TRIALS * (N - 1) * (N - 1) / (N * (N - 1)); /* expected number kept as (j, j + 1) */
+    double pairs =
+        (double)TRIALS * (N - 1) * (N - 1) / (N * (N - 1)); /* expected number kept as (j, j + 1) */
     CHECK(fabs(neighbours - pairs) < 5 * sqrt(pairs));
 }
 

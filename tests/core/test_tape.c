@@ -128,8 +128,8 @@ TEST(gradients_flow_through_views)
     rk_ctx *ctx = opened();
     rk_tensor *x = leaf(ctx, 1);
     rk_tensor *m = rk_broadcast(rk_reshape(x, RK_SHAPE(1, 3)), RK_SHAPE(2, 3));
-    rk_tensor *t = rk_contiguous(rk_transpose(m, 0, 1));   /* (3, 2) */
-    rk_tensor *part = rk_slice(t, 0, 1, 3);                /* x[1], x[2], twice each */
+    rk_tensor *t = rk_contiguous(rk_transpose(m, 0, 1)); /* (3, 2) */
+    rk_tensor *part = rk_slice(t, 0, 1, 3);              /* x[1], x[2], twice each */
     CHECK_OK(ctx, rk_backward(rk_sum(rk_mul(part, part), 0, false)));
     CHECK_CLOSE(grad_at(x, 0), 0, 0, 0);
     CHECK_CLOSE(grad_at(x, 1), 2 * 2 * 2, 1e-15, 0);

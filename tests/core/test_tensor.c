@@ -97,7 +97,7 @@ TEST(casts_round_to_nearest_even)
         float in, bf16, f16;
     } cases[] = {
         { 1.0f, 1.0f, 1.0f },
-        { 1.00390625f, 1.0f, 1.00390625f },  /* halfway for bf16: to even */
+        { 1.00390625f, 1.0f, 1.00390625f }, /* halfway for bf16: to even */
         { 1.01171875f, 1.015625f, 1.01171875f },
         { 65519.9f, 65536.0f, 65504.0f },
         { 65520.0f, 65536.0f, INFINITY },

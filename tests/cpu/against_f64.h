@@ -1,5 +1,5 @@
-/* Runs one kernel of the f32 table on every device and of the f64 table once, on the same inputs: each output must have
- * the same bits on all devices, and be near the double's. */
+/* Runs one kernel of the f32 table on every device and of the f64 table once, on the same inputs: each output
+ * must have the same bits on all devices, and be near the double's. */
 #ifndef RK_TEST_AGAINST_F64_H
 #define RK_TEST_AGAINST_F64_H
 
@@ -9,7 +9,7 @@ enum { MOST_ARRAYS = 8 };
 
 typedef struct array {
     int64_t n;
-    double lo, hi;   /* inputs: random in this range */
+    double lo, hi; /* inputs: random in this range */
     bool out;
     double rtol, atol; /* outputs */
 } array;
@@ -28,21 +28,24 @@ static inline double *widen(const float *x, int64_t n)
 static inline bool near_double(const array *a, int at, const float *y, const double *want)
 {
     for (int64_t i = 0; i < a->n; i++)
-        if (!(fabs((double)y[i] - want[i]) <= a->rtol * fabs(want[i]) + a->atol) && !(isnan(y[i]) && isnan(want[i])) &&
-            (double)y[i] != want[i]) {
-            fprintf(stderr, "array %d, element %lld: %.9g, not %.9g\n", at, (long long)i, (double)y[i], want[i]);
+        if (!(fabs((double)y[i] - want[i]) <= a->rtol * fabs(want[i]) + a->atol) &&
+            !(isnan(y[i]) && isnan(want[i])) && (double)y[i] != want[i]) {
+            fprintf(stderr, "array %d, element %lld: %.9g, not %.9g\n", at, (long long)i, (double)y[i],
+                    want[i]);
             return false;
         }
     return true;
 }
 
 /* input: NULL, or fixed values for the i-th array where not NULL. */
-static inline bool agrees_with_f64(call_fn *call, const void *arg, const array *a, int arrays, float *const *input)
+static inline bool agrees_with_f64(call_fn *call, const void *arg, const array *a, int arrays,
+                                   float *const *input)
 {
     float *start[MOST_ARRAYS], *first[MOST_ARRAYS] = { NULL };
     bool ok = true;
     for (int i = 0; i < arrays; i++)
-        start[i] = input && input[i] ? ref_copy(input[i], a[i].n) : ref_random(a[i].n, (uint64_t)i + 1, a[i].lo, a[i].hi);
+        start[i] = input && input[i] ? ref_copy(input[i], a[i].n)
+                                     : ref_random(a[i].n, (uint64_t)i + 1, a[i].lo, a[i].hi);
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         void *p[MOST_ARRAYS];
         float *y[MOST_ARRAYS];

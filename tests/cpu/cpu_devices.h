@@ -1,5 +1,5 @@
-/* Every CPU device that this machine can open: each instruction set with 1, 2 and 3 threads. What a test computes on
- * one of them must have the same bits on all.
+/* Every CPU device that this machine can open: each instruction set with 1, 2 and 3 threads. What a test
+ * computes on one of them must have the same bits on all.
  *
  *   for (cpu_iter it = { 0 }; cpu_next(&it);)
  *       it.k->gemm(it.dev, ..);                   it.isa and it.threads say where

@@ -1,5 +1,5 @@
-/* What the tests of the f32 kernels share: inputs, comparison of bits, and core/order.h read literally, one float at a
- * time. */
+/* What the tests of the f32 kernels share: inputs, comparison of bits, and core/order.h read literally, one
+ * float at a time. */
 #ifndef RK_TEST_CPU_REF_H
 #define RK_TEST_CPU_REF_H
 
@@ -123,7 +123,8 @@ static inline float ref_chain(ref_term *term, const void *arg, int64_t lo, int64
 }
 
 /* The tree over the units [lo, hi). */
-static inline float ref_tree(ref_term *term, const void *arg, int64_t lo, int64_t hi, int64_t unit, int segments)
+static inline float ref_tree(ref_term *term, const void *arg, int64_t lo, int64_t hi, int64_t unit,
+                             int segments)
 {
     if (segments == 1)
         return ref_chain(term, arg, lo * unit, hi * unit, 0.0f);

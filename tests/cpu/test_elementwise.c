@@ -1,5 +1,5 @@
-/* Elementwise functions: against double precision (the f64 table), and the same bits on every device, for odd sizes and
- * addresses, in place too. */
+/* Elementwise functions: against double precision (the f64 table), and the same bits on every device, for odd
+ * sizes and addresses, in place too. */
 #include "ref.h"
 
 #include <stddef.h>
@@ -12,8 +12,14 @@ typedef struct map_case {
     double rtol, atol;
 } map_case;
 
-#define ONE(f, ...) { #f, offsetof(rk_kernels, f), 1, __VA_ARGS__ }
-#define TWO(f, ...) { #f, offsetof(rk_kernels, f), 2, __VA_ARGS__ }
+#define ONE(f, ...)                                 \
+    {                                               \
+#f, offsetof(rk_kernels, f), 1, __VA_ARGS__ \
+    }
+#define TWO(f, ...)                                 \
+    {                                               \
+#f, offsetof(rk_kernels, f), 2, __VA_ARGS__ \
+    }
 static const double EPS = 0x1p-24; /* half a unit in the last place of 1 */
 
 /* name, range of the inputs, parameter, relative and absolute tolerance in units of EPS */
@@ -78,7 +84,8 @@ static rk_map2 *map2(const rk_kernels *k, const map_case *c)
     return *(rk_map2 *const *)(const void *)((const char *)k + c->entry);
 }
 
-static bool apply(const rk_kernels *k, rk_dev *dev, const map_case *c, int64_t n, const void *a, const void *b, void *y)
+static bool apply(const rk_kernels *k, rk_dev *dev, const map_case *c, int64_t n, const void *a,
+                  const void *b, void *y)
 {
     return (c->args == 1 ? map1(k, c)(dev, n, a, c->p, y) : map2(k, c)(dev, n, a, b, c->p, y)) == RK_OK;
 }
@@ -97,9 +104,10 @@ static void in_double(const map_case *c, rk_dev *dev, int64_t n, const float *a,
 static bool within(const map_case *c, int64_t n, const float *y, const double *want)
 {
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)y[i] - want[i]) <= EPS * (c->rtol * fabs(want[i]) + c->atol) + 0x1p-149) && y[i] != (float)want[i] &&
-            !(isnan(y[i]) && isnan(want[i]))) {
-            fprintf(stderr, "%s (p %g): element %lld is %.9g, not %.9g\n", c->name, c->p, (long long)i, (double)y[i], want[i]);
+        if (!(fabs((double)y[i] - want[i]) <= EPS * (c->rtol * fabs(want[i]) + c->atol) + 0x1p-149) &&
+            y[i] != (float)want[i] && !(isnan(y[i]) && isnan(want[i]))) {
+            fprintf(stderr, "%s (p %g): element %lld is %.9g, not %.9g\n", c->name, c->p, (long long)i,
+                    (double)y[i], want[i]);
             return false;
         }
     return true;
@@ -146,10 +154,13 @@ TEST(threads_change_no_bit)
 
 TEST(special_values)
 {
-    static const float special[] = { 0.0f,  -0.0f,  INFINITY, -INFINITY, NAN,    0x1p-149f, -0x1p-149f, 0x1p-126f, 1.0f,
-                                     -1.0f, 0x1.fffffep127f, -0x1.fffffep127f, 104.0f, -104.0f, 88.8f,  -88.8f };
+    static const float special[] = { 0.0f,   -0.0f,     INFINITY,        -INFINITY,
+                                     NAN,    0x1p-149f, -0x1p-149f,      0x1p-126f,
+                                     1.0f,   -1.0f,     0x1.fffffep127f, -0x1.fffffep127f,
+                                     104.0f, -104.0f,   88.8f,           -88.8f };
     enum { N = sizeof special / sizeof *special };
-    static const char *const names[] = { "exp", "log", "sqrt", "rsqrt", "abs", "neg", "relu", "sigmoid", "tanh", "softplus" };
+    static const char *const names[] = { "exp", "log",  "sqrt",    "rsqrt", "abs",
+                                         "neg", "relu", "sigmoid", "tanh",  "softplus" };
     for (size_t f = 0; f < sizeof names / sizeof *names; f++)
         for (int c = 0; c < CASES; c++) {
             if (strcmp(cases[c].name, names[f]))
@@ -162,7 +173,8 @@ TEST(special_values)
                 in_double(&cases[c], it.dev, N, special, special, want);
                 for (int i = 0; i < N; i++)
                     if (ref_ulps(y[i], want[i]) > 2)
-                        TEST_FAIL("%s(%g) on %s is %g, not %g", names[f], (double)special[i], it.isa, (double)y[i], want[i]);
+                        TEST_FAIL("%s(%g) on %s is %g, not %g", names[f], (double)special[i], it.isa,
+                                  (double)y[i], want[i]);
                 CHECK(ref_agree(&first, y, N));
             }
             CHECK(ref_free(first, N));
@@ -171,7 +183,8 @@ TEST(special_values)
 
 TEST(powers_as_c_defines_them)
 {
-    static const float bases[] = { 0.0f, -0.0f, 1.0f, -1.0f, 2.5f, -2.5f, INFINITY, -INFINITY, NAN, 0x1p-140f, 3e38f };
+    static const float bases[] = { 0.0f,     -0.0f,     1.0f, -1.0f,     2.5f, -2.5f,
+                                   INFINITY, -INFINITY, NAN,  0x1p-140f, 3e38f };
     static const double powers[] = { 0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1.5, 10, 127, 1e6 };
     enum { N = sizeof bases / sizeof *bases };
     for (cpu_iter it = { 0 }; cpu_next(&it);)

@@ -41,14 +41,19 @@ TEST(layer_and_rms_norm)
 {
     for (size_t i = 0; i < sizeof row_shapes / sizeof *row_shapes; i++)
         for (int variant = 0; variant < 4; variant++) {
-            shape s = { .n = row_shapes[i][0], .c = row_shapes[i][1], .affine = variant & 1, .centred = variant & 2 };
+            shape s = {
+                .n = row_shapes[i][0], .c = row_shapes[i][1], .affine = variant & 1, .centred = variant & 2
+            };
             int64_t n = s.n * s.c;
-            double lo = s.c == 1 ? 1 : -3, slack = s.centred && s.c == 1 ? 1e-3 : 4e-6; /* one column: 0 * huge */
-            array a[] = { { n, lo, 5, false, 0, 0 },  { s.c, 0.5, 2, false, 0, 0 },       { s.c, -1, 1, false, 0, 0 },
-                          { n, 0, 0, true, 4e-6, slack }, { s.n, 0, 0, true, 1e-6, 1e-6 }, { s.n, 0, 0, true, 3e-6, 0 } };
+            double lo = s.c == 1 ? 1 : -3,
+                   slack = s.centred && s.c == 1 ? 1e-3 : 4e-6; /* one column: 0 * huge */
+            array a[] = { { n, lo, 5, false, 0, 0 },       { s.c, 0.5, 2, false, 0, 0 },
+                          { s.c, -1, 1, false, 0, 0 },     { n, 0, 0, true, 4e-6, slack },
+                          { s.n, 0, 0, true, 1e-6, 1e-6 }, { s.n, 0, 0, true, 3e-6, 0 } };
             CHECK(agrees_with_f64(call_layer_norm, &s, a, 6, NULL));
-            array g[] = { { n, -3, 5, false, 0, 0 },  { s.c, 0.5, 2, false, 0, 0 }, { s.n, -1, 1, false, 0, 0 },
-                          { s.n, 0.3, 1, false, 0, 0 }, { n, -1, 1, false, 0, 0 },  { n, 0, 0, true, 1e-5, 1e-5 } };
+            array g[] = { { n, -3, 5, false, 0, 0 },   { s.c, 0.5, 2, false, 0, 0 },
+                          { s.n, -1, 1, false, 0, 0 }, { s.n, 0.3, 1, false, 0, 0 },
+                          { n, -1, 1, false, 0, 0 },   { n, 0, 0, true, 1e-5, 1e-5 } };
             CHECK(agrees_with_f64(call_layer_norm_dx, &s, g, 6, NULL));
         }
 }
@@ -58,11 +63,15 @@ TEST(layer_norm_parameter_gradients)
     for (size_t i = 0; i < sizeof row_shapes / sizeof *row_shapes; i++)
         for (int variant = 0; variant < 8; variant++)
             for (int acc = RK_ACC_SET; acc <= RK_ACC_CHAIN; acc++) {
-                shape s = { .n = row_shapes[i][0], .c = row_shapes[i][1], .affine = variant & 1, .centred = variant & 2 };
+                shape s = { .n = row_shapes[i][0],
+                            .c = row_shapes[i][1],
+                            .affine = variant & 1,
+                            .centred = variant & 2 };
                 s.order = (rk_order){ variant & 4 && acc != RK_ACC_CHAIN ? 8 : 1, 1, (rk_acc)acc };
                 int64_t n = s.n * s.c;
-                array a[] = { { n, -3, 5, false, 0, 0 }, { s.n, -1, 1, false, 0, 0 },     { s.n, 0.3, 1, false, 0, 0 },
-                              { n, -1, 1, false, 0, 0 }, { s.c, -1, 1, true, 1e-6, 3e-5 }, { s.c, -1, 1, true, 1e-6, 3e-5 } };
+                array a[] = { { n, -3, 5, false, 0, 0 },        { s.n, -1, 1, false, 0, 0 },
+                              { s.n, 0.3, 1, false, 0, 0 },     { n, -1, 1, false, 0, 0 },
+                              { s.c, -1, 1, true, 1e-6, 3e-5 }, { s.c, -1, 1, true, 1e-6, 3e-5 } };
                 CHECK(agrees_with_f64(call_layer_norm_dparam, &s, a, 6, NULL));
             }
 }
@@ -79,8 +88,8 @@ static rk_status call_stats(const rk_kernels *k, rk_dev *dev, void *const *p, co
 static rk_status call_batch_norm(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 {
     const shape *s = arg;
-    return k->batch_norm(dev, s->n, s->c, s->s, p[0], p[1], p[2], s->affine ? p[3] : NULL, s->affine ? p[4] : NULL, 1e-5,
-                         p[5], p[6]);
+    return k->batch_norm(dev, s->n, s->c, s->s, p[0], p[1], p[2], s->affine ? p[3] : NULL,
+                         s->affine ? p[4] : NULL, 1e-5, p[5], p[6]);
 }
 
 /* p: x, mean, rstd, dy; dgamma, dbeta */
@@ -94,31 +103,41 @@ static rk_status call_dparam(const rk_kernels *k, rk_dev *dev, void *const *p, c
 static rk_status call_dx(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 {
     const shape *s = arg;
-    return k->batch_norm_dx(dev, s->n, s->c, s->s, s->n * s->s, p[0], p[1], p[2], s->affine ? p[3] : NULL, p[4], p[5], p[6],
-                            p[7]);
+    return k->batch_norm_dx(dev, s->n, s->c, s->s, s->n * s->s, p[0], p[1], p[2], s->affine ? p[3] : NULL,
+                            p[4], p[5], p[6], p[7]);
 }
 
-static const int64_t image_shapes[][3] = { { 8, 3, 49 }, { 16, 40, 49 }, { 4, 5, 1024 }, { 9, 33, 1 },
-                                           { 64, 130, 1 }, { 7, 3, 4 },  { 3, 2, 17 } };
+static const int64_t image_shapes[][3] = { { 8, 3, 49 },   { 16, 40, 49 }, { 4, 5, 1024 }, { 9, 33, 1 },
+                                           { 64, 130, 1 }, { 7, 3, 4 },    { 3, 2, 17 } };
 enum { IMAGES = sizeof image_shapes / sizeof *image_shapes };
 
 TEST(batch_norm)
 {
     for (int i = 0; i < IMAGES; i++)
         for (int segments = 1; segments <= 8; segments *= 2) {
-            shape s = { .n = image_shapes[i][0], .c = image_shapes[i][1], .s = image_shapes[i][2], .affine = segments & 5 };
+            shape s = { .n = image_shapes[i][0],
+                        .c = image_shapes[i][1],
+                        .s = image_shapes[i][2],
+                        .affine = segments & 5 };
             s.order = (rk_order){ segments, 1, RK_ACC_SET };
             int64_t n = s.n * s.c * s.s;
-            array stats[] = { { n, 9, 11, false, 0, 0 }, { s.c, 0, 0, true, 1e-6, 0 }, { s.c, 0, 0, true, 3e-6, 0 } };
+            array stats[] = { { n, 9, 11, false, 0, 0 },
+                              { s.c, 0, 0, true, 1e-6, 0 },
+                              { s.c, 0, 0, true, 3e-6, 0 } };
             CHECK(agrees_with_f64(call_stats, &s, stats, 3, NULL));
-            array y[] = { { n, -3, 5, false, 0, 0 },  { s.c, -1, 1, false, 0, 0 },   { s.c, 0.1, 2, false, 0, 0 }, { s.c, 0.5, 2, false, 0, 0 },
-                          { s.c, -1, 1, false, 0, 0 }, { n, 0, 0, true, 1e-6, 3e-6 }, { s.c, 0, 0, true, 3e-7, 0 } };
+            array y[] = { { n, -3, 5, false, 0, 0 },    { s.c, -1, 1, false, 0, 0 },
+                          { s.c, 0.1, 2, false, 0, 0 }, { s.c, 0.5, 2, false, 0, 0 },
+                          { s.c, -1, 1, false, 0, 0 },  { n, 0, 0, true, 1e-6, 3e-6 },
+                          { s.c, 0, 0, true, 3e-7, 0 } };
             CHECK(agrees_with_f64(call_batch_norm, &s, y, 7, NULL));
-            array dparam[] = { { n, -3, 5, false, 0, 0 }, { s.c, -1, 1, false, 0, 0 },     { s.c, 0.3, 1, false, 0, 0 },
-                               { n, -1, 1, false, 0, 0 }, { s.c, -1, 1, true, 1e-5, 2e-4 }, { s.c, -1, 1, true, 1e-5, 2e-4 } };
+            array dparam[] = { { n, -3, 5, false, 0, 0 },        { s.c, -1, 1, false, 0, 0 },
+                               { s.c, 0.3, 1, false, 0, 0 },     { n, -1, 1, false, 0, 0 },
+                               { s.c, -1, 1, true, 1e-5, 2e-4 }, { s.c, -1, 1, true, 1e-5, 2e-4 } };
             CHECK(agrees_with_f64(call_dparam, &s, dparam, 6, NULL));
-            array dx[] = { { n, -3, 5, false, 0, 0 },  { s.c, -1, 1, false, 0, 0 }, { s.c, 0.3, 1, false, 0, 0 }, { s.c, 0.5, 2, false, 0, 0 },
-                           { s.c, -1, 1, false, 0, 0 }, { s.c, -1, 1, false, 0, 0 }, { n, -1, 1, false, 0, 0 },    { n, 0, 0, true, 1e-6, 1e-6 } };
+            array dx[] = { { n, -3, 5, false, 0, 0 },    { s.c, -1, 1, false, 0, 0 },
+                           { s.c, 0.3, 1, false, 0, 0 }, { s.c, 0.5, 2, false, 0, 0 },
+                           { s.c, -1, 1, false, 0, 0 },  { s.c, -1, 1, false, 0, 0 },
+                           { n, -1, 1, false, 0, 0 },    { n, 0, 0, true, 1e-6, 1e-6 } };
             CHECK(agrees_with_f64(call_dx, &s, dx, 8, NULL));
         }
 }
@@ -168,10 +187,12 @@ TEST(batch_norm_sums_follow_the_order)
             CHECK_INT(it.k->sum_channels(it.dev, N, C, S, order, dy, plain), RK_OK);
             for (int c = 0; c < C; c++)
                 rstd[c] = 1 / sqrtf(var[c] + 1e-5f);
-            CHECK_INT(it.k->batch_norm_dparam(it.dev, N, C, S, order, x, mean, rstd, dy, dgamma, dbeta), RK_OK);
+            CHECK_INT(it.k->batch_norm_dparam(it.dev, N, C, S, order, x, mean, rstd, dy, dgamma, dbeta),
+                      RK_OK);
             for (int c = 0; c < C; c++) {
                 channel ch = { x + c * S, dy + c * S, mean[c], rstd[c], C, S };
-                float want[4] = { sum[c] / (float)(N * S), ref_ordered(square_term, &ch, N, order, 0) / (float)(N * S),
+                float want[4] = { sum[c] / (float)(N * S),
+                                  ref_ordered(square_term, &ch, N, order, 0) / (float)(N * S),
                                   ref_ordered(weighted_term, &ch, N, order, 0), plain[c] };
                 float got[4] = { mean[c], var[c], dgamma[c], dbeta[c] };
                 CHECK(ref_same(got, want, 4));

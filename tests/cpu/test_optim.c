@@ -74,7 +74,8 @@ static bool close_to_double(kind k, int variant, int64_t n, const float *w0, flo
                 sgd_double(&o, &want, (double)g[step][i], k == SGD ? &m : NULL);
         }
         if (!(fabs((double)w[i] - want) <= 5e-7)) {
-            fprintf(stderr, "kind %d, variant %d, element %lld: %.9g, not %.9g\n", (int)k, variant, (long long)i, (double)w[i], want);
+            fprintf(stderr, "kind %d, variant %d, element %lld: %.9g, not %.9g\n", (int)k, variant,
+                    (long long)i, (double)w[i], want);
             return false;
         }
     }
@@ -126,7 +127,8 @@ TEST(sgd_follows_its_formula)
 TEST(pieces_are_the_whole)
 {
     enum { N = 1000, CUT = 333 };
-    float *w = ref_random(N, 1, -1, 1), *g = ref_random(N, 2, -1, 1), *m = ref_random(N, 3, -1, 1), *v = ref_random(N, 4, 0, 1);
+    float *w = ref_random(N, 1, -1, 1), *g = ref_random(N, 2, -1, 1), *m = ref_random(N, 3, -1, 1),
+          *v = ref_random(N, 4, 0, 1);
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         float *w1 = ref_copy(w, N), *m1 = ref_copy(m, N), *v1 = ref_copy(v, N);
         float *w2 = ref_copy(w, N), *m2 = ref_copy(m, N), *v2 = ref_copy(v, N);

@@ -45,7 +45,8 @@ TEST(normal_numbers_are_box_muller_of_the_words)
         CHECK_INT(it.k->normal(it.dev, N, rng, y), RK_OK);
         for (int64_t i = 0; i < N && !first; i++) {
             uint64_t pair = (uint64_t)i / 2 * 2;
-            double u = rk_rng_uniform(&rng, pair) + 0x1p-24, angle = 2 * M_PI * rk_rng_uniform(&rng, pair + 1);
+            double u = rk_rng_uniform(&rng, pair) + 0x1p-24,
+                   angle = 2 * M_PI * rk_rng_uniform(&rng, pair + 1);
             double want = sqrt(-2 * log(u)) * (i % 2 ? sin(angle) : cos(angle));
             CHECK_CLOSE((double)y[i], want, 5e-7, 2e-7);
         }
@@ -97,7 +98,8 @@ TEST(dropout_keeps_what_its_words_say)
             for (cpu_iter it = { 0 }; cpu_next(&it);) {
                 float *y = ref_buffer(n), *in_place = ref_copy(x, n);
                 CHECK_INT(it.k->dropout(it.dev, rows, cols, first_sample, ps[q], rng, x, y), RK_OK);
-                CHECK_INT(it.k->dropout(it.dev, rows, cols, first_sample, ps[q], rng, in_place, in_place), RK_OK);
+                CHECK_INT(it.k->dropout(it.dev, rows, cols, first_sample, ps[q], rng, in_place, in_place),
+                          RK_OK);
                 CHECK(ref_same(y, want, n) && ref_same(in_place, want, n));
                 CHECK(ref_free(y, n) && ref_free(in_place, n));
             }
@@ -113,7 +115,8 @@ TEST(dropout_does_not_see_how_a_batch_is_split)
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         it.k->dropout(it.dev, ROWS, COLS, 100, 0.5, some_stream(), x, y);
         it.k->dropout(it.dev, CUT, COLS, 100, 0.5, some_stream(), x, z);
-        it.k->dropout(it.dev, ROWS - CUT, COLS, 100 + CUT, 0.5, some_stream(), x + CUT * COLS, z + CUT * COLS);
+        it.k->dropout(it.dev, ROWS - CUT, COLS, 100 + CUT, 0.5, some_stream(), x + CUT * COLS,
+                      z + CUT * COLS);
         CHECK(ref_same(y, z, ROWS * COLS));
     }
     int kept = 0;

@@ -16,21 +16,23 @@ static float column_term(const void *arg, int64_t i)
 
 static bool check_sum(int64_t outer, int64_t n, int64_t inner, rk_order order)
 {
-    float *x = ref_random(outer * n * inner, (uint64_t)(n * 31 + inner), -1, 1), *old = ref_random(outer * inner, 5, -1, 1);
+    float *x = ref_random(outer * n * inner, (uint64_t)(n * 31 + inner), -1, 1),
+          *old = ref_random(outer * inner, 5, -1, 1);
     bool row = inner == 1 && order.segments == 1 && order.acc == RK_ACC_SET, ok = true;
     float *want = ref_buffer(outer * inner);
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < inner; i++) {
             column c = { x + o * n * inner + i, inner };
-            want[o * inner + i] = row ? ref_row(column_term, &c, n) : ref_ordered(column_term, &c, n, order, old[o * inner + i]);
+            want[o * inner + i] = row ? ref_row(column_term, &c, n)
+                                      : ref_ordered(column_term, &c, n, order, old[o * inner + i]);
         }
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         float *y = ref_copy(old, outer * inner);
         ok &= it.k->reduce_sum(it.dev, outer, n, inner, order, x, y) == RK_OK;
         bool same = ref_same(y, want, outer * inner);
         if (!same)
-            fprintf(stderr, "sum (%lld, %lld, %lld), %d segments, acc %d: %s, %d threads\n", (long long)outer, (long long)n,
-                    (long long)inner, order.segments, (int)order.acc, it.isa, it.threads);
+            fprintf(stderr, "sum (%lld, %lld, %lld), %d segments, acc %d: %s, %d threads\n", (long long)outer,
+                    (long long)n, (long long)inner, order.segments, (int)order.acc, it.isa, it.threads);
         ok &= same;
         ok &= ref_free(y, outer * inner);
     }
@@ -40,8 +42,9 @@ static bool check_sum(int64_t outer, int64_t n, int64_t inner, rk_order order)
 
 TEST(sums_follow_the_order)
 {
-    static const int64_t shapes[][3] = { { 1, 64, 10 }, { 1, 33, 512 }, { 3, 24, 7 }, { 2, 48, 1 }, { 1, 5, 130 }, { 0, 4, 4 },
-                                         { 4, 0, 9 },   { 1, 7, 1 },    { 5, 40, 1 }, { 2, 1, 33 },  { 1, 3000, 70 } };
+    static const int64_t shapes[][3] = { { 1, 64, 10 }, { 1, 33, 512 }, { 3, 24, 7 },   { 2, 48, 1 },
+                                         { 1, 5, 130 }, { 0, 4, 4 },    { 4, 0, 9 },    { 1, 7, 1 },
+                                         { 5, 40, 1 },  { 2, 1, 33 },   { 1, 3000, 70 } };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int segments = 1; segments <= 16; segments *= 2)
             for (int64_t unit = 1; unit <= 3; unit += 2)
@@ -49,7 +52,8 @@ TEST(sums_follow_the_order)
                     int64_t n = shapes[s][1] / unit * unit;
                     if (acc == RK_ACC_CHAIN && segments > 1)
                         continue;
-                    CHECK(check_sum(shapes[s][0], n, shapes[s][2], (rk_order){ segments, unit, (rk_acc)acc }));
+                    CHECK(
+                        check_sum(shapes[s][0], n, shapes[s][2], (rk_order){ segments, unit, (rk_acc)acc }));
                 }
 }
 
@@ -72,7 +76,8 @@ TEST(ranks_hold_subtrees)
             for (int r = 0; r < ranks; r++) {
                 int64_t lo, hi;
                 rk_order_leaf(N, ranks, r, &lo, &hi);
-                it.k->reduce_sum(it.dev, 1, hi - lo, COLS, (rk_order){ 8 / ranks, 1, RK_ACC_SET }, x + lo * COLS, part[r]);
+                it.k->reduce_sum(it.dev, 1, hi - lo, COLS, (rk_order){ 8 / ranks, 1, RK_ACC_SET },
+                                 x + lo * COLS, part[r]);
             }
             for (int width = 1; width < ranks; width *= 2)
                 for (int r = 0; r < ranks; r += 2 * width)
@@ -112,13 +117,15 @@ static float sample_term(const void *arg, int64_t n)
 
 TEST(channel_sums_are_chains_of_rows)
 {
-    static const int64_t shapes[][3] = { { 16, 5, 49 }, { 9, 33, 4 }, { 8, 3, 1024 }, { 20, 70, 1 }, { 0, 3, 4 }, { 3, 2, 17 } };
+    static const int64_t shapes[][3] = { { 16, 5, 49 }, { 9, 33, 4 }, { 8, 3, 1024 },
+                                         { 20, 70, 1 }, { 0, 3, 4 },  { 3, 2, 17 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int segments = 1; segments <= 8; segments *= 2)
             for (int acc = RK_ACC_SET; acc <= (segments == 1 ? RK_ACC_CHAIN : RK_ACC_ADD); acc++) {
                 int64_t n = shapes[i][0], c = shapes[i][1], s = shapes[i][2];
                 rk_order order = { segments, 1, (rk_acc)acc };
-                float *x = ref_random(n * c * s, 8, -1, 1), *old = ref_random(c, 9, -1, 1), *want = ref_buffer(c);
+                float *x = ref_random(n * c * s, 8, -1, 1), *old = ref_random(c, 9, -1, 1),
+                      *want = ref_buffer(c);
                 for (int64_t k = 0; k < c; k++)
                     want[k] = ref_ordered(sample_term, &(channel){ x + k * s, c, s }, n, order, old[k]);
                 for (cpu_iter it = { 0 }; cpu_next(&it);) {
@@ -146,7 +153,8 @@ static int64_t literal_extreme(const float *x, int64_t n, int64_t step, bool max
 
 TEST(extremes_are_the_first_of_equals)
 {
-    static const int64_t shapes[][3] = { { 3, 1, 1 }, { 4, 7, 1 }, { 2, 33, 1 }, { 50, 1000, 1 }, { 2, 9, 5 }, { 1, 16, 33 } };
+    static const int64_t shapes[][3] = { { 3, 1, 1 },     { 4, 7, 1 }, { 2, 33, 1 },
+                                         { 50, 1000, 1 }, { 2, 9, 5 }, { 1, 16, 33 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int fill = 0; fill < 3; fill++) {
             int64_t outer = shapes[i][0], n = shapes[i][1], inner = shapes[i][2], rows = outer * inner;
@@ -157,8 +165,12 @@ TEST(extremes_are_the_first_of_equals)
                 for (int max = 0; max < 2; max++) {
                     float *y = ref_buffer(rows);
                     int64_t *index = malloc(sizeof *index * (size_t)rows);
-                    CHECK_INT((max ? it.k->reduce_max : it.k->reduce_min)(it.dev, outer, n, inner, x, y, index), RK_OK);
-                    CHECK_INT((max ? it.k->reduce_max : it.k->reduce_min)(it.dev, outer, n, inner, x, y, NULL), RK_OK);
+                    CHECK_INT(
+                        (max ? it.k->reduce_max : it.k->reduce_min)(it.dev, outer, n, inner, x, y, index),
+                        RK_OK);
+                    CHECK_INT(
+                        (max ? it.k->reduce_max : it.k->reduce_min)(it.dev, outer, n, inner, x, y, NULL),
+                        RK_OK);
                     for (int64_t r = 0; r < rows; r++) {
                         const float *row = x + r / inner * n * inner + r % inner;
                         int64_t at = literal_extreme(row, n, inner, max);
@@ -254,7 +266,8 @@ TEST(table_rows_and_their_gradient)
         for (int segments = 1; segments <= 8; segments *= 2)
             for (int acc = RK_ACC_SET; acc <= (segments == 1 ? RK_ACC_CHAIN : RK_ACC_ADD); acc++)
                 for (cpu_iter it = { 0 }; cpu_next(&it);) {
-                    float *table = ref_random(TABLE * cols, 1, -1, 1), *dy = ref_random(ROWS * cols, 2, -1, 1);
+                    float *table = ref_random(TABLE * cols, 1, -1, 1),
+                          *dy = ref_random(ROWS * cols, 2, -1, 1);
                     float *y = ref_buffer(ROWS * cols), *grad = ref_copy(table, TABLE * cols);
                     rk_order order = { segments, 1, (rk_acc)acc };
                     CHECK_INT(it.k->take_rows(it.dev, ROWS, cols, table, index, y), RK_OK);

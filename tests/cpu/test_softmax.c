@@ -7,7 +7,8 @@ typedef struct rows {
     const int64_t *target;
 } rows;
 
-static const int64_t shapes[][2] = { { 0, 5 }, { 1, 1 }, { 3, 7 }, { 64, 10 }, { 5, 33 }, { 2, 1000 }, { 300, 130 } };
+static const int64_t shapes[][2] = { { 0, 5 },  { 1, 1 },    { 3, 7 },    { 64, 10 },
+                                     { 5, 33 }, { 2, 1000 }, { 300, 130 } };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static rk_status call_softmax(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
@@ -41,7 +42,8 @@ TEST(softmax_and_its_logarithm)
             rows r = { .rows = shapes[s][0], .cols = shapes[s][1] };
             int64_t n = r.rows * r.cols;
             /* x - max is rounded: a relative error of the result */
-            array a[] = { { n, -range, range, false, 0, 0 }, { n, 0, 0, true, 1e-6 + 1.2e-7 * range, 1e-37 } };
+            array a[] = { { n, -range, range, false, 0, 0 },
+                          { n, 0, 0, true, 1e-6 + 1.2e-7 * range, 1e-37 } };
             CHECK(agrees_with_f64(call_softmax, &r, a, 2, NULL));
             a[1].rtol = 3e-7;
             a[1].atol = 3e-7 * range;
@@ -54,7 +56,9 @@ TEST(softmax_gradients)
     for (int s = 0; s < SHAPES; s++) {
         rows r = { .rows = shapes[s][0], .cols = shapes[s][1] };
         int64_t n = r.rows * r.cols;
-        array y[] = { { n, 0, 1, false, 0, 0 }, { n, -1, 1, false, 0, 0 }, { n, 0, 0, true, 1e-6, 3e-6 * (double)r.cols } };
+        array y[] = { { n, 0, 1, false, 0, 0 },
+                      { n, -1, 1, false, 0, 0 },
+                      { n, 0, 0, true, 1e-6, 3e-6 * (double)r.cols } };
         CHECK(agrees_with_f64(call_softmax_grad, &r, y, 3, NULL));
         y[0].lo = -5;
         y[0].hi = 0;
@@ -79,13 +83,15 @@ TEST(softmax_of_extreme_rows)
 static rk_status call_cross_entropy(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 {
     const rows *r = arg;
-    return k->cross_entropy(dev, r->rows, r->cols, p[0], r->target, r->smoothing, r->use_ignore, -7, p[1], p[2]);
+    return k->cross_entropy(dev, r->rows, r->cols, p[0], r->target, r->smoothing, r->use_ignore, -7, p[1],
+                            p[2]);
 }
 
 static rk_status call_cross_entropy_grad(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 {
     const rows *r = arg;
-    return k->cross_entropy_grad(dev, r->rows, r->cols, p[0], r->target, p[1], r->smoothing, r->use_ignore, -7, 0.125, p[2]);
+    return k->cross_entropy_grad(dev, r->rows, r->cols, p[0], r->target, p[1], r->smoothing, r->use_ignore,
+                                 -7, 0.125, p[2]);
 }
 
 TEST(cross_entropy)
@@ -93,15 +99,22 @@ TEST(cross_entropy)
     int64_t target[300];
     for (int s = 1; s < SHAPES; s++)
         for (int variant = 0; variant < 4; variant++) {
-            rows r = { .rows = shapes[s][0], .cols = shapes[s][1], .smoothing = variant & 1 ? 0.1 : 0, .use_ignore = variant & 2,
+            rows r = { .rows = shapes[s][0],
+                       .cols = shapes[s][1],
+                       .smoothing = variant & 1 ? 0.1 : 0,
+                       .use_ignore = variant & 2,
                        .target = target };
             uint64_t state = 9;
             for (int64_t i = 0; i < r.rows; i++)
                 target[i] = r.use_ignore && i % 3 == 1 ? -7 : (int64_t)(ref_next(&state) % (uint64_t)r.cols);
             int64_t n = r.rows * r.cols;
-            array a[] = { { n, -20, 20, false, 0, 0 }, { r.rows, 0, 0, true, 1e-6, 2e-6 }, { r.rows, 0, 0, true, 1e-6, 2e-6 } };
+            array a[] = { { n, -20, 20, false, 0, 0 },
+                          { r.rows, 0, 0, true, 1e-6, 2e-6 },
+                          { r.rows, 0, 0, true, 1e-6, 2e-6 } };
             CHECK(agrees_with_f64(call_cross_entropy, &r, a, 3, NULL));
-            array g[] = { { n, -5, 5, false, 0, 0 }, { r.rows, 3, 5, false, 0, 0 }, { n, 0, 0, true, 1e-6, 1e-7 } };
+            array g[] = { { n, -5, 5, false, 0, 0 },
+                          { r.rows, 3, 5, false, 0, 0 },
+                          { n, 0, 0, true, 1e-6, 1e-7 } };
             CHECK(agrees_with_f64(call_cross_entropy_grad, &r, g, 3, NULL));
         }
 }

@@ -7,8 +7,8 @@ TEST(sampled_floats_within_two_ulp)
         CHECK(vmath_worst(&vmath_fns[f], 4099, 4) <= 2);
 }
 
-/* fmaf of the C library rounds once. Operands near each other in size, so that sums fall on half-ways, cancel, and
- * reach the subnormals; and any bits at all. */
+/* fmaf of the C library rounds once. Operands near each other in size, so that sums fall on half-ways,
+ * cancel, and reach the subnormals; and any bits at all. */
 static float random_operand(uint64_t *state, int kind)
 {
     uint32_t bits = (uint32_t)ref_next(state);
@@ -34,7 +34,8 @@ TEST(portable_fma_rounds_once)
                 b[l] = random_operand(&state, kind);
                 c[l] = random_operand(&state, kind == 2 ? 9 : kind);
                 if (kind >= 3) { /* c + h (1 - u^2): half-ways, but for a bit that no double sum holds */
-                    float u = (float)((int)(ref_next(&state) % 9) - 4) * 0x1p-23f, sign = ref_next(&state) % 2 ? 1 : -1;
+                    float u = (float)((int)(ref_next(&state) % 9) - 4) * 0x1p-23f,
+                          sign = ref_next(&state) % 2 ? 1 : -1;
                     a[l] = (1 + u) * (kind == 3 ? 1 : 0x1p-75f);
                     b[l] = (1 - u) * (kind == 3 ? 0x1p-24f : 0x1p-75f) * sign;
                     c[l] = kind == 3 ? 1 + (float)(ref_next(&state) % 8) * 0x1p-23f

@@ -1,6 +1,7 @@
-/* The elementary functions against double precision, over every `step`-th float from bits 0 to 2^32. exp, log, tanh and
- * sigmoid are asked of the best device this machine has, as users get them; erf has no kernel of its own, and is taken
- * from the portable vectors. A part of the blocks is compared bit by bit with the portable vectors too. */
+/* The elementary functions against double precision, over every `step`-th float from bits 0 to 2^32. exp,
+ * log, tanh and sigmoid are asked of the best device this machine has, as users get them; erf has no kernel
+ * of its own, and is taken from the portable vectors. A part of the blocks is compared bit by bit with the
+ * portable vectors too. */
 #ifndef RK_TEST_VMATH_CHECK_H
 #define RK_TEST_VMATH_CHECK_H
 

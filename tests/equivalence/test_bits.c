@@ -1,5 +1,6 @@
-/* The promise: real models trained for 50 steps end with the same SHA-256 over weights and optimiser state, whatever
- * the instruction set, the number of threads, the size of the passes, or where the run was interrupted. */
+/* The promise: real models trained for 50 steps end with the same SHA-256 over weights and optimiser state,
+ * whatever the instruction set, the number of threads, the size of the passes, or where the run was
+ * interrupted. */
 #include "train/tiny.h"
 
 typedef struct {
@@ -9,24 +10,32 @@ typedef struct {
 
 static const kind kinds[] = {
     { "mlp",
-      "model: {layers: [flatten, {linear: 40}, gelu, {layer_norm: {}}, {dropout: 0.1}, {linear: 24}, silu, {rms_norm: {}}, "
-      "linear]}\noptim: {lr: 0.003, weight_decay: 0.1, schedule: cosine, warmup: 5, clip_norm: 0.5, ema: 0.9}\n"
+      "model: {layers: [flatten, {linear: 40}, gelu, {layer_norm: {}}, {dropout: 0.1}, {linear: 24}, silu, "
+      "{rms_norm: {}}, "
+      "linear]}\noptim: {lr: 0.003, weight_decay: 0.1, schedule: cosine, warmup: 5, clip_norm: 0.5, ema: "
+      "0.9}\n"
       "batch: {global: 24}\n",
       true },
     { "cnn",
-      "model: {layers: [{conv2d: {out: 8, pad: 1}}, relu, max_pool, {conv2d: {out: 12, pad: 1}}, relu, avg_pool, flatten, "
+      "model: {layers: [{conv2d: {out: 8, pad: 1}}, relu, max_pool, {conv2d: {out: 12, pad: 1}}, relu, "
+      "avg_pool, flatten, "
       "{linear: 16}, relu, linear]}\noptim: {lr: 0.003, schedule: wsd}\nbatch: {global: 20}\n",
       true },
     { "resnet",
-      "model: {layers: [{conv2d: {out: 6, pad: 1, bias: false}}, batch_norm, relu, {residual: {main: [{conv2d: {out: 6, pad: "
-      "1}}, batch_norm, relu, {conv2d: {out: 6, pad: 1}}, batch_norm]}}, {residual: {main: [{conv2d: {out: 8, pad: 1, "
-      "stride: 2}}, batch_norm, relu, {conv2d: {out: 8, pad: 1}}, batch_norm], shortcut: [{conv2d: {out: 8, kernel: 1, "
+      "model: {layers: [{conv2d: {out: 6, pad: 1, bias: false}}, batch_norm, relu, {residual: {main: "
+      "[{conv2d: {out: 6, pad: "
+      "1}}, batch_norm, relu, {conv2d: {out: 6, pad: 1}}, batch_norm]}}, {residual: {main: [{conv2d: {out: "
+      "8, pad: 1, "
+      "stride: 2}}, batch_norm, relu, {conv2d: {out: 8, pad: 1}}, batch_norm], shortcut: [{conv2d: {out: 8, "
+      "kernel: 1, "
       "stride: 2}}, batch_norm]}}, adaptive_avg_pool, flatten, linear]}\n"
       "optim: {kind: sgd, lr: 0.05, nesterov: true, schedule: step}\nbatch: {global: 24}\n",
       false },
     { "autoencoder",
-      "model: {layers: [{conv2d: {out: 6, stride: 2, pad: 1}}, relu, flatten, {linear: 10}, {linear: 96}, tanh, {reshape: "
-      "[6, 4, 4]}, {upsample: 2}, {conv2d: {out: 1, pad: 1}}]}\noptim: {kind: adam, lr: 0.003, schedule: linear}\n"
+      "model: {layers: [{conv2d: {out: 6, stride: 2, pad: 1}}, relu, flatten, {linear: 10}, {linear: 96}, "
+      "tanh, {reshape: "
+      "[6, 4, 4]}, {upsample: 2}, {conv2d: {out: 1, pad: 1}}]}\noptim: {kind: adam, lr: 0.003, schedule: "
+      "linear}\n"
       "batch: {global: 17}\n",
       true },
 };
@@ -37,8 +46,12 @@ static tiny_run once(const kind *k, const char *isa, int threads, int micro, int
     char t[40], m[40];
     snprintf(t, sizeof t, "parallel.threads=%d", threads);
     snprintf(m, sizeof m, "batch.micro=%d", micro);
-    const char *over[] = { "run.steps=50", t, m, "ckpt.every=1000",
-                           strcmp(k->name, "autoencoder") ? "data.noise=0.05" : "data.task=reconstruction", NULL };
+    const char *over[] = { "run.steps=50",
+                           t,
+                           m,
+                           "ckpt.every=1000",
+                           strcmp(k->name, "autoencoder") ? "data.noise=0.05" : "data.task=reconstruction",
+                           NULL };
     tiny_run r = { .stop_at = stop };
     tiny_train_with(&r, k->text, isa, NULL, over);
     return r;
@@ -50,13 +63,13 @@ static tiny_run fresh(const kind *k, const char *isa, int threads, int micro)
     return once(k, isa, threads, micro, 0);
 }
 
-#define CHECK_SAME(run, ref, k, ...)                                                       \
-    do {                                                                                   \
-        if ((run).status || strcmp((run).hash, (ref).hash)) {                              \
-            fprintf(stderr, "%s with ", (k)->name);                                        \
-            fprintf(stderr, __VA_ARGS__);                                                  \
-            TEST_FAIL(": %s, wanted %s (%s)", (run).hash, (ref).hash, (run).error);        \
-        }                                                                                  \
+#define CHECK_SAME(run, ref, k, ...)                                                \
+    do {                                                                            \
+        if ((run).status || strcmp((run).hash, (ref).hash)) {                       \
+            fprintf(stderr, "%s with ", (k)->name);                                 \
+            fprintf(stderr, __VA_ARGS__);                                           \
+            TEST_FAIL(": %s, wanted %s (%s)", (run).hash, (ref).hash, (run).error); \
+        }                                                                           \
     } while (0)
 
 TEST(instruction_sets_and_threads)
@@ -105,13 +118,15 @@ TEST(interruptions)
     }
 }
 
-/* What the comparisons above would look like if nothing were compared: another seed must give another hash. */
+/* What the comparisons above would look like if nothing were compared: another seed must give another hash.
+ */
 TEST(the_hash_sees_the_weights)
 {
     tiny_run a = fresh(&kinds[1], NULL, 2, 0);
     tiny_fresh();
     tiny_run b = { 0 };
-    tiny_train_with(&b, kinds[1].text, NULL, NULL, (const char *[]){ "run.steps=50", "data.noise=0.05", "run.seed=2", NULL });
+    tiny_train_with(&b, kinds[1].text, NULL, NULL,
+                    (const char *[]){ "run.steps=50", "data.noise=0.05", "run.seed=2", NULL });
     CHECK(!a.status && !b.status && strlen(a.hash) == 64 && strcmp(a.hash, b.hash));
 }
 

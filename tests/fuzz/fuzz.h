@@ -1,4 +1,5 @@
-/* What fuzz targets share. A target is a file fuzz_NAME.c with LLVMFuzzerTestOneInput; its seeds lie in seeds/NAME. */
+/* What fuzz targets share. A target is a file fuzz_NAME.c with LLVMFuzzerTestOneInput; its seeds lie in
+ * seeds/NAME. */
 #ifndef RK_FUZZ_H
 #define RK_FUZZ_H
 
@@ -13,12 +14,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
 
-#define FUZZ_CHECK(cond)                                                                 \
-    do {                                                                                 \
-        if (!(cond)) {                                                                   \
-            fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #cond);    \
-            abort();                                                                     \
-        }                                                                                \
+#define FUZZ_CHECK(cond)                                                              \
+    do {                                                                              \
+        if (!(cond)) {                                                                \
+            fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #cond); \
+            abort();                                                                  \
+        }                                                                             \
     } while (0)
 
 /* The input as a file; path (32 bytes) is its name until close(the returned descriptor). */

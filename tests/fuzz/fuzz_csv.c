@@ -11,8 +11,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     rk__ds *ds;
     if (!n || n > 1 << 16)
         return 0;
-    rk_data_cfg cfg = { .path = path, .format = "csv", .no_header = p[0] & 1, .delimiter = p[0] & 2 ? ';' : 0,
-                        .task = tasks[p[0] >> 2 & 3], .no_labels = p[0] & 16, .label_column = p[0] & 32 ? "1" : NULL,
+    rk_data_cfg cfg = { .path = path,
+                        .format = "csv",
+                        .no_header = p[0] & 1,
+                        .delimiter = p[0] & 2 ? ';' : 0,
+                        .task = tasks[p[0] >> 2 & 3],
+                        .no_labels = p[0] & 16,
+                        .label_column = p[0] & 32 ? "1" : NULL,
                         .categorical = p[0] & 64 ? "2" : NULL };
     int fd = fuzz_file(p + 1, n - 1, path);
     rk_status st = rk__ds_open(&ctx, &cfg, &ds);

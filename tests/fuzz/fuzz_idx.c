@@ -10,8 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
     if (n > 1 << 16)
         return 0;
     int fd = fuzz_file(p, n, path);
-    rk_status st = rk__ds_open(&ctx, &(rk_data_cfg){ .path = path, .format = "idx", .no_labels = n % 2, .labels = path },
-                               &ds);
+    rk_status st = rk__ds_open(
+        &ctx, &(rk_data_cfg){ .path = path, .format = "idx", .no_labels = n % 2, .labels = path }, &ds);
     if (st != RK_OK) {
         fuzz_refused(&ctx, st);
         FUZZ_CHECK(!ds);

@@ -4,7 +4,8 @@
 
 #include "io/inflate.h"
 
-/* Whatever is taken, zlib takes too, and says the same. The checksum is mended first, or nothing would pass. */
+/* Whatever is taken, zlib takes too, and says the same. The checksum is mended first, or nothing would pass.
+ */
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
     enum { MOST = 1 << 16 };

@@ -120,7 +120,8 @@ TEST(yaml_values)
         { "a: 1\nb: [x, 'y', \"z\"]\n", "{\"a\":1,\"b\":[\"x\",\"y\",\"z\"]}" },
         { "[~, null, '', true, False, yes, no, on]", "[null,null,\"\",true,false,\"yes\",\"no\",\"on\"]" },
         { "[1e-3, 1.5, .5, 5., 1E5, +3, -7, 0x1F, 0o17, 012]", "[0.001,1.5,0.5,5.0,100000.0,3,-7,31,15,12]" },
-        { "['1', \"true\", 1.2.3, 2026-11-22, 1_000, e5, 3 px, -, a.b]", "[\"1\",\"true\",\"1.2.3\",\"2026-11-22\",\"1_000\",\"e5\",\"3 px\",\"-\",\"a.b\"]" },
+        { "['1', \"true\", 1.2.3, 2026-11-22, 1_000, e5, 3 px, -, a.b]",
+          "[\"1\",\"true\",\"1.2.3\",\"2026-11-22\",\"1_000\",\"e5\",\"3 px\",\"-\",\"a.b\"]" },
         { "- a: 1\n  b: 2\n- - 3\n  - 4\n", "[{\"a\":1,\"b\":2},[3,4]]" },
         { "t: |\n  one\n  two\n", "{\"t\":\"one\\ntwo\\n\"}" },
         { "# only a comment\n", "null" },
@@ -224,8 +225,8 @@ TEST(set_makes_maps_and_replaces)
 {
     static const struct {
         const char *path, *value;
-    } sets[] = { { "a.b.c", "0.5" },   { "a.b.d", "[1, x]" },  { "a.b.c", "true" }, { "l.1", "{k: v}" },
-                 { "g", "*.weight" },  { "q", "it's" },        { "e", "" },         { "h", "#1" } };
+    } sets[] = { { "a.b.c", "0.5" },  { "a.b.d", "[1, x]" }, { "a.b.c", "true" }, { "l.1", "{k: v}" },
+                 { "g", "*.weight" }, { "q", "it's" },       { "e", "" },         { "h", "#1" } };
     rk_ctx ctx;
     rk_doc *d = parse(&ctx, rk__yaml_parse, "l: [1, 2]\n");
     CHECK(d);
@@ -303,8 +304,14 @@ TEST(nearest_name)
 
 TEST(numbers_in_any_locale)
 {
-    static const char *const texts[] = { "3.14159", "1e-300", "123456789012345678901234567890", "2.2250738585072014e-308",
-                                         "0.1", "-7.25e22", "9007199254740993", "1e23" };
+    static const char *const texts[] = { "3.14159",
+                                         "1e-300",
+                                         "123456789012345678901234567890",
+                                         "2.2250738585072014e-308",
+                                         "0.1",
+                                         "-7.25e22",
+                                         "9007199254740993",
+                                         "1e23" };
     for (int k = 0; k < 2; k++) {
         for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
             double v = 0;
@@ -322,8 +329,10 @@ TEST(numbers_in_any_locale)
     setlocale(LC_ALL, "C");
     double v;
     CHECK(!rk__parse_double("", 0, &v) && !rk__parse_double(".", 1, &v) && !rk__parse_double("1e", 2, &v));
-    CHECK(!rk__parse_double("1,5", 3, &v) && !rk__parse_double("inf", 3, &v) && !rk__parse_double("0x1", 3, &v));
-    CHECK(!rk__parse_double("1 ", 2, &v) && !rk__parse_double("-", 1, &v) && !rk__parse_double("1e400", 5, &v));
+    CHECK(!rk__parse_double("1,5", 3, &v) && !rk__parse_double("inf", 3, &v) &&
+          !rk__parse_double("0x1", 3, &v));
+    CHECK(!rk__parse_double("1 ", 2, &v) && !rk__parse_double("-", 1, &v) &&
+          !rk__parse_double("1e400", 5, &v));
 }
 
 TEST_MAIN

@@ -49,10 +49,12 @@ static void expect(const char *text, rk_data_cfg cfg, const char *want)
 
 TEST(columns)
 {
-    expect("a,b,class\n1,2,x\n3,4.5,y\n-1e2,.5,x\n", (rk_data_cfg){ 0 }, "1 2 -> 0 | 3 4.5 -> 1 | -100 0.5 -> 0 | ");
+    expect("a,b,class\n1,2,x\n3,4.5,y\n-1e2,.5,x\n", (rk_data_cfg){ 0 },
+           "1 2 -> 0 | 3 4.5 -> 1 | -100 0.5 -> 0 | ");
     expect("a,colour,y\n1,red,0\n2,blue,1\n3,green,2\n", (rk_data_cfg){ 0 },
            "1 0 0 1 -> 0 | 2 1 0 0 -> 1 | 3 0 1 0 -> 2 | ");
-    expect("y,a\r\n10,1\r\n9,2\r\n", (rk_data_cfg){ .label_column = "y" }, "1 -> 1 | 2 -> 0 | "); /* 9 < 10: by value */
+    expect("y,a\r\n10,1\r\n9,2\r\n", (rk_data_cfg){ .label_column = "y" },
+           "1 -> 1 | 2 -> 0 | "); /* 9 < 10: by value */
     expect("1,2,3\n4,5,6\n", (rk_data_cfg){ .no_header = true, .label_column = "2", .task = "regression" },
            "1 3 -> 2 | 4 6 -> 5 | ");
     expect("a,b,c\n1,2,3\n4,5,6\n", (rk_data_cfg){ .label_column = "c,a", .task = "regression" },
@@ -67,8 +69,11 @@ TEST(columns)
 
 TEST(quotes_and_line_ends)
 {
-    expect("\"a\",\"b \"\"q\"\"\",y\n\"1\",\"x,\r\ny\",0\n2,\"x,\r\ny\",1", (rk_data_cfg){ 0 }, "1 1 -> 0 | 2 1 -> 1 | ");
-    expect("\xef\xbb\xbf" "a,y\n 1 ,\tu\n2,u\n\n\n", (rk_data_cfg){ 0 }, "1 -> 0 | 2 -> 0 | ");
+    expect("\"a\",\"b \"\"q\"\"\",y\n\"1\",\"x,\r\ny\",0\n2,\"x,\r\ny\",1", (rk_data_cfg){ 0 },
+           "1 1 -> 0 | 2 1 -> 1 | ");
+    expect("\xef\xbb\xbf"
+           "a,y\n 1 ,\tu\n2,u\n\n\n",
+           (rk_data_cfg){ 0 }, "1 -> 0 | 2 -> 0 | ");
     expect("a,y\n1,\" u\"\n2,u\n", (rk_data_cfg){ 0 }, "1 -> 0 | 2 -> 1 | "); /* quoted blanks count */
 }
 
@@ -126,12 +131,13 @@ TEST(refused)
             TEST_FAIL("accepted: %s", rows[i].text);
         }
         if (rk_failed(&ctx) != rows[i].st || !strstr(rk_error(&ctx), rows[i].want))
-            TEST_FAIL("%s: %s \"%s\", expected \"%s\"", rows[i].text, rk_status_name(rk_failed(&ctx)), rk_error(&ctx),
-                      rows[i].want);
+            TEST_FAIL("%s: %s \"%s\", expected \"%s\"", rows[i].text, rk_status_name(rk_failed(&ctx)),
+                      rk_error(&ctx), rows[i].want);
     }
     rk_ctx ctx = { 0 };
     rk__ds *ds;
-    CHECK_INT(rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("nul.csv", "a,b\n1,x\0y\n", 10) }, &ds), RK_EDATA);
+    CHECK_INT(rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("nul.csv", "a,b\n1,x\0y\n", 10) }, &ds),
+              RK_EDATA);
     CHECK(strstr(rk_error(&ctx), "NUL"));
     rk_error_clear(&ctx);
     CHECK_INT(rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_path("none.csv") }, &ds), RK_ENOINPUT);
@@ -196,8 +202,9 @@ TEST(schema_carries_over)
     rk__text_puts(&t, "}");
     ds->ops->close(ds);
     char *schema = rk__text_take(&t);
-    CHECK_STR(schema, "{\"columns\":[{\"name\":\"a\"},{\"name\":\"colour\",\"values\":[\"blue\",\"green\",\"red\"]}],"
-                      "\"targets\":[{\"name\":\"y\",\"values\":[\"no\",\"yes\"]}]}");
+    CHECK_STR(schema,
+              "{\"columns\":[{\"name\":\"a\"},{\"name\":\"colour\",\"values\":[\"blue\",\"green\",\"red\"]}],"
+              "\"targets\":[{\"name\":\"y\",\"values\":[\"no\",\"yes\"]}]}");
     ds = open_text(&ctx, "id,y,colour,a\n7,yes,red,5\n8,yes,green,6\n", (rk_data_cfg){ .schema = schema });
     if (!ds)
         TEST_FAIL("%s", rk_error(&ctx));

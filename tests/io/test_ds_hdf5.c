@@ -12,7 +12,8 @@ typedef struct how {
     bool shuffle;
 } how;
 
-static void put(hid_t file, const char *name, int ndim, const hsize_t *dims, hid_t mem, const void *data, how h)
+static void put(hid_t file, const char *name, int ndim, const hsize_t *dims, hid_t mem, const void *data,
+                how h)
 {
     hid_t space = H5Screate_simple(ndim, dims, NULL), p = H5Pcreate(H5P_DATASET_CREATE);
     hsize_t chunk[8];
@@ -56,8 +57,9 @@ static void compare(const char *path, const float *x, const int64_t *y, int n, i
 TEST(types_and_layouts)
 {
     enum { N = 37, W = 6 };
-    hid_t types[] = { H5T_STD_U8LE,  H5T_STD_I8BE,  H5T_STD_I16LE, H5T_STD_I16BE,   H5T_STD_U32LE,  H5T_STD_I64BE,
-                      H5T_STD_I32LE, H5T_STD_U16BE, H5T_STD_U64LE, H5T_IEEE_F32LE, H5T_IEEE_F64BE, H5T_IEEE_F64LE };
+    hid_t types[] = { H5T_STD_U8LE,  H5T_STD_I8BE,   H5T_STD_I16LE,  H5T_STD_I16BE,
+                      H5T_STD_U32LE, H5T_STD_I64BE,  H5T_STD_I32LE,  H5T_STD_U16BE,
+                      H5T_STD_U64LE, H5T_IEEE_F32LE, H5T_IEEE_F64BE, H5T_IEEE_F64LE };
     float x[N * W];
     int64_t y[N];
     for (int i = 0; i < N * W; i++)
@@ -113,8 +115,10 @@ TEST(refusals)
     refused(path, (rk_data_cfg){ .y_name = "y2" }, RK_EDATA, "one class number a sample");
     refused(path, (rk_data_cfg){ .x_name = "text", .no_labels = true }, RK_EDATA, "elements are neither");
     refused(path, (rk_data_cfg){ .x_name = "group", .no_labels = true }, RK_EDATA, "there is none");
-    refused(path, (rk_data_cfg){ .x_name = "huge", .no_labels = true }, RK_EDATA, "more than the file can hold");
-    refused(path, (rk_data_cfg){ .x_name = "never", .no_labels = true }, RK_EDATA, "more than the file can hold");
+    refused(path, (rk_data_cfg){ .x_name = "huge", .no_labels = true }, RK_EDATA,
+            "more than the file can hold");
+    refused(path, (rk_data_cfg){ .x_name = "never", .no_labels = true }, RK_EDATA,
+            "more than the file can hold");
     refused(file_path("none.h5"), (rk_data_cfg){ 0 }, RK_ENOINPUT, "No such file");
     refused(file_text("text.h5", "hello"), (rk_data_cfg){ 0 }, RK_EDATA, "not an HDF5 file");
 }

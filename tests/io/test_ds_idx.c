@@ -89,7 +89,9 @@ TEST(other_element_types)
         rk_ctx ctx = { 0 };
         rk__ds *ds;
         float x[2];
-        CHECK_OK(&ctx, rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("v.idx", buf, n), .no_labels = true }, &ds));
+        CHECK_OK(
+            &ctx,
+            rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("v.idx", buf, n), .no_labels = true }, &ds));
         CHECK_OK(&ctx, ds->ops->read(ds, &ctx, (int64_t[]){ 0 }, 1, x, NULL));
         ds->ops->close(ds);
         CHECK(x[0] == rows[i].want[0] && x[1] == rows[i].want[1]);
@@ -100,7 +102,8 @@ static void refused(const char *path, rk_status st, const char *want)
 {
     rk_ctx ctx = { 0 };
     rk__ds *ds;
-    rk_status got = rk__ds_open(&ctx, &(rk_data_cfg){ .path = path, .format = "idx", .no_labels = true }, &ds);
+    rk_status got =
+        rk__ds_open(&ctx, &(rk_data_cfg){ .path = path, .format = "idx", .no_labels = true }, &ds);
     if (got == RK_OK) {
         ds->ops->close(ds);
         TEST_FAIL("accepted, expected \"%s\"", want);
@@ -126,7 +129,9 @@ TEST(hostile_headers)
         { "\0\0\x08\3\0\0\0\1\0\0", 10, "offset 10: the file ends in its header" },
         { "\0\0\x08\1\0\0\0\5abcd", 12, "5 bytes after offset 8, but it has 4" },
         { "\0\0\x08\1\0\0\0\3abcd", 12, "3 bytes after offset 8, but it has 4" },
-        { "\0\0\x08\1\xff\xff\xff\xff""abcd", 12, "but it has 4" },
+        { "\0\0\x08\1\xff\xff\xff\xff"
+          "abcd",
+          12, "but it has 4" },
         { "\0\0\x0e\2\xff\xff\xff\xff\xff\xff\xff\xff", 12, "too large" },
         { "\0\0\x08\4\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 20, "too large" },
         { "\0\0\x08\2\0\0\0\0\0\0\0\5", 12, "holds no samples" },
@@ -192,7 +197,8 @@ TEST(numbers_that_are_none)
     rk_ctx ctx = { 0 };
     rk__ds *ds;
     float x[2];
-    CHECK_OK(&ctx, rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("nan", buf, n), .no_labels = true }, &ds));
+    CHECK_OK(&ctx,
+             rk__ds_open(&ctx, &(rk_data_cfg){ .path = file_write("nan", buf, n), .no_labels = true }, &ds));
     CHECK_INT(ds->ops->read(ds, &ctx, (int64_t[]){ 0, 1 }, 2, x, NULL), RK_EDATA);
     CHECK(strstr(rk_error(&ctx), "sample 1, element 0: not a finite number"));
     ds->ops->close(ds);
@@ -202,7 +208,8 @@ TEST(numbers_that_are_none)
     CHECK_INT(rk__ds_open(&ctx, &(rk_data_cfg){ .path = x_file, .labels = labels }, &ds), RK_EDATA);
     CHECK(strstr(rk_error(&ctx), "label of sample 1: not a whole number"));
     rk_error_clear(&ctx);
-    CHECK_OK(&ctx, rk__ds_open(&ctx, &(rk_data_cfg){ .path = x_file, .labels = labels, .task = "regression" }, &ds));
+    CHECK_OK(&ctx, rk__ds_open(&ctx, &(rk_data_cfg){ .path = x_file, .labels = labels, .task = "regression" },
+                               &ds));
     CHECK_INT(ds->ops->info(ds)->targets, 1);
     ds->ops->close(ds);
 }

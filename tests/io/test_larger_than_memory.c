@@ -1,6 +1,6 @@
 /* Data sets larger than the memory the process may have: the limit is on its address space, above what
- * it uses already, and is below the data. The sizes are of the contents; sparse files and compression keep the
- * disk's share small. */
+ * it uses already, and is below the data. The sizes are of the contents; sparse files and compression keep
+ * the disk's share small. */
 #include "files.h"
 
 #include <hdf5.h>
@@ -33,8 +33,8 @@ static int64_t address_space(void)
     return (int64_t)pages * sysconf(_SC_PAGESIZE);
 }
 
-/* In a child with little memory: serves the data once, and says whether every sample came as it was written: all its
- * values equal to its number modulo 251. */
+/* In a child with little memory: serves the data once, and says whether every sample came as it was written:
+ * all its values equal to its number modulo 251. */
 static int serve_all(const char *path, int64_t samples, bool labels)
 {
     rk_ctx *ctx;
@@ -47,8 +47,13 @@ static int serve_all(const char *path, int64_t samples, bool labels)
         return 3;
     if (malloc((size_t)DATA_MIB << 20)) /* the limit holds: the data would not fit */
         return 4;
-    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = path, .batch = 64, .shuffle = true, .seed = 1, .epochs = 1,
-                                                       .normalize = "none", .no_labels = !labels });
+    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = path,
+                                                       .batch = 64,
+                                                       .shuffle = true,
+                                                       .seed = 1,
+                                                       .epochs = 1,
+                                                       .normalize = "none",
+                                                       .no_labels = !labels });
     float *x = malloc(64 * PIXELS * sizeof *x);
     int64_t served = 0, wrong = 0;
     for (rk_batch b; rk_loader_next(l, &b); rk_step_end(ctx)) {
@@ -84,8 +89,10 @@ static int in_child(const char *path, int64_t samples, bool labels)
 
 static void header(uint8_t *h, uint32_t n)
 {
-    memcpy(h, (uint8_t[]){ 0, 0, 8, 3, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n, 0, 0, 0,
-                           SIDE, 0, 0, 0, SIDE }, 16);
+    memcpy(h,
+           (uint8_t[]){ 0, 0, 8, 3, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n, 0,
+                        0, 0, SIDE, 0, 0, 0, SIDE },
+           16);
 }
 
 static const int64_t images = ((int64_t)DATA_MIB << 20) / PIXELS;
@@ -160,7 +167,8 @@ TEST(hdf5_chunked_and_in_place)
         static uint8_t block[CHUNK * PIXELS];
         const char *path = file_path("big.h5");
         hsize_t dims[3] = { (hsize_t)images, SIDE, SIDE }, chunk[3] = { CHUNK, SIDE, SIDE };
-        hid_t f = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), space = H5Screate_simple(3, dims, NULL);
+        hid_t f = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT),
+              space = H5Screate_simple(3, dims, NULL);
         hid_t p = H5Pcreate(H5P_DATASET_CREATE), mem = H5Screate_simple(3, chunk, NULL);
         if (compressed) {
             H5Pset_chunk(p, 3, chunk);

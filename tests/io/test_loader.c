@@ -12,7 +12,8 @@ static const char *images(void)
     static char path[256];
     if (path[0])
         return path;
-    uint8_t buf[16 + N * E] = { 0, 0, 8, 3, 0, 0, 0, N, 0, 0, 0, H, 0, 0, 0, W }, labels[8 + N] = { 0, 0, 8, 1, 0, 0, 0, N };
+    uint8_t buf[16 + N * E] = { 0, 0, 8, 3, 0, 0, 0, N, 0, 0, 0, H, 0, 0, 0, W },
+                         labels[8 + N] = { 0, 0, 8, 1, 0, 0, 0, N };
     for (int n = 0; n < N; n++)
         for (int i = 0; i < E; i++)
             image[n][i / W][i % W] = (uint8_t)(1 + (n * 31 + i * 7) % 255);
@@ -45,7 +46,8 @@ static int serve(rk_ctx *ctx, rk_loader *l, record *out, int max)
     for (rk_batch b; n < max && rk_loader_next(l, &b); rk_step_end(ctx)) {
         float x[64 * E];
         int64_t y[64];
-        if (b.n > 64 || rk_tensor_read(b.x, x, (size_t)b.n * E * 4) || rk_tensor_read(b.y, y, (size_t)b.n * 8))
+        if (b.n > 64 || rk_tensor_read(b.x, x, (size_t)b.n * E * 4) ||
+            rk_tensor_read(b.y, y, (size_t)b.n * 8))
             abort();
         for (int64_t i = 0; i < b.n && n < max; i++, n++) {
             out[n] = (record){ b.sample[i], y[i], b.epoch, { 0 } };
@@ -72,8 +74,15 @@ static int run(const rk_data_cfg *cfg, int64_t cursor, record *out, int max)
 
 static rk_data_cfg full(void)
 {
-    return (rk_data_cfg){ .path = images(), .batch = 8, .shuffle = true, .seed = 5, .shift = 1, .crop_pad = 1, .flip = true,
-                          .noise = 0.1, .epochs = 3 };
+    return (rk_data_cfg){ .path = images(),
+                          .batch = 8,
+                          .shuffle = true,
+                          .seed = 5,
+                          .shift = 1,
+                          .crop_pad = 1,
+                          .flip = true,
+                          .noise = 0.1,
+                          .epochs = 3 };
 }
 
 TEST(plain_order_and_values)
@@ -247,7 +256,13 @@ TEST(statistics_come_from_the_training_part)
 TEST(augmentation_moves_and_mirrors)
 {
     static record r[40 * N];
-    rk_data_cfg c = { .path = images(), .batch = 16, .seed = 3, .shift = 1, .crop_pad = 1, .flip = true, .epochs = 40,
+    rk_data_cfg c = { .path = images(),
+                      .batch = 16,
+                      .seed = 3,
+                      .shift = 1,
+                      .crop_pad = 1,
+                      .flip = true,
+                      .epochs = 40,
                       .normalize = "none" };
     CHECK_INT(run(&c, 0, r, 40 * N), 40 * N);
     int found[2][5][5] = { { { 0 } } };
@@ -280,7 +295,9 @@ TEST(augmentation_moves_and_mirrors)
 TEST(noise_is_normal)
 {
     static record r[40 * N];
-    rk_data_cfg c = { .path = images(), .batch = 16, .seed = 3, .noise = 0.5, .epochs = 40, .normalize = "none" };
+    rk_data_cfg c = {
+        .path = images(), .batch = 16, .seed = 3, .noise = 0.5, .epochs = 40, .normalize = "none"
+    };
     CHECK_INT(run(&c, 0, r, 40 * N), 40 * N);
     double sum = 0, squares = 0, fourth = 0;
     int n = 40 * N * E, beyond = 0;
@@ -393,15 +410,17 @@ TEST(batches_live_as_long_as_their_step)
 TEST(reconstruction_and_regression)
 {
     rk_ctx *ctx = context();
-    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = images(), .batch = 8, .task = "reconstruction" });
+    rk_loader *l =
+        rk_loader_make(ctx, &(rk_data_cfg){ .path = images(), .batch = 8, .task = "reconstruction" });
     rk_batch b;
     CHECK(rk_loader_next(l, &b));
     CHECK(b.x == b.y);
     CHECK_INT(rk_loader_classes(l), 0);
     CHECK_INT(rk_loader_targets(l), E);
     const char *csv = file_text("r.csv", "a,b,u,v\n1,2,3,4\n5,6,7,8\n9,10,11,12\n");
-    l = rk_loader_make(ctx, &(rk_data_cfg){ .path = csv, .batch = 2, .task = "regression", .label_column = "u,v",
-                                            .normalize = "none" });
+    l = rk_loader_make(
+        ctx, &(rk_data_cfg){
+                 .path = csv, .batch = 2, .task = "regression", .label_column = "u,v", .normalize = "none" });
     CHECK(rk_loader_next(l, &b));
     CHECK_INT(rk_loader_targets(l), 2);
     float y[4], x[4];
@@ -474,7 +493,9 @@ TEST(bad_configurations)
         { { .batch = 8, .shift = -1 }, RK_ECONFIG, "shift" },
         { { .batch = 8, .format = "parquet" }, RK_ECONFIG, "data.format" },
         { { .batch = 8, .schema = "{}" }, RK_EDATA, "data.schema" },
-        { { .batch = 8, .schema = "{\"mean\":[1,2],\"std\":[1,1]}" }, RK_EDATA, "2 channels or columns, this data has 1" },
+        { { .batch = 8, .schema = "{\"mean\":[1,2],\"std\":[1,1]}" },
+          RK_EDATA,
+          "2 channels or columns, this data has 1" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         rk_ctx *ctx = context();
@@ -498,8 +519,9 @@ TEST(errors_of_workers_are_reported_in_order)
     buf[12 + 25 * 4 + 1] = 0xc0; /* sample 25 is NaN */
     const char *path = file_write("nan.idx", buf, sizeof buf);
     rk_ctx *ctx = context();
-    rk_loader *l = rk_loader_make(ctx, &(rk_data_cfg){ .path = path, .batch = 4, .no_labels = true, .normalize = "none",
-                                                       .threads = 2 });
+    rk_loader *l = rk_loader_make(
+        ctx,
+        &(rk_data_cfg){ .path = path, .batch = 4, .no_labels = true, .normalize = "none", .threads = 2 });
     rk_batch b;
     for (int i = 0; i < 6; i++, rk_step_end(ctx)) {
         CHECK(rk_loader_next(l, &b));

@@ -71,7 +71,8 @@ TEST(event_files)
     size_t n;
     char *p = event_file(dir, &n);
     int count = records(p, n);
-    bool version = memmem(p, n, "brain.Event:2", 13), loss = memmem(p, n, "\x0a\x04loss\x15\x00\x00\x00\x3f", 11);
+    bool version = memmem(p, n, "brain.Event:2", 13),
+         loss = memmem(p, n, "\x0a\x04loss\x15\x00\x00\x00\x3f", 11);
     free(p);
     rmdir(dir);
     CHECK_INT(count, 4); /* version, start of a session, scalar, text */

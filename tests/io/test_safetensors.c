@@ -28,8 +28,12 @@ TEST(good_headers)
         { "{\"__metadata__\":{\"format\":\"pt\"}}", 0, 0 },
         { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, 1 },
         { "{\"s\":{\"data_offsets\":[0,8],\"dtype\":\"I64\",\"shape\":[]}}", 8, 1 },
-        { "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 6, 2 },
-        { "{\"z\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[4,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, 2 },
+        { "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]},\"a\":{\"dtype\":\"F32\",\"shape\":"
+          "[1],\"data_offsets\":[0,4]}}",
+          6, 2 },
+        { "{\"z\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[4,4]},\"a\":{\"dtype\":\"F32\","
+          "\"shape\":[1],\"data_offsets\":[0,4]}}",
+          4, 2 },
         { "{\"\\u00e9\":{\"dtype\":\"F8_E4M3\",\"shape\":[3],\"data_offsets\":[0,3]}}", 3, 1 },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -72,17 +76,26 @@ TEST(hostile_headers)
         { T("\"dtype\":\"F32\",\"shape\":[\"1\"],\"data_offsets\":[0,4]"), 4, "shape must be a list" },
         { T("\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]"), 4, "at most 8" },
         { T("\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,4]"), 4, "too large" },
-        { T("\"dtype\":\"F32\",\"shape\":[9223372036854775808],\"data_offsets\":[0,4]"), 4, "shape must be a list" },
+        { T("\"dtype\":\"F32\",\"shape\":[9223372036854775808],\"data_offsets\":[0,4]"), 4,
+          "shape must be a list" },
         { T("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]"), 4, "two offsets" },
         { T("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]"), 4, "two offsets" },
         { T("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]"), 4, "outside the file" },
         { T("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]"), 4, "outside the file" },
         { T("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,3]"), 4, "do not fit" },
         { T("\"dtype\":\"F32\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,4]"), 4, "stands twice" },
-        { "{\"w\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "stands twice" },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "overlap" },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[3,4]}}", 4, "gap" },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"z\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4, "overlap" },
+        { "{\"w\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"w\":{\"dtype\":\"F32\",\"shape\":"
+          "[1],\"data_offsets\":[0,4]}}",
+          4, "stands twice" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":"
+          "[1],\"data_offsets\":[0,4]}}",
+          4, "overlap" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":["
+          "1],\"data_offsets\":[3,4]}}",
+          4, "gap" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"z\":{\"dtype\":\"U8\",\"shape\":["
+          "0],\"data_offsets\":[2,2]}}",
+          4, "overlap" },
         { T("\"dtype\":\"U8\",\"shape\":[[1]],\"data_offsets\":[0,1]"), 1, "shape must be a list" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -161,11 +174,15 @@ TEST(written_and_read_back)
     CHECK_INT(rk__st_save(&ctx, "/nowhere/x", e, 1), RK_EIO);
 }
 
-/* Every prefix of a file is refused, and so is every flipped bit of its header or a wrong answer never given. */
+/* Every prefix of a file is refused, and so is every flipped bit of its header or a wrong answer never given.
+ */
 TEST(cut_and_flipped_files)
 {
     uint8_t buf[512], bad[512];
-    size_t n = build(buf, "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[8,11]}}", 11);
+    size_t n = build(buf,
+                     "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":"
+                     "\"U8\",\"shape\":[3],\"data_offsets\":[8,11]}}",
+                     11);
     for (size_t cut = 0; cut < n; cut++) {
         rk_ctx ctx = { 0 };
         rk__safetensors st;

@@ -37,8 +37,12 @@ TEST(names_and_order)
     rk_module *r = rk_residual(net, "block", "relu");
     rk_conv2d_no_bias(rk_residual_main(r), "c", 1, 1, 3, NULL);
     rk_batch_norm(rk_residual_shortcut(r), "b", 1);
-    static const char *const want[] = { "fc1.weight", "fc1.bias", "block.main.c.weight", "block.shortcut.b.weight",
-                                        "block.shortcut.b.bias", "block.shortcut.b.running_mean",
+    static const char *const want[] = { "fc1.weight",
+                                        "fc1.bias",
+                                        "block.main.c.weight",
+                                        "block.shortcut.b.weight",
+                                        "block.shortcut.b.bias",
+                                        "block.shortcut.b.running_mean",
                                         "block.shortcut.b.running_var" };
     CHECK_INT(rk_param_count(net), 7);
     for (int i = 0; i < 7; i++) {
@@ -121,7 +125,8 @@ TEST(orthogonal_is_orthogonal)
             for (int j = 0; j < 12; j++) {
                 double dot = 0;
                 for (int e = 0; e < 30; e++)
-                    dot += k ? (double)w[e * 12 + i] * (double)w[e * 12 + j] : (double)w[i * 30 + e] * (double)w[j * 30 + e];
+                    dot += k ? (double)w[e * 12 + i] * (double)w[e * 12 + j]
+                             : (double)w[i * 30 + e] * (double)w[j * 30 + e];
                 CHECK_CLOSE(dot, i == j ? 4 : 0, 0, 1e-5);
             }
         free(w);
@@ -135,11 +140,24 @@ TEST(globs)
         const char *glob, *name;
         bool match;
     } cases[] = {
-        { "*", "a.b.c", true },      { "a.*", "a.b.c", true },     { "*.c", "a.b.c", true },   { "a.?.c", "a.b.c", true },
-        { "a", "a.b", false },       { "", "", true },             { "", "a", false },         { "*b*", "a.b.c", true },
-        { "*x*", "a.b.c", false },   { "a[0-9]", "a7", true },     { "a[0-9]", "ab", false },  { "a[!0-9]", "ab", true },
-        { "a[!0-9]", "a7", false },  { "a[]]", "a]", true },       { "a[", "a[", false },      { "**c", "abc", true },
-        { "*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaac", false },  { "conv*.weight", "conv1.main.weight", true },
+        { "*", "a.b.c", true },
+        { "a.*", "a.b.c", true },
+        { "*.c", "a.b.c", true },
+        { "a.?.c", "a.b.c", true },
+        { "a", "a.b", false },
+        { "", "", true },
+        { "", "a", false },
+        { "*b*", "a.b.c", true },
+        { "*x*", "a.b.c", false },
+        { "a[0-9]", "a7", true },
+        { "a[0-9]", "ab", false },
+        { "a[!0-9]", "ab", true },
+        { "a[!0-9]", "a7", false },
+        { "a[]]", "a]", true },
+        { "a[", "a[", false },
+        { "**c", "abc", true },
+        { "*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaac", false },
+        { "conv*.weight", "conv1.main.weight", true },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (rk__glob_match(cases[i].glob, cases[i].name) != cases[i].match)
@@ -214,7 +232,8 @@ TEST(shapes_and_work)
     CHECK(out.ndim == 1 && out.dim[0] == 10);
     CHECK_CLOSE(flops, 2.0 * 8 * 28 * 28 * 9 + 2.0 * 160 * 10, 0, 0);
     CHECK_INT(params, 8 * 9 + 8 + 1600 + 10);
-    CHECK_CLOSE(rk_train_flops(net), 2 * 2.0 * 8 * 28 * 28 * 9 + 3 * 2.0 * 160 * 10, 0, 0); /* no input gradient */
+    CHECK_CLOSE(rk_train_flops(net), 2 * 2.0 * 8 * 28 * 28 * 9 + 3 * 2.0 * 160 * 10, 0,
+                0); /* no input gradient */
     rk_freeze(net, "c1.*");
     CHECK_CLOSE(rk_train_flops(net), 2.0 * 8 * 28 * 28 * 9 + 2 * 2.0 * 160 * 10, 0, 0);
     rk_shape real = rk_tensor_shape(rk_forward(net, rk_randn(ctx, RK_F32, RK_SHAPE(3, 1, 28, 28), 1)));

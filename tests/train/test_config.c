@@ -32,13 +32,13 @@ static rk_config *load(const char *text)
 }
 
 /* The message must contain both texts. */
-#define CHECK_REFUSED(text, status, a, b)                                                      \
-    do {                                                                                       \
-        load(text);                                                                            \
-        CHECK_INT(rk_failed(ctx), status);                                                     \
-        if (!strstr(rk_error(ctx), a) || !strstr(rk_error(ctx), b))                            \
-            TEST_FAIL("message \"%s\" lacks \"%s\" or \"%s\"", rk_error(ctx), a, b);           \
-        rk_close(ctx);                                                                         \
+#define CHECK_REFUSED(text, status, a, b)                                            \
+    do {                                                                             \
+        load(text);                                                                  \
+        CHECK_INT(rk_failed(ctx), status);                                           \
+        if (!strstr(rk_error(ctx), a) || !strstr(rk_error(ctx), b))                  \
+            TEST_FAIL("message \"%s\" lacks \"%s\" or \"%s\"", rk_error(ctx), a, b); \
+        rk_close(ctx);                                                               \
     } while (0)
 
 TEST(reads_values_and_defaults)
@@ -101,7 +101,8 @@ TEST(errors_name_place_and_remedy)
 
 TEST(written_reads_back)
 {
-    rk_config *c = load("run: {seed: 3}\nmodel: {layers: [{linear: {out: 4}}, relu]}\noptim: {lr: 0.1, eps: 1e-7}\n");
+    rk_config *c =
+        load("run: {seed: 3}\nmodel: {layers: [{linear: {out: 4}}, relu]}\noptim: {lr: 0.1, eps: 1e-7}\n");
     char *json = rk_config_json(c, 0), *wide = rk_config_json(c, 2);
     rk_config *again = rk__config_from_json(ctx, "record", json, NULL, 0);
     CHECK_OK(ctx, rk_failed(ctx));
@@ -133,7 +134,8 @@ TEST(continuing_with_changes)
     CHECK_INT(notes, 0);
     rk_config *a = rk__config_from_json(ctx, "record", json, allow, 1);
     CHECK_INT(rk__config_continue(ctx, a, json, false, count, &notes), RK_ECONFIG);
-    CHECK(strstr(rk_error(ctx), "optim.lr: 0.1 in the run, 0.2 now") && strstr(rk_error(ctx), "--allow-change"));
+    CHECK(strstr(rk_error(ctx), "optim.lr: 0.1 in the run, 0.2 now") &&
+          strstr(rk_error(ctx), "--allow-change"));
     rk_error_clear(ctx);
     CHECK_OK(ctx, rk__config_continue(ctx, a, json, true, count, &notes));
     CHECK_INT(notes, 1);

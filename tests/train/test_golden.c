@@ -1,4 +1,5 @@
-/* Ten training steps of each kind of model against PyTorch in double precision (tests/golden/make_models.py). */
+/* Ten training steps of each kind of model against PyTorch in double precision (tests/golden/make_models.py).
+ */
 #include "test.h"
 
 #include "golden/golden.h"
@@ -142,8 +143,15 @@ static void build_mlp(rk_module *net)
 
 TEST(mlp_adamw_clipped)
 {
-    compare(&(model){ "mlp", build_mlp, RK_SHAPE(20),
-                      { .kind = RK_ADAMW, .lr = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
+    compare(&(model){ "mlp",
+                      build_mlp,
+                      RK_SHAPE(20),
+                      { .kind = RK_ADAMW,
+                        .lr = 0.01,
+                        .weight_decay = 0.1,
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .eps = 1e-8,
                         .clip_norm = 1 },
                       false });
 }
@@ -166,8 +174,11 @@ static void build_cnn(rk_module *net)
 
 TEST(cnn_sgd_nesterov)
 {
-    compare(&(model){ "cnn", build_cnn, RK_SHAPE(1, 12, 12),
-                      { .kind = RK_SGD, .lr = 0.05, .weight_decay = 0.01, .momentum = 0.9, .nesterov = true }, false });
+    compare(&(model){ "cnn",
+                      build_cnn,
+                      RK_SHAPE(1, 12, 12),
+                      { .kind = RK_SGD, .lr = 0.05, .weight_decay = 0.01, .momentum = 0.9, .nesterov = true },
+                      false });
 }
 
 static void conv_bn(rk_module *m, const char *conv, const char *norm, int in, int out, int kernel, int stride)
@@ -197,8 +208,11 @@ static void build_resnet(rk_module *net)
 
 TEST(resnet_sgd_momentum)
 {
-    compare(&(model){ "resnet", build_resnet, RK_SHAPE(1, 12, 12),
-                      { .kind = RK_SGD, .lr = 0.1, .weight_decay = 0.001, .momentum = 0.9 }, false });
+    compare(&(model){ "resnet",
+                      build_resnet,
+                      RK_SHAPE(1, 12, 12),
+                      { .kind = RK_SGD, .lr = 0.1, .weight_decay = 0.001, .momentum = 0.9 },
+                      false });
 }
 
 static void build_autoencoder(rk_module *net)
@@ -216,9 +230,12 @@ static void build_autoencoder(rk_module *net)
 
 TEST(autoencoder_adam)
 {
-    compare(&(model){ "autoencoder", build_autoencoder, RK_SHAPE(1, 12, 12),
-                      { .kind = RK_ADAM, .lr = 0.01, .weight_decay = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 },
-                      true });
+    compare(&(model){
+        "autoencoder",
+        build_autoencoder,
+        RK_SHAPE(1, 12, 12),
+        { .kind = RK_ADAM, .lr = 0.01, .weight_decay = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 },
+        true });
 }
 
 TEST_MAIN

@@ -65,7 +65,8 @@ TEST(sgd_with_momentum_and_decay)
 
 TEST(adamw_first_step_is_lr_and_decay)
 {
-    toy t = make((rk_optim_cfg){ .kind = RK_ADAMW, .lr = 0.1, .weight_decay = 0.5, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 });
+    toy t = make((rk_optim_cfg){
+        .kind = RK_ADAMW, .lr = 0.1, .weight_decay = 0.5, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 });
     CHECK_OK(ctx, push(&t, 3, -7, 0, 1));
     CHECK_CLOSE(at(t.w, 0), 1 * (1 - 0.05) - 0.1, 1e-5, 0);
     CHECK_CLOSE(at(t.w, 1), -2 * (1 - 0.05) + 0.1, 1e-5, 0);
@@ -176,7 +177,9 @@ TEST(schedules)
 /* What rk_save writes rk_resume restores, and the next steps have the same bits. */
 TEST(saved_and_resumed_by_hand)
 {
-    rk_optim_cfg cfg = { .kind = RK_ADAMW, .lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1 };
+    rk_optim_cfg cfg = {
+        .kind = RK_ADAMW, .lr = 0.1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1
+    };
     char dir[64];
     snprintf(dir, sizeof dir, "test_optim_run_%d", (int)getpid());
     toy a = make(cfg);

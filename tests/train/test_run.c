@@ -1,20 +1,24 @@
-/* Runs from configuration to snapshot: resumed = straight, pieces = whole, stopping, diverging, fine-tuning. */
+/* Runs from configuration to snapshot: resumed = straight, pieces = whole, stopping, diverging, fine-tuning.
+ */
 #include "tiny.h"
 
-#define MLP                                                                                                      \
-    "model: {layers: [flatten, {linear: 24}, {layer_norm: {}}, gelu, {dropout: 0.2}, {linear: 16}, relu, linear]}\n" \
-    "optim: {lr: 0.01, weight_decay: 0.1, schedule: cosine, warmup: 3, clip_norm: 1}\n"                          \
+#define MLP                                                                                                \
+    "model: {layers: [flatten, {linear: 24}, {layer_norm: {}}, gelu, {dropout: 0.2}, {linear: 16}, relu, " \
+    "linear]}\n"                                                                                           \
+    "optim: {lr: 0.01, weight_decay: 0.1, schedule: cosine, warmup: 3, clip_norm: 1}\n"                    \
     "batch: {global: 12}\nlog: {every: 4}\n"
-#define CNN                                                                                                           \
-    "model: {layers: [{conv2d: {out: 4, pad: 1}}, relu, max_pool, {conv2d: {out: 6, pad: same}}, relu, flatten, "     \
-    "{linear: 12}, relu, linear]}\n"                                                                                  \
-    "optim: {kind: sgd, lr: 0.05, schedule: linear}\nbatch: {global: 20}\ndata: {shift: 1, flip: true, noise: 0.1}\n" \
+#define CNN                                                                                              \
+    "model: {layers: [{conv2d: {out: 4, pad: 1}}, relu, max_pool, {conv2d: {out: 6, pad: same}}, relu, " \
+    "flatten, "                                                                                          \
+    "{linear: 12}, relu, linear]}\n"                                                                     \
+    "optim: {kind: sgd, lr: 0.05, schedule: linear}\nbatch: {global: 20}\ndata: {shift: 1, flip: true, " \
+    "noise: 0.1}\n"                                                                                      \
     "log: {every: 4}\n"
 
-#define CHECK_DONE(t)                                                          \
-    do {                                                                       \
-        if ((t).status)                                                        \
-            TEST_FAIL("training failed: %s", (t).error);                       \
+#define CHECK_DONE(t)                                    \
+    do {                                                 \
+        if ((t).status)                                  \
+            TEST_FAIL("training failed: %s", (t).error); \
     } while (0)
 
 /* YAML maps do not repeat: the data key of CNN is joined here. */
@@ -68,7 +72,8 @@ TEST(resumed_is_straight)
     }
 }
 
-/* Asked to stop before the first step, of a new run and of one that is continued: nothing is lost, nothing is wrong. */
+/* Asked to stop before the first step, of a new run and of one that is continued: nothing is lost, nothing is
+ * wrong. */
 TEST(stopped_before_a_step)
 {
     static const char *const over[] = { "run.steps=6", NULL };
@@ -112,8 +117,8 @@ TEST(pieces_are_the_whole)
             CHECK_DONE(pieces);
             for (int s = 1; s <= 12; s++)
                 if (pieces.loss[s] != whole.loss[s])
-                    TEST_FAIL("%s: loss of step %d is %.9g in pieces of %d, %.9g whole", models[m], s, pieces.loss[s],
-                              micro[i], whole.loss[s]);
+                    TEST_FAIL("%s: loss of step %d is %.9g in pieces of %d, %.9g whole", models[m], s,
+                              pieces.loss[s], micro[i], whole.loss[s]);
             CHECK_STR(pieces.hash, whole.hash);
         }
     }
@@ -203,8 +208,10 @@ TEST(early_stopping)
 {
     tiny_fresh();
     char over[300];
-    snprintf(over, sizeof over, "run.epochs=40 data.eval=%s/eval optim.lr=0 optim.schedule=constant eval.patience=3 "
-                                "optim.warmup=0", tiny_dir);
+    snprintf(over, sizeof over,
+             "run.epochs=40 data.eval=%s/eval optim.lr=0 optim.schedule=constant eval.patience=3 "
+             "optim.warmup=0",
+             tiny_dir);
     tiny_run t = train_model("mlp", over); /* nothing is learned: the first evaluation stays the best */
     CHECK_DONE(t);
     CHECK_INT(t.evals, 4);
@@ -216,11 +223,13 @@ TEST(divergence_names_layer_and_samples)
 {
     tiny_fresh();
     /* a product of weights, each thrown far by the other's gradient */
-    tiny_run t = tiny_train("model: {layers: [flatten, {linear: 8}, {linear: 8}, linear]}\nbatch: {global: 20}\n",
-                            "optim.kind=sgd run.steps=40 optim.lr=1000 ckpt.every=1");
+    tiny_run t =
+        tiny_train("model: {layers: [flatten, {linear: 8}, {linear: 8}, linear]}\nbatch: {global: 20}\n",
+                   "optim.kind=sgd run.steps=40 optim.lr=1000 ckpt.every=1");
     CHECK_INT(t.status, RK_EDIVERGED);
     CHECK_INT(rk_exit_code(t.status), 79);
-    CHECK(strstr(t.error, "first not finite: linear") && strstr(t.error, "samples ") && strstr(t.error, "step "));
+    CHECK(strstr(t.error, "first not finite: linear") && strstr(t.error, "samples ") &&
+          strstr(t.error, "step "));
     tiny_fresh();
     tiny_run ok = train_model("cnn", "run.steps=40 optim.lr=0.01 optim.schedule=constant");
     CHECK_DONE(ok);
@@ -257,7 +266,8 @@ TEST(changed_configuration)
     CHECK_INT(d.first, 5);
     CHECK(strstr(d.warn, "optim.lr"));
     tiny_run e = { 0 };
-    tiny_train_with(&e, MLP, NULL, &(rk_train_opts){ .fresh = true }, (const char *[]){ "run.steps=3", "run.seed=5", NULL });
+    tiny_train_with(&e, MLP, NULL, &(rk_train_opts){ .fresh = true },
+                    (const char *[]){ "run.steps=3", "run.seed=5", NULL });
     CHECK_DONE(e);
     CHECK_INT(e.first, 1);
 }
@@ -271,8 +281,10 @@ TEST(fine_tuning_a_run)
     CHECK(base.eval_accuracy > 0.9);
     rename(tiny_path("run"), tiny_path("base"));
     char text[512];
-    snprintf(text, sizeof text, "model: {from: %s/base, replace: {linear2: {linear: {out: 4}}}}\n"
-                                "freeze: ['*']\nunfreeze: ['linear2.*']\n", tiny_dir);
+    snprintf(text, sizeof text,
+             "model: {from: %s/base, replace: {linear2: {linear: {out: 4}}}}\n"
+             "freeze: ['*']\nunfreeze: ['linear2.*']\n",
+             tiny_dir);
     tiny_run fine = tiny_train(text, "run.epochs=6 run.seed=9 data.split=0.2 optim.lr=0.02 batch.global=20");
     CHECK_DONE(fine);
     CHECK(fine.eval_accuracy > 0.9);
@@ -310,12 +322,15 @@ TEST(wrong_models_are_refused_before_training)
         { "model: {layers: [flatten, {linear: {outt: 3}}]}\n", "outt", "did you mean out?" },
         { "model: {layers: [flatten, {conv2d: {out: 3}}]}\n", "(channels, height, width)", "config.yaml:3:" },
         { "model: {layers: [{conv2d: {out: 3, kernel: 9}}, flatten, linear]}\n", "layer conv1", "(1, 8, 8)" },
-        { "model: {layers: [{residual: {main: [{conv2d: {out: 3, pad: 1}}]}}, flatten, linear]}\n", "block1", "shortcut" },
+        { "model: {layers: [{residual: {main: [{conv2d: {out: 3, pad: 1}}]}}, flatten, linear]}\n", "block1",
+          "shortcut" },
         { "model: {layers: []}\n", "no layers", "config.yaml:3:" },
         { "model: {layer: [relu]}\n", "layer", "did you mean layers?" },
-        { "model: {layers: [flatten, {linear: {name: a}}, {linear: {name: a}}]}\n", "two layers are named a", "" },
+        { "model: {layers: [flatten, {linear: {name: a}}, {linear: {name: a}}]}\n", "two layers are named a",
+          "" },
         { "model: {layers: [flatten, linear], replace: {linear9: relu}}\n", "linear9", "no layer" },
-        { "model: {layers: [flatten, linear]}\nfreeze: [linear1.wight]\n", "linear1.wight", "linear1.weight" },
+        { "model: {layers: [flatten, linear]}\nfreeze: [linear1.wight]\n", "linear1.wight",
+          "linear1.weight" },
         { "model: {layers: [flatten, linear]}\nfreeze: ['*']\n", "nothing to train", "frozen" },
         { "model: {layers: [flatten, linear]}\nloss: {kind: mse}\n", "loss.kind mse", "cross_entropy" },
     };

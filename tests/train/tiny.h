@@ -44,7 +44,8 @@ static inline const char *tiny_path(const char *name)
 static inline void tiny_idx(const char *prefix, int n, unsigned seed)
 {
     char path[300];
-    unsigned char head[16] = { 0, 0, 8, 3, 0, 0, (unsigned char)(n >> 8), (unsigned char)n, 0, 0, 0, 8, 0, 0, 0, 8 };
+    unsigned char head[16] = { 0, 0, 8, 3, 0, 0, (unsigned char)(n >> 8), (unsigned char)n, 0, 0,
+                               0, 8, 0, 0, 0, 8 };
     snprintf(path, sizeof path, "%s/%s-images-idx3-ubyte", tiny_dir, prefix);
     FILE *x = fopen(path, "wb");
     snprintf(path, sizeof path, "%s/%s-labels-idx1-ubyte", tiny_dir, prefix);

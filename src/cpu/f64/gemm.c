@@ -17,8 +17,8 @@ static double to_bf16(double x)
 }
 
 /* The subtree of `segments` leaves over units [lo, hi); one leaf is a chain from `start`. */
-static double subtree(const rk_gemm *g, const double *a, const double *b, int64_t unit, int64_t lo, int64_t hi,
-                      int segments, double start)
+static double subtree(const rk_gemm *g, const double *a, const double *b, int64_t unit, int64_t lo,
+                      int64_t hi, int segments, double start)
 {
     if (segments > 1) {
         int64_t mid = rk_order_mid(lo, hi);

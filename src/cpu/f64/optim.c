@@ -4,7 +4,7 @@
 #include <math.h>
 
 /* Kingma & Ba 2015, algorithm 1; decoupled decay: Loshchilov & Hutter 2019, algorithm 2. */
-rk_status rk__adam_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const void *gradient, void *first,
+rk_status rk__adam_f64(rk_dev *dev, const rk_optim_args *o, void *weights, const void *gradient, void *first,
                        void *second)
 {
     (void)dev;
@@ -23,7 +23,7 @@ rk_status rk__adam_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const
 }
 
 /* Momentum as Sutskever et al. 2013 write it, in the form that common frameworks share. */
-rk_status rk__sgd_f64(rk_dev *dev, const rk_optim_step *o, void *weights, const void *gradient,
+rk_status rk__sgd_f64(rk_dev *dev, const rk_optim_args *o, void *weights, const void *gradient,
                       void *momentum)
 {
     (void)dev;

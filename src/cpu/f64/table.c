@@ -1,5 +1,6 @@
-/* The CPU's f64 kernel table: plain loops in double, in canonical order. Gradient checks run on it, and tests take it
- * as the reference for every other table. An entry is one row of entries.def: ENTRY(gemm) takes rk__gemm_f64. */
+/* The CPU's f64 kernel table: plain loops in double, in canonical order. Gradient checks run on it, and tests
+ * take it as the reference for every other table. An entry is one row of entries.def: ENTRY(gemm) takes
+ * rk__gemm_f64. */
 #include "core/kernels.h"
 
 #define ENTRY(e) extern __typeof__(*((rk_kernels *)0)->e) rk__##e##_f64;

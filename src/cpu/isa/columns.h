@@ -1,5 +1,5 @@
-/* Sums down the columns of (rows, cols): the canonical sum over the samples of a batch, for many columns at once. Each
- * column is a chain for each segment, and the segments are added in their tree. */
+/* Sums down the columns of (rows, cols): the canonical sum over the samples of a batch, for many columns at
+ * once. Each column is a chain for each segment, and the segments are added in their tree. */
 #ifndef RK_CPU_COLUMNS_H
 #define RK_CPU_COLUMNS_H
 
@@ -17,8 +17,8 @@ typedef enum col_kind {
 } col_kind;
 
 typedef struct col_src {
-    const float *x, *dy;           /* (rows, cols) */
-    const float *centre, *scale;   /* (cols), or (rows) for COL_ROW_XHAT */
+    const float *x, *dy;         /* (rows, cols) */
+    const float *centre, *scale; /* (cols), or (rows) for COL_ROW_XHAT */
     int64_t rows, cols;
 } col_src;
 

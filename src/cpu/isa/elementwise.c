@@ -1,5 +1,6 @@
-/* Elementwise functions, their gradients, and losses per element. Numeric contract: the value of an element depends on
- * that element alone; parameters are rounded to float first (pow_scalar keeps its exponent in double). */
+/* Elementwise functions, their gradients, and losses per element. Numeric contract: the value of an element
+ * depends on that element alone; parameters are rounded to float first (pow_scalar keeps its exponent in
+ * double). */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/vmath.h"
@@ -24,7 +25,8 @@ static void run_task(void *arg, int64_t task, int worker)
 }
 
 /* cost: nanoseconds an element, on data that is in a near cache. */
-static rk_status run(rk_dev *dev, int64_t n, double cost, span_fn *fn, const void *a, const void *b, double p, void *y)
+static rk_status run(rk_dev *dev, int64_t n, double cost, span_fn *fn, const void *a, const void *b, double p,
+                     void *y)
 {
     job j = { .n = n, .a = a, .b = b, .y = y, .p = p, .fn = fn };
     int64_t tasks;
@@ -34,46 +36,46 @@ static rk_status run(rk_dev *dev, int64_t n, double cost, span_fn *fn, const voi
 }
 
 /* MAP1(name, nanoseconds, expression of the vectors x and s, s = p in every lane) */
-#define MAP1(name, cost, ...)                                                                                   \
-    static void name##_span(int64_t n, const float *xs, const float *none, double p, float *ys)                \
-    {                                                                                                           \
-        (void)none;                                                                                             \
-        const vf s = v_set1((float)p);                                                                          \
-        (void)s;                                                                                                \
-        int64_t i = 0;                                                                                          \
-        for (; i + VL <= n; i += VL) {                                                                          \
-            vf x = v_load(xs + i);                                                                              \
-            v_store(ys + i, __VA_ARGS__);                                                                       \
-        }                                                                                                       \
-        if (i < n) {                                                                                            \
-            vf x = v_loadn(xs + i, (int)(n - i));                                                               \
-            v_storen(ys + i, (int)(n - i), __VA_ARGS__);                                                        \
-        }                                                                                                       \
-    }                                                                                                           \
-    rk_status RK_NAME(name)(rk_dev * dev, int64_t n, const void *x, double p, void *y)                          \
-    {                                                                                                           \
-        return run(dev, n, cost, name##_span, x, NULL, p, y);                                                   \
+#define MAP1(name, cost, ...)                                                                   \
+    static void name##_span(int64_t n, const float *xs, const float *none, double p, float *ys) \
+    {                                                                                           \
+        (void)none;                                                                             \
+        const vf s = v_set1((float)p);                                                          \
+        (void)s;                                                                                \
+        int64_t i = 0;                                                                          \
+        for (; i + VL <= n; i += VL) {                                                          \
+            vf x = v_load(xs + i);                                                              \
+            v_store(ys + i, __VA_ARGS__);                                                       \
+        }                                                                                       \
+        if (i < n) {                                                                            \
+            vf x = v_loadn(xs + i, (int)(n - i));                                               \
+            v_storen(ys + i, (int)(n - i), __VA_ARGS__);                                        \
+        }                                                                                       \
+    }                                                                                           \
+    rk_status RK_NAME(name)(rk_dev * dev, int64_t n, const void *x, double p, void *y)          \
+    {                                                                                           \
+        return run(dev, n, cost, name##_span, x, NULL, p, y);                                   \
     }
 
 /* MAP2(name, nanoseconds, expression of the vectors a, b and s) */
-#define MAP2(name, cost, ...)                                                                                   \
-    static void name##_span(int64_t n, const float *as, const float *bs, double p, float *ys)                  \
-    {                                                                                                           \
-        const vf s = v_set1((float)p);                                                                          \
-        (void)s;                                                                                                \
-        int64_t i = 0;                                                                                          \
-        for (; i + VL <= n; i += VL) {                                                                          \
-            vf a = v_load(as + i), b = v_load(bs + i);                                                          \
-            v_store(ys + i, __VA_ARGS__);                                                                       \
-        }                                                                                                       \
-        if (i < n) {                                                                                            \
-            vf a = v_loadn(as + i, (int)(n - i)), b = v_loadn(bs + i, (int)(n - i));                            \
-            v_storen(ys + i, (int)(n - i), __VA_ARGS__);                                                        \
-        }                                                                                                       \
-    }                                                                                                           \
-    rk_status RK_NAME(name)(rk_dev * dev, int64_t n, const void *a, const void *b, double p, void *y)           \
-    {                                                                                                           \
-        return run(dev, n, cost, name##_span, a, b, p, y);                                                      \
+#define MAP2(name, cost, ...)                                                                         \
+    static void name##_span(int64_t n, const float *as, const float *bs, double p, float *ys)         \
+    {                                                                                                 \
+        const vf s = v_set1((float)p);                                                                \
+        (void)s;                                                                                      \
+        int64_t i = 0;                                                                                \
+        for (; i + VL <= n; i += VL) {                                                                \
+            vf a = v_load(as + i), b = v_load(bs + i);                                                \
+            v_store(ys + i, __VA_ARGS__);                                                             \
+        }                                                                                             \
+        if (i < n) {                                                                                  \
+            vf a = v_loadn(as + i, (int)(n - i)), b = v_loadn(bs + i, (int)(n - i));                  \
+            v_storen(ys + i, (int)(n - i), __VA_ARGS__);                                              \
+        }                                                                                             \
+    }                                                                                                 \
+    rk_status RK_NAME(name)(rk_dev * dev, int64_t n, const void *a, const void *b, double p, void *y) \
+    {                                                                                                 \
+        return run(dev, n, cost, name##_span, a, b, p, y);                                            \
     }
 
 /* -1, 0 or 1; a NaN stays one. */
@@ -161,7 +163,8 @@ static uint64_t double_to_bits(double d)
     return u;
 }
 
-/* log2 of a positive float: 2 atanh(z) / ln 2 with z = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)]; error 1e-13. */
+/* log2 of a positive float: 2 atanh(z) / ln 2 with z = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)]; error
+ * 1e-13. */
 static double log2_of(float x)
 {
     uint64_t sqrt_half = UINT64_C(0x3fe6a09e667f3bcd), ix = double_to_bits((double)x) - sqrt_half;
@@ -178,8 +181,9 @@ static float exp2_of(double y)
 {
     y = y < -200 ? -200 : y > 200 ? 200 : y;
     double n = (y + 0x1.8p52) - 0x1.8p52, r = (y - n) * 0x1.62e42fefa39efp-1, p = 1.0 / 39916800;
-    static const double inverse_factorial[] = { 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                                                1.0 / 24,      1.0 / 6,      1.0 / 2,     1.0,        1.0 };
+    static const double inverse_factorial[] = { 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                                                1.0 / 720,     1.0 / 120,    1.0 / 24,    1.0 / 6,
+                                                1.0 / 2,       1.0,          1.0 };
     for (int k = 0; k < 11; k++)
         p = p * r + inverse_factorial[k];
     return (float)(p * bits_to_double((uint64_t)((int64_t)n + 1023) << 52));

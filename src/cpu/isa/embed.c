@@ -1,5 +1,5 @@
-/* Rows by index, and gather. Numeric contract: a gradient is, for each row of the table, the sum of its terms in the
- * order of r; with segments, a sum of each, added in their tree (core/order.h). */
+/* Rows by index, and gather. Numeric contract: a gradient is, for each row of the table, the sum of its terms
+ * in the order of r; with segments, a sum of each, added in their tree (core/order.h). */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/rows.h"
@@ -23,7 +23,8 @@ static void take(void *arg, int64_t task, int worker)
         memcpy(j->y + r * j->cols, j->table + j->index[r] * j->cols, sizeof(float) * (size_t)j->cols);
 }
 
-rk_status RK_NAME(take_rows)(rk_dev *dev, int64_t rows, int64_t cols, const void *table, const int64_t *index, void *y)
+rk_status RK_NAME(take_rows)(rk_dev *dev, int64_t rows, int64_t cols, const void *table, const int64_t *index,
+                             void *y)
 {
     rows_job j = { .rows = rows, .cols = cols, .table = table, .index = index, .y = y };
     int64_t tasks;
@@ -100,7 +101,13 @@ rk_status RK_NAME(take_rows_grad)(rk_dev *dev, int64_t table_rows, int64_t rows,
     if (cols == 0)
         return RK_OK;
     list_by_row(table_rows, rows, index, start, list);
-    rows_job j = { .rows = table_rows, .cols = cols, .dy = dy, .y = dtable, .start = start, .list = list, .order = order,
+    rows_job j = { .rows = table_rows,
+                   .cols = cols,
+                   .dy = dy,
+                   .y = dtable,
+                   .start = start,
+                   .list = list,
+                   .order = order,
                    .terms = rows };
     int64_t tasks;
     double each_row = table_rows > 0 ? 1 + (double)rows / (double)table_rows * 0.2 * (double)cols : 1;
@@ -154,8 +161,8 @@ static void gather_grad_task(void *arg, int64_t task, int worker)
     }
 }
 
-rk_status RK_NAME(gather_grad)(rk_dev *dev, int64_t outer, int64_t n, int64_t m, int64_t inner, const void *dy,
-                               const int64_t *index, void *dx)
+rk_status RK_NAME(gather_grad)(rk_dev *dev, int64_t outer, int64_t n, int64_t m, int64_t inner,
+                               const void *dy, const int64_t *index, void *dx)
 {
     gather_job j = { outer, n, m, inner, 0, dy, index, dx };
     int64_t tasks;

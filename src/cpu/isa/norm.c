@@ -1,5 +1,6 @@
-/* Layer, RMS and batch normalisation. Numeric contract: core/order.h. A row's sums go by lanes; sums over samples are
- * chains a segment; in (n, c, s) the s terms of a sample's channel are a row, and their sums the chain's terms. */
+/* Layer, RMS and batch normalisation. Numeric contract: core/order.h. A row's sums go by lanes; sums over
+ * samples are chains a segment; in (n, c, s) the s terms of a sample's channel are a row, and their sums the
+ * chain's terms. */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/columns.h"
@@ -69,15 +70,25 @@ static rk_status run_rows(rk_dev *dev, row_job *j, double ns, rk__task *task)
 rk_status RK_NAME(layer_norm)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma,
                               const void *beta, double eps, void *y, void *mean, void *rstd)
 {
-    row_job j = { .rows = rows, .cols = cols, .x = x, .gamma = gamma, .beta = beta, .out = y, .mean = mean, .rstd = rstd,
-                  .centred = true, .eps = (float)eps };
+    row_job j = { .rows = rows,
+                  .cols = cols,
+                  .x = x,
+                  .gamma = gamma,
+                  .beta = beta,
+                  .out = y,
+                  .mean = mean,
+                  .rstd = rstd,
+                  .centred = true,
+                  .eps = (float)eps };
     return run_rows(dev, &j, 0.3, norm_rows);
 }
 
-rk_status RK_NAME(rms_norm)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma, double eps,
-                            void *y, void *rstd)
+rk_status RK_NAME(rms_norm)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma,
+                            double eps, void *y, void *rstd)
 {
-    row_job j = { .rows = rows, .cols = cols, .x = x, .gamma = gamma, .out = y, .rstd = rstd, .eps = (float)eps };
+    row_job j = {
+        .rows = rows, .cols = cols, .x = x, .gamma = gamma, .out = y, .rstd = rstd, .eps = (float)eps
+    };
     return run_rows(dev, &j, 0.25, norm_rows);
 }
 
@@ -115,7 +126,13 @@ static void norm_dx_rows(void *arg, int64_t task, int worker)
 rk_status RK_NAME(layer_norm_dx)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const void *gamma,
                                  const void *mean, const void *rstd, const void *dy, void *dx)
 {
-    row_job j = { .rows = rows, .cols = cols, .x = x, .gamma = gamma, .dy = dy, .mean_in = mean, .rstd_in = rstd,
+    row_job j = { .rows = rows,
+                  .cols = cols,
+                  .x = x,
+                  .gamma = gamma,
+                  .dy = dy,
+                  .mean_in = mean,
+                  .rstd_in = rstd,
                   .out = dx };
     return run_rows(dev, &j, 0.4, norm_dx_rows);
 }
@@ -136,7 +153,8 @@ typedef struct strip_job {
     float *weighted, *plain; /* sums of kind over x and dy; sums of dy; either may be NULL */
 } strip_job;
 
-static void strips_of(col_kind kind, const strip_job *j, const col_src *src, float *out, int64_t col, int64_t n)
+static void strips_of(col_kind kind, const strip_job *j, const col_src *src, float *out, int64_t col,
+                      int64_t n)
 {
     /* a constant kind for each copy of the loops */
     switch (kind) {
@@ -179,7 +197,8 @@ static void run_strips(rk_dev *dev, strip_job *j)
 }
 
 rk_status RK_NAME(layer_norm_dparam)(rk_dev *dev, int64_t rows, int64_t cols, rk_order order, const void *x,
-                                     const void *mean, const void *rstd, const void *dy, void *dgamma, void *dbeta)
+                                     const void *mean, const void *rstd, const void *dy, void *dgamma,
+                                     void *dbeta)
 {
     strip_job j = { .kind = COL_ROW_XHAT, .order = order, .weighted = dgamma, .plain = dbeta };
     j.src = (col_src){ .x = x, .dy = dy, .centre = mean, .scale = rstd, .rows = rows, .cols = cols };
@@ -196,13 +215,15 @@ typedef struct channel_job {
     int64_t n, c, s, each, block; /* each: blocks a task; block: channels */
     rk_order order;
     const float *x, *dy, *mean, *rstd;
-    float *first, *second; /* mean and variance, or sums weighted by xhat and plain; sum_channels: first alone */
+    float *first,
+        *second; /* mean and variance, or sums weighted by xhat and plain; sum_channels: first alone */
 } channel_job;
 
 /* What a row of s elements gives to up to two sums. */
 typedef enum row_kind { ROW_PLAIN, ROW_SQUARE, ROW_XHAT } row_kind;
 
-RK_INLINE void row_terms(row_kind kind, const channel_job *j, int64_t at, float mean, float rstd, float term[2])
+RK_INLINE void row_terms(row_kind kind, const channel_job *j, int64_t at, float mean, float rstd,
+                         float term[2])
 {
     if (kind == ROW_PLAIN) {
         term[0] = row_sum(j->x + at, j->s);
@@ -229,9 +250,10 @@ RK_INLINE void row_terms(row_kind kind, const channel_job *j, int64_t at, float 
     term[0] = v_tree_sum(acc);
 }
 
-/* The sums of `count` channels from `c0` on, as the order says; out[k] (count) takes the k-th of `sums` sums. */
-RK_INLINE void sum_block(row_kind kind, const channel_job *j, int64_t c0, int64_t count, int sums, const float *mean,
-                         float *const out[2])
+/* The sums of `count` channels from `c0` on, as the order says; out[k] (count) takes the k-th of `sums` sums.
+ */
+RK_INLINE void sum_block(row_kind kind, const channel_job *j, int64_t c0, int64_t count, int sums,
+                         const float *mean, float *const out[2])
 {
     float pending[TREE_LEVELS][2][BLOCK_CHANNELS], acc[2][BLOCK_CHANNELS] = { { 0 } };
     int depth = 0;
@@ -247,7 +269,8 @@ RK_INLINE void sum_block(row_kind kind, const channel_job *j, int64_t c0, int64_
         for (int64_t n = lo; n < hi; n++)
             for (int64_t i = 0; i < count; i++) {
                 float term[2] = { 0, 0 };
-                row_terms(kind, j, (n * j->c + c0 + i) * j->s, mean ? mean[i] : 0, j->rstd ? j->rstd[c0 + i] : 0, term);
+                row_terms(kind, j, (n * j->c + c0 + i) * j->s, mean ? mean[i] : 0,
+                          j->rstd ? j->rstd[c0 + i] : 0, term);
                 for (int k = 0; k < sums; k++)
                     acc[k][i] += term[k];
             }
@@ -269,14 +292,14 @@ RK_INLINE void sum_block(row_kind kind, const channel_job *j, int64_t c0, int64_
 }
 
 /* Runs `block` statements for each block of channels of a task: c0, count. */
-#define EACH_BLOCK(j, task, ...)                                                                      \
-    do {                                                                                              \
-        int64_t blocks_ = ((j)->c + (j)->block - 1) / (j)->block;                                     \
+#define EACH_BLOCK(j, task, ...)                                                                            \
+    do {                                                                                                    \
+        int64_t blocks_ = ((j)->c + (j)->block - 1) / (j)->block;                                           \
         for (int64_t b_ = (task) * (j)->each, end_ = rows_end(blocks_, (j)->each, task); b_ < end_; b_++) { \
-            const int64_t c0 = b_ * (j)->block;                                                       \
-            const int64_t count = (j)->c - c0 < (j)->block ? (j)->c - c0 : (j)->block;                \
-            __VA_ARGS__                                                                               \
-        }                                                                                             \
+            const int64_t c0 = b_ * (j)->block;                                                             \
+            const int64_t count = (j)->c - c0 < (j)->block ? (j)->c - c0 : (j)->block;                      \
+            __VA_ARGS__                                                                                     \
+        }                                                                                                   \
     } while (0)
 
 static void channel_sums(void *arg, int64_t task, int worker)
@@ -329,7 +352,8 @@ static void run_channels(rk_dev *dev, channel_job *j, double ns, rk__task *task)
     rk__parallel(dev, tasks, task, j);
 }
 
-rk_status RK_NAME(sum_channels)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy, void *out)
+rk_status RK_NAME(sum_channels)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *dy,
+                                void *out)
 {
     if (s == 1) {
         strip_job columns = { .kind = COL_PLAIN, .order = order, .weighted = out };
@@ -343,7 +367,8 @@ rk_status RK_NAME(sum_channels)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk
 }
 
 /* Channels of (n, c): columns. */
-static void column_stats(rk_dev *dev, int64_t n, int64_t c, rk_order order, const float *x, float *mean, float *var)
+static void column_stats(rk_dev *dev, int64_t n, int64_t c, rk_order order, const float *x, float *mean,
+                         float *var)
 {
     strip_job j = { .kind = COL_PLAIN, .order = order, .weighted = mean };
     j.src = (col_src){ .x = x, .rows = n, .cols = c };
@@ -358,8 +383,8 @@ static void column_stats(rk_dev *dev, int64_t n, int64_t c, rk_order order, cons
         var[i] /= (float)n;
 }
 
-rk_status RK_NAME(batch_norm_stats)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *x,
-                                    void *mean, void *var)
+rk_status RK_NAME(batch_norm_stats)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                    const void *x, void *mean, void *var)
 {
     order.acc = RK_ACC_SET;
     if (s == 1) {
@@ -371,8 +396,9 @@ rk_status RK_NAME(batch_norm_stats)(rk_dev *dev, int64_t n, int64_t c, int64_t s
     return RK_OK;
 }
 
-rk_status RK_NAME(batch_norm_dparam)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order, const void *x,
-                                     const void *mean, const void *rstd, const void *dy, void *dgamma, void *dbeta)
+rk_status RK_NAME(batch_norm_dparam)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                     const void *x, const void *mean, const void *rstd, const void *dy,
+                                     void *dgamma, void *dbeta)
 {
     if (s == 1) {
         strip_job j = { .kind = COL_XHAT, .order = order, .weighted = dgamma, .plain = dbeta };
@@ -380,8 +406,16 @@ rk_status RK_NAME(batch_norm_dparam)(rk_dev *dev, int64_t n, int64_t c, int64_t 
         run_strips(dev, &j);
         return RK_OK;
     }
-    channel_job j = { .n = n, .c = c, .s = s, .order = order, .x = x, .dy = dy, .mean = mean, .rstd = rstd,
-                      .first = dgamma, .second = dbeta };
+    channel_job j = { .n = n,
+                      .c = c,
+                      .s = s,
+                      .order = order,
+                      .x = x,
+                      .dy = dy,
+                      .mean = mean,
+                      .rstd = rstd,
+                      .first = dgamma,
+                      .second = dbeta };
     run_channels(dev, &j, 0.25, channel_dparam);
     return RK_OK;
 }
@@ -417,7 +451,9 @@ static void affine_rows(void *arg, int64_t task, int worker)
         vf mean = v_set1(j.mean[c]), slope = v_set1(j.slope[c]), shift = v_set1(j.shift[c]);
         if (dy) {
             vf gain = v_set1(j.gain[c]);
-            EACH_VECTOR(j.s, (void)v; v_put(y + i, m, affine_dx(v_get(x + i, m), v_get(dy + i, m), mean, slope, shift, gain)));
+            EACH_VECTOR(
+                j.s, (void)v;
+                v_put(y + i, m, affine_dx(v_get(x + i, m), v_get(dy + i, m), mean, slope, shift, gain)));
         } else {
             EACH_VECTOR(j.s, (void)v; v_put(y + i, m, affine(v_get(x + i, m), mean, slope, shift)));
         }
@@ -434,8 +470,9 @@ static void affine_columns(void *arg, int64_t task, int worker)
         EACH_VECTOR(j.c, {
             (void)v;
             vf mean = v_get(j.mean + i, m), slope = v_get(j.slope + i, m), shift = v_get(j.shift + i, m);
-            vf out = dy ? affine_dx(v_get(x + i, m), v_get(dy + i, m), mean, slope, shift, v_get(j.gain + i, m))
-                        : affine(v_get(x + i, m), mean, slope, shift);
+            vf out =
+                dy ? affine_dx(v_get(x + i, m), v_get(dy + i, m), mean, slope, shift, v_get(j.gain + i, m))
+                   : affine(v_get(x + i, m), mean, slope, shift);
             v_put(y + i, m, out);
         });
     }
@@ -449,7 +486,8 @@ static void run_affine(rk_dev *dev, affine_job *j)
 }
 
 rk_status RK_NAME(batch_norm)(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
-                              const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
+                              const void *var, const void *gamma, const void *beta, double eps, void *y,
+                              void *rstd)
 {
     float *slope = rk__workspace(dev, 0, RK__WS_A, 2 * sizeof(float) * (size_t)c);
     if (!slope)
@@ -481,8 +519,16 @@ rk_status RK_NAME(batch_norm_dx)(rk_dev *dev, int64_t n, int64_t c, int64_t s, i
         shift[i] = ((const float *)dbeta)[i] / (float)count;
         gain[i] = gamma ? inv * ((const float *)gamma)[i] : inv;
     }
-    affine_job j = { .n = n, .c = c, .s = s, .x = x, .dy = dy, .mean = mean, .slope = slope, .shift = shift,
-                     .gain = gain, .y = dx };
+    affine_job j = { .n = n,
+                     .c = c,
+                     .s = s,
+                     .x = x,
+                     .dy = dy,
+                     .mean = mean,
+                     .slope = slope,
+                     .shift = shift,
+                     .gain = gain,
+                     .y = dx };
     run_affine(dev, &j);
     return RK_OK;
 }

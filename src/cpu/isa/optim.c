@@ -1,6 +1,6 @@
-/* Optimiser steps, each one pass over memory. Numeric contract: an element's new value depends on that element alone;
- * the formulas are those of PyTorch, in its order, with multiply-adds fused; parameters are computed in double and
- * rounded to float once. */
+/* Optimiser steps, each one pass over memory. Numeric contract: an element's new value depends on that
+ * element alone; the formulas are those of PyTorch, in its order, with multiply-adds fused; parameters are
+ * computed in double and rounded to float once. */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/rows.h"
@@ -9,9 +9,9 @@ typedef struct job {
     int64_t n, each;
     float *w, *m1, *m2;
     const float *g;
-    float scale, decay, shrink, step;         /* g * scale + decay * w; w * shrink - step * .. */
-    float keep1, take1, keep2, take2;         /* moving averages: keep * old + take * new */
-    float inverse_root, eps; /* of 1 - beta2^t */
+    float scale, decay, shrink, step; /* g * scale + decay * w; w * shrink - step * .. */
+    float keep1, take1, keep2, take2; /* moving averages: keep * old + take * new */
+    float inverse_root, eps;          /* of 1 - beta2^t */
     bool nesterov, first;
 } job;
 
@@ -55,16 +55,16 @@ RK_INLINE void ema_vector(const job *j, int64_t i, int m)
     v_put(j->m1 + i, m, v_fma(v_set1(j->take1), v_sub(v_get(j->w + i, m), avg), avg));
 }
 
-#define TASK(name)                                                                  \
-    static void name##_task(void *arg, int64_t task, int worker)                    \
-    {                                                                               \
-        (void)worker;                                                               \
-        const job j = *(const job *)arg;                                            \
-        int64_t i = task * j.each, end = rows_end(j.n, j.each, task);               \
-        for (; i + VL <= end; i += VL)                                              \
-            name##_vector(&j, i, VL);                                               \
-        if (i < end)                                                                \
-            name##_vector(&j, i, (int)(end - i));                                   \
+#define TASK(name)                                                    \
+    static void name##_task(void *arg, int64_t task, int worker)      \
+    {                                                                 \
+        (void)worker;                                                 \
+        const job j = *(const job *)arg;                              \
+        int64_t i = task * j.each, end = rows_end(j.n, j.each, task); \
+        for (; i + VL <= end; i += VL)                                \
+            name##_vector(&j, i, VL);                                 \
+        if (i < end)                                                  \
+            name##_vector(&j, i, (int)(end - i));                     \
     }
 TASK(adam)
 TASK(sgd)

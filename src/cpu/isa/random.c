@@ -1,4 +1,5 @@
-/* Random numbers: Philox4x32-10 by vectors of blocks. The words are those of core/philox.h, wherever they are made. */
+/* Random numbers: Philox4x32-10 by vectors of blocks. The words are those of core/philox.h, wherever they are
+ * made. */
 #include "core/philox.h"
 #include "cpu/isa/isa.h"
 
@@ -18,8 +19,8 @@ typedef struct job {
     float *y;
 } job;
 
-/* Words [at, at + BATCH) of a stream; at is a multiple of BATCH, so that the lower half of the block number does not
- * wrap inside. w[e] holds element e of each block. */
+/* Words [at, at + BATCH) of a stream; at is a multiple of BATCH, so that the lower half of the block number
+ * does not wrap inside. w[e] holds element e of each block. */
 RK_INLINE void philox_words(const rk_rng *rng, uint64_t at, vi w[4])
 {
     uint64_t block = at / 4;
@@ -71,12 +72,18 @@ static void dropout_task(void *arg, int64_t task, int worker)
     }
 }
 
-rk_status RK_NAME(dropout)(rk_dev *dev, int64_t rows, int64_t cols, uint64_t first_sample, double p, rk_rng rng,
-                           const void *x, void *y)
+rk_status RK_NAME(dropout)(rk_dev *dev, int64_t rows, int64_t cols, uint64_t first_sample, double p,
+                           rk_rng rng, const void *x, void *y)
 {
     /* u >= p with u = k 2^-24 exactly: k >= ceil(p 2^24) */
-    job j = { .rows = rows, .cols = cols, .first_sample = first_sample, .rng = rng, .x = x, .y = y,
-              .threshold = (uint32_t)ceil(p * 0x1p24), .scale = (float)(1 / (1 - p)) };
+    job j = { .rows = rows,
+              .cols = cols,
+              .first_sample = first_sample,
+              .rng = rng,
+              .x = x,
+              .y = y,
+              .threshold = (uint32_t)ceil(p * 0x1p24),
+              .scale = (float)(1 / (1 - p)) };
     int64_t tasks;
     j.each = rows_split(dev, rows, 20 + 1.0 * (double)cols, &tasks);
     rk__parallel(dev, tasks, dropout_task, &j);
@@ -102,7 +109,8 @@ static void uniform_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const job *j = arg;
-    for (int64_t i = task * j->each * BATCH, end = rows_end(j->rows, j->each, task) * BATCH; i < end; i += BATCH) {
+    for (int64_t i = task * j->each * BATCH, end = rows_end(j->rows, j->each, task) * BATCH; i < end;
+         i += BATCH) {
         vi w[4];
         philox_words(&j->rng, (uint64_t)i, w);
         for (int e = 0; e < 4; e++)
@@ -111,8 +119,8 @@ static void uniform_task(void *arg, int64_t task, int worker)
     }
 }
 
-/* Box & Muller 1958: words 2k and 2k + 1 make the numbers 2k (cosine) and 2k + 1 (sine). The radius comes from (0, 1],
- * where the logarithm is finite. */
+/* Box & Muller 1958: words 2k and 2k + 1 make the numbers 2k (cosine) and 2k + 1 (sine). The radius comes
+ * from (0, 1], where the logarithm is finite. */
 RK_INLINE void box_muller(vi *a, vi *b)
 {
     vf u = v_add(unit(*a), v_set1(0x1p-24f)), sn, cs;
@@ -126,7 +134,8 @@ static void normal_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const job *j = arg;
-    for (int64_t i = task * j->each * BATCH, end = rows_end(j->rows, j->each, task) * BATCH; i < end; i += BATCH) {
+    for (int64_t i = task * j->each * BATCH, end = rows_end(j->rows, j->each, task) * BATCH; i < end;
+         i += BATCH) {
         vi w[4];
         philox_words(&j->rng, (uint64_t)i, w);
         box_muller(&w[0], &w[1]);

@@ -1,5 +1,5 @@
-/* Reductions. Numeric contract: core/order.h; a column's sum is a chain a segment, a row's sum goes by lanes, sums of
- * squares by chunks in double. */
+/* Reductions. Numeric contract: core/order.h; a column's sum is a chain a segment, a row's sum goes by lanes,
+ * sums of squares by chunks in double. */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/columns.h"
@@ -33,7 +33,8 @@ static void sum_strips(void *arg, int64_t task, int worker)
     }
 }
 
-rk_status RK_NAME(reduce_sum)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, rk_order order, const void *x, void *y)
+rk_status RK_NAME(reduce_sum)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, rk_order order,
+                              const void *x, void *y)
 {
     sum_job j = { .outer = outer, .n = n, .inner = inner, .order = order, .x = x, .y = y };
     int64_t tasks;
@@ -102,7 +103,8 @@ static void extremes(void *arg, int64_t task, int worker)
     const extreme_job *j = arg;
     for (int64_t r = task * j->each, end = rows_end(j->outer * j->inner, j->each, task); r < end; r++) {
         const float *x = j->x + r / j->inner * j->n * j->inner + r % j->inner;
-        int64_t at = j->inner == 1 ? extreme_of_row(x, j->n, j->sign) : extreme_of(x, j->n, j->inner, j->sign);
+        int64_t at =
+            j->inner == 1 ? extreme_of_row(x, j->n, j->sign) : extreme_of(x, j->n, j->inner, j->sign);
         if (j->y)
             j->y[r] = x[at * j->inner];
         if (j->index)
@@ -120,12 +122,14 @@ static rk_status run_extreme(rk_dev *dev, extreme_job *j)
     return RK_OK;
 }
 
-rk_status RK_NAME(reduce_max)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index)
+rk_status RK_NAME(reduce_max)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                              int64_t *index)
 {
     return run_extreme(dev, &(extreme_job){ outer, n, inner, 0, 1.0f, x, y, index });
 }
 
-rk_status RK_NAME(reduce_min)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index)
+rk_status RK_NAME(reduce_min)(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                              int64_t *index)
 {
     return run_extreme(dev, &(extreme_job){ outer, n, inner, 0, -1.0f, x, y, index });
 }

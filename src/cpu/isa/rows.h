@@ -1,5 +1,5 @@
-/* Rows: how they are shared among threads (each is computed by one thread, alone, so that the cut changes no bit), and
- * how one is walked in the 16 lanes of core/order.h. */
+/* Rows: how they are shared among threads (each is computed by one thread, alone, so that the cut changes no
+ * bit), and how one is walked in the 16 lanes of core/order.h. */
 #ifndef RK_CPU_ROWS_H
 #define RK_CPU_ROWS_H
 
@@ -47,23 +47,24 @@ RK_INLINE vf v_only(int m, vf a)
     return m == VL ? a : v_keep(vi_gt(vi_set1(m), vi_iota()), a);
 }
 
-/* Runs the statements for every vector of a row of n elements: `i` is the vector's first element, `v` which NV-th of
- * the 16 lanes it is, `m` how many of its elements exist. A sum into acc[v] therefore keeps the canonical lanes:
- *     vf acc[NV] = { 0 };  EACH_VECTOR(n, acc[v] = v_add(acc[v], v_get(x + i, m)));  sum = v_tree_sum(acc); */
-#define EACH_VECTOR(n, ...)                                                    \
-    do {                                                                       \
-        int64_t row_ = 0;                                                      \
-        for (; row_ + RK_LANES <= (n); row_ += RK_LANES)                       \
-            for (int v = 0; v < NV; v++) {                                     \
-                const int64_t i = row_ + v * VL;                               \
-                const int m = VL;                                              \
-                __VA_ARGS__;                                                   \
-            }                                                                  \
-        for (int v = 0; v < NV && row_ + v * VL < (n); v++) {                  \
-            const int64_t i = row_ + v * VL;                                   \
-            const int m = (n) - i < VL ? (int)((n) - i) : VL;                  \
-            __VA_ARGS__;                                                       \
-        }                                                                      \
+/* Runs the statements for every vector of a row of n elements: `i` is the vector's first element, `v` which
+ * NV-th of the 16 lanes it is, `m` how many of its elements exist. A sum into acc[v] therefore keeps the
+ * canonical lanes: vf acc[NV] = { 0 };  EACH_VECTOR(n, acc[v] = v_add(acc[v], v_get(x + i, m)));  sum =
+ * v_tree_sum(acc); */
+#define EACH_VECTOR(n, ...)                                   \
+    do {                                                      \
+        int64_t row_ = 0;                                     \
+        for (; row_ + RK_LANES <= (n); row_ += RK_LANES)      \
+            for (int v = 0; v < NV; v++) {                    \
+                const int64_t i = row_ + v * VL;              \
+                const int m = VL;                             \
+                __VA_ARGS__;                                  \
+            }                                                 \
+        for (int v = 0; v < NV && row_ + v * VL < (n); v++) { \
+            const int64_t i = row_ + v * VL;                  \
+            const int m = (n)-i < VL ? (int)((n)-i) : VL;     \
+            __VA_ARGS__;                                      \
+        }                                                     \
     } while (0)
 
 RK_INLINE void lanes_zero(vf acc[NV])
@@ -101,8 +102,8 @@ RK_INLINE float row_max(const float *x, int64_t n)
     return best;
 }
 
-/* Partial sums of a tree over `segments` leaves, taken from left to right: a binary counter. Each level holds a vector
- * of at most W sums. core/order.h */
+/* Partial sums of a tree over `segments` leaves, taken from left to right: a binary counter. Each level holds
+ * a vector of at most W sums. core/order.h */
 enum { TREE_LEVELS = 31 };
 
 /* How many pending sums leaf s (0, 1, ...) is added to once it is complete. */

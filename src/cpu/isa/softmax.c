@@ -1,5 +1,5 @@
-/* Softmax, its logarithm and cross entropy over rows (rows, cols). Numeric contract: a row is computed by itself; its
- * sums go by lanes (core/order.h); the largest element is taken off before exp. */
+/* Softmax, its logarithm and cross entropy over rows (rows, cols). Numeric contract: a row is computed by
+ * itself; its sums go by lanes (core/order.h); the largest element is taken off before exp. */
 #include "cpu/isa/isa.h"
 
 #include "cpu/isa/rows.h"
@@ -79,7 +79,8 @@ static void softmax_grad_row(const job *j, int64_t r)
     EACH_VECTOR(j->cols, (void)v; v_put(dx + i, m, v_mul(v_get(y + i, m), v_sub(v_get(dy + i, m), dot))));
 }
 
-rk_status RK_NAME(softmax_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx)
+rk_status RK_NAME(softmax_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy,
+                                void *dx)
 {
     job j = { .rows = rows, .cols = cols, .y = y, .dy = dy, .out = dx, .row = softmax_grad_row };
     return run(dev, &j, 0.2);
@@ -106,7 +107,8 @@ static void log_softmax_grad_row(const job *j, int64_t r)
     EACH_VECTOR(j->cols, (void)v; v_put(dx + i, m, v_fnma(v_exp(v_get(y + i, m)), sum, v_get(dy + i, m))));
 }
 
-rk_status RK_NAME(log_softmax_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx)
+rk_status RK_NAME(log_softmax_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *y, const void *dy,
+                                    void *dx)
 {
     job j = { .rows = rows, .cols = cols, .y = y, .dy = dy, .out = dx, .row = log_softmax_grad_row };
     return run(dev, &j, 0.7);
@@ -132,11 +134,20 @@ static void cross_entropy_row(const job *j, int64_t r)
     j->loss[r] = hit;
 }
 
-rk_status RK_NAME(cross_entropy)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const int64_t *target,
-                                 double smoothing, bool use_ignore, int64_t ignore, void *loss, void *lse)
+rk_status RK_NAME(cross_entropy)(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
+                                 const int64_t *target, double smoothing, bool use_ignore, int64_t ignore,
+                                 void *loss, void *lse)
 {
-    job j = { .rows = rows, .cols = cols, .x = x, .target = target, .loss = loss, .lse_out = lse, .smoothing = smoothing,
-              .use_ignore = use_ignore, .ignore = ignore, .row = cross_entropy_row };
+    job j = { .rows = rows,
+              .cols = cols,
+              .x = x,
+              .target = target,
+              .loss = loss,
+              .lse_out = lse,
+              .smoothing = smoothing,
+              .use_ignore = use_ignore,
+              .ignore = ignore,
+              .row = cross_entropy_row };
     return run(dev, &j, 0.7);
 }
 
@@ -158,11 +169,20 @@ static void cross_entropy_grad_row(const job *j, int64_t r)
     dx[t] = (float)j->scale * (p - (others + (float)(1 - j->smoothing)));
 }
 
-rk_status RK_NAME(cross_entropy_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, const int64_t *target,
-                                      const void *lse, double smoothing, bool use_ignore, int64_t ignore, double scale,
-                                      void *dx)
+rk_status RK_NAME(cross_entropy_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
+                                      const int64_t *target, const void *lse, double smoothing,
+                                      bool use_ignore, int64_t ignore, double scale, void *dx)
 {
-    job j = { .rows = rows, .cols = cols, .x = x, .target = target, .lse = lse, .out = dx, .smoothing = smoothing,
-              .scale = scale, .use_ignore = use_ignore, .ignore = ignore, .row = cross_entropy_grad_row };
+    job j = { .rows = rows,
+              .cols = cols,
+              .x = x,
+              .target = target,
+              .lse = lse,
+              .out = dx,
+              .smoothing = smoothing,
+              .scale = scale,
+              .use_ignore = use_ignore,
+              .ignore = ignore,
+              .row = cross_entropy_grad_row };
     return run(dev, &j, 0.6);
 }

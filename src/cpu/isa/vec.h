@@ -1,10 +1,10 @@
-/* Vectors of floats, one vocabulary for all instruction sets. vf: VL floats; vi: VL 32-bit integers; vm: VL truth
- * values; vd: VL/2 doubles.
+/* Vectors of floats, one vocabulary for all instruction sets. vf: VL floats; vi: VL 32-bit integers; vm: VL
+ * truth values; vd: VL/2 doubles.
  *
- * Numeric contract: every operation here is one IEEE operation (or exact), so a sequence of them gives the same bits
- * on every instruction set and compiler. v_fma rounds once, everywhere. The bits of a NaN are not promised.
- *     v_max(a, b) = a > b ? a : b     v_min(a, b) = a < b ? a : b     (a NaN on either side, or two zeros, give b)
- * Comparisons with a NaN are false, except v_ne. */
+ * Numeric contract: every operation here is one IEEE operation (or exact), so a sequence of them gives the
+ * same bits on every instruction set and compiler. v_fma rounds once, everywhere. The bits of a NaN are not
+ * promised. v_max(a, b) = a > b ? a : b     v_min(a, b) = a < b ? a : b     (a NaN on either side, or two
+ * zeros, give b) Comparisons with a NaN are false, except v_ne. */
 #ifndef RK_CPU_VEC_H
 #define RK_CPU_VEC_H
 

@@ -1,5 +1,5 @@
-/* vec.h for any processor: the compilers' own vectors of four. On x86 without FMA instructions v_fma is computed in
- * doubles, and rounded once. */
+/* vec.h for any processor: the compilers' own vectors of four. On x86 without FMA instructions v_fma is
+ * computed in doubles, and rounded once. */
 #ifndef RK_CPU_VEC_PORTABLE_H
 #define RK_CPU_VEC_PORTABLE_H
 
@@ -97,9 +97,10 @@ RK_INLINE vf v_min(vf a, vf b)
 }
 
 #if defined(__SSE2__) && !defined(__FMA__)
-/* s = a * b + c (two lanes) with the double sum s rounded to odd: the product of floats is exact, TwoSum gives the
- * error of the addition, and an inexact even s moves to its neighbour on the true value's side. A later rounding to
- * float is then as if done from the exact value (Boldo & Melquiond 2008, "Emulation of FMA"). */
+/* s = a * b + c (two lanes) with the double sum s rounded to odd: the product of floats is exact, TwoSum
+ * gives the error of the addition, and an inexact even s moves to its neighbour on the true value's side. A
+ * later rounding to float is then as if done from the exact value (Boldo & Melquiond 2008, "Emulation of
+ * FMA"). */
 static inline __m128d v__to_odd(__m128d p, __m128d c, __m128d s)
 {
     __m128d bb = _mm_sub_pd(s, p);
@@ -107,7 +108,8 @@ static inline __m128d v__to_odd(__m128d p, __m128d c, __m128d s)
     __m128d zero = _mm_setzero_pd(); /* two comparisons, so that a NaN error means exact */
     __m128i inexact = _mm_castpd_si128(_mm_or_pd(_mm_cmplt_pd(err, zero), _mm_cmpgt_pd(err, zero)));
     __m128i bits = _mm_castpd_si128(s), one = _mm_set_epi32(0, 1, 0, 1);
-    __m128i away = _mm_srli_epi64(_mm_xor_si128(bits, _mm_castpd_si128(err)), 63); /* 1: true value nearer to 0 */
+    __m128i away =
+        _mm_srli_epi64(_mm_xor_si128(bits, _mm_castpd_si128(err)), 63); /* 1: true value nearer to 0 */
     __m128i step = _mm_sub_epi64(one, _mm_add_epi64(away, away));
     __m128i even = _mm_sub_epi64(_mm_and_si128(bits, one), one);
     return _mm_castsi128_pd(_mm_add_epi64(bits, _mm_and_si128(step, _mm_and_si128(even, inexact))));
@@ -120,10 +122,12 @@ RK_INLINE vf v_fma(vf a, vf b, vf c)
     __m128d p1 = _mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(a, a)), _mm_cvtps_pd(_mm_movehl_ps(b, b)));
     __m128d s0 = _mm_add_pd(p0, c0), s1 = _mm_add_pd(p1, c1);
     __m128 r = _mm_movelh_ps(_mm_cvtpd_ps(s0), _mm_cvtpd_ps(s1));
-    /* Rounding twice differs from rounding once only if s lies half-way between two floats, or below the normal
-     * range, where half-ways are elsewhere. */
-    __m128i low = _mm_castps_si128(_mm_shuffle_ps(_mm_castpd_ps(s0), _mm_castpd_ps(s1), _MM_SHUFFLE(2, 0, 2, 0)));
-    __m128i half = _mm_cmpeq_epi32(_mm_and_si128(low, _mm_set1_epi32(0x1fffffff)), _mm_set1_epi32(0x10000000));
+    /* Rounding twice differs from rounding once only if s lies half-way between two floats, or below the
+     * normal range, where half-ways are elsewhere. */
+    __m128i low =
+        _mm_castps_si128(_mm_shuffle_ps(_mm_castpd_ps(s0), _mm_castpd_ps(s1), _MM_SHUFFLE(2, 0, 2, 0)));
+    __m128i half =
+        _mm_cmpeq_epi32(_mm_and_si128(low, _mm_set1_epi32(0x1fffffff)), _mm_set1_epi32(0x10000000));
     __m128i mag = _mm_and_si128(_mm_castps_si128(r), _mm_set1_epi32(INT32_MAX));
     __m128i tiny = _mm_cmplt_epi32(mag, _mm_set1_epi32(0x00800001));
     if (__builtin_expect(_mm_movemask_epi8(_mm_or_si128(half, tiny)) != 0, 0))
@@ -272,8 +276,10 @@ RK_INLINE void vi_mulhilo(vi a, uint32_t m, vi *hi, vi *lo)
 /* w[e] lane b becomes word 4 * b + e of w[0], w[1], ... */
 RK_INLINE void vi_interleave4(vi w[4])
 {
-    vi t0 = __builtin_shufflevector(w[0], w[1], 0, 4, 1, 5), t1 = __builtin_shufflevector(w[0], w[1], 2, 6, 3, 7);
-    vi t2 = __builtin_shufflevector(w[2], w[3], 0, 4, 1, 5), t3 = __builtin_shufflevector(w[2], w[3], 2, 6, 3, 7);
+    vi t0 = __builtin_shufflevector(w[0], w[1], 0, 4, 1, 5),
+       t1 = __builtin_shufflevector(w[0], w[1], 2, 6, 3, 7);
+    vi t2 = __builtin_shufflevector(w[2], w[3], 0, 4, 1, 5),
+       t3 = __builtin_shufflevector(w[2], w[3], 2, 6, 3, 7);
     w[0] = __builtin_shufflevector(t0, t2, 0, 1, 4, 5);
     w[1] = __builtin_shufflevector(t0, t2, 2, 3, 6, 7);
     w[2] = __builtin_shufflevector(t1, t3, 0, 1, 4, 5);

@@ -1,9 +1,10 @@
-/* Elementary functions on vectors, our own: fixed sequences of IEEE operations, so that no value depends on libm, the
- * compiler or the vector width.
+/* Elementary functions on vectors, our own: fixed sequences of IEEE operations, so that no value depends on
+ * libm, the compiler or the vector width.
  *
- * Errors measured over all floats against double precision (tests/cpu/test_long_vmath.c) are below 2 ulp for exp, log,
- * tanh, erf and sigmoid, subnormal results included. Infinities and NaN go where C's libm sends them.
- * The polynomials are minimax fits (Remez exchange in 40 digits) on the reduced interval named at each. */
+ * Errors measured over all floats against double precision (tests/cpu/test_long_vmath.c) are below 2 ulp for
+ * exp, log, tanh, erf and sigmoid, subnormal results included. Infinities and NaN go where C's libm sends
+ * them. The polynomials are minimax fits (Remez exchange in 40 digits) on the reduced interval named at each.
+ */
 #ifndef RK_CPU_VMATH_H
 #define RK_CPU_VMATH_H
 
@@ -51,8 +52,8 @@ RK_INLINE vf v__log_normal(vf x, vf shift)
     vf f = v_sub(v_float(vi_add(vi_and(ix, vi_set1(0x7fffff)), base)), v_set1(1.0f));
     vf s = v_mul(f, f);
     /* (log(1 + f) - f + f^2/2) / f^3 */
-    vf q = V_POLY(f, 0x1.1457bcp-4f, -0x1.de3c1ep-4f, 0x1.e6f066p-4f, -0x1.fc2206p-4f, 0x1.233768p-3f, -0x1.555c4ep-3f,
-                  0x1.99a4b6p-3f, -0x1.000006p-2f, 0x1.555548p-2f);
+    vf q = V_POLY(f, 0x1.1457bcp-4f, -0x1.de3c1ep-4f, 0x1.e6f066p-4f, -0x1.fc2206p-4f, 0x1.233768p-3f,
+                  -0x1.555c4ep-3f, 0x1.99a4b6p-3f, -0x1.000006p-2f, 0x1.555548p-2f);
     vf r = v_fma(v_mul(s, f), q, v_mul(e, v_set1(V_LN2_D)));
     r = v_add(f, v_fma(v_set1(-0.5f), s, r));
     return v_fma(e, v_set1(V_LN2), r);
@@ -80,7 +81,8 @@ RK_INLINE vf v_tanh(vf x)
 {
     vf a = v_abs(x), s = v_mul(x, x);
     /* (tanh x - x) / x^3 on [0, 0.625] in x^2 */
-    vf q = V_POLY(s, 0x1.197b7ep-9f, -0x1.0c2146p-7f, 0x1.6394dap-6f, -0x1.b9ef7cp-5f, 0x1.11106cp-3f, -0x1.555554p-2f);
+    vf q = V_POLY(s, 0x1.197b7ep-9f, -0x1.0c2146p-7f, 0x1.6394dap-6f, -0x1.b9ef7cp-5f, 0x1.11106cp-3f,
+                  -0x1.555554p-2f);
     vf low = v_fma(v_mul(x, s), q, x);
     vf e = v_exp(v_add(a, a));
     vf high = v_sub(v_set1(1.0f), v_div(v_set1(2.0f), v_add(e, v_set1(1.0f))));
@@ -91,11 +93,12 @@ RK_INLINE vf v_erf(vf x)
 {
     vf s = v_mul(x, x), t = v_min(v_set1(4.0f), v_abs(x));
     /* erf(x) / x - 1 on [0, 0.9277] in x^2 */
-    vf low = V_POLY(s, -0x1.39e53ep-11f, 0x1.4737d6p-8f, -0x1.b68c74p-6f, 0x1.ce1aa6p-4f, -0x1.8126e8p-2f, 0x1.06eba6p-3f);
+    vf low = V_POLY(s, -0x1.39e53ep-11f, 0x1.4737d6p-8f, -0x1.b68c74p-6f, 0x1.ce1aa6p-4f, -0x1.8126e8p-2f,
+                    0x1.06eba6p-3f);
     low = v_fma(low, x, x);
     /* log(erfc t) / t + 1 on [0.9277, 4]; erf is 1 beyond */
-    vf q = V_POLY(t, -0x1.42618ep-18f, 0x1.7095d8p-15f, 0x1.e66df0p-15f, -0x1.831ddcp-9f, 0x1.741d36p-6f, -0x1.af4dd8p-4f,
-                  -0x1.456e38p-1f, -0x1.074846p-3f);
+    vf q = V_POLY(t, -0x1.42618ep-18f, 0x1.7095d8p-15f, 0x1.e66df0p-15f, -0x1.831ddcp-9f, 0x1.741d36p-6f,
+                  -0x1.af4dd8p-4f, -0x1.456e38p-1f, -0x1.074846p-3f);
     vf high = v_sub(v_set1(1.0f), v_exp(v_fma(q, t, v_neg(t))));
     return v_sel(v_lt(t, v_set1(0.9277344f)), low, v_copysign(high, x));
 }
@@ -115,7 +118,8 @@ RK_INLINE vf v_sigmoid(vf x)
 /* s = sigmoid(x) and s (1 - s), without the cancellation of 1 - s. */
 RK_INLINE vf v_sigmoid_slope(vf x, vf *s)
 {
-    vf t = v_exp(v_neg(v_abs(x))), inverse = v_div(v_set1(1.0f), v_add(v_set1(1.0f), t)), low = v_mul(t, inverse);
+    vf t = v_exp(v_neg(v_abs(x))), inverse = v_div(v_set1(1.0f), v_add(v_set1(1.0f), t)),
+       low = v_mul(t, inverse);
     *s = v_sel(v_lt(x, v_zero()), low, inverse);
     return v_mul(low, inverse);
 }
@@ -181,7 +185,7 @@ RK_INLINE vf v_gelu_tanh_slope(vf x)
 {
     vf s = v_mul(x, x);
     vf g, bend = v_sigmoid_slope(v_mul(x, v_fma(s, v_set1(0x1.2444f2p-4f), v_set1(0x1.988454p0f))), &g);
-    vf du = v_fma(s, v_set1(0x1.b6676cp-3f), v_set1(0x1.988454p0f)); /* d 2u / dx */
+    vf du = v_fma(s, v_set1(0x1.b6676cp-3f), v_set1(0x1.988454p0f));              /* d 2u / dx */
     return v_sel(v_lt(v_abs(x), v_set1(20.0f)), v_fma(bend, v_mul(x, du), g), g); /* not inf * 0 */
 }
 
