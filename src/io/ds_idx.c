@@ -10,7 +10,6 @@
 
 #include "core/ctx.h"
 #include "io/file.h"
-#include "io/inflate.h"
 
 /* Deflate cannot do better (zlib's technical notes: 1032 to 1): a header that claims more than that is a lie.
  */
@@ -126,8 +125,8 @@ static bool inflate_at_once(const char *path, rk__array *a, int64_t header, int6
     if (total > RK__STORE_MEMORY || file_size > RK__STORE_MEMORY ||
         rk__file_open(&quiet, path, &fd, &size) != RK_OK)
         return false;
-    uint8_t *in = large_alloc((size_t)file_size + RK__INFLATE_PAD);
-    uint8_t *out = large_alloc((size_t)total + ALIGN + RK__INFLATE_SLACK);
+    uint8_t *in = large_alloc((size_t)file_size);
+    uint8_t *out = large_alloc((size_t)total + ALIGN);
     bool done = in && out && size == file_size;
     for (int64_t at = 0; done && at < size;) {
         ssize_t got = pread(fd, in + at, (size_t)(size - at), at);
@@ -136,9 +135,8 @@ static bool inflate_at_once(const char *path, rk__array *a, int64_t header, int6
     }
     close(fd);
     if (done) {
-        memset(in + size, 0, RK__INFLATE_PAD);
         uint8_t *begin = out + ALIGN - header; /* so that the data itself is aligned */
-        done = rk__inflate_gzip(in, (size_t)size, begin, (size_t)total);
+        done = rk__gz_whole(in, (size_t)size, begin, (size_t)total);
     }
     free(in);
     if (done)

@@ -27,4 +27,9 @@ rk_status rk__gz_read(rk__gz *z, void *p, size_t n, size_t *got);
 int64_t rk__gz_file_size(const rk__gz *z);
 void rk__gz_close(rk__gz *z);
 
+/* A gzip file that is in memory, at once: about twice as fast as the stream. True only if in[0, n) is nothing
+ * but members whose checksums are right and that hold exactly size bytes together; on false the contents of
+ * out are undefined, and the stream finds the words for what is wrong. */
+bool rk__gz_whole(const uint8_t *in, size_t n, uint8_t *out, size_t size);
+
 #endif

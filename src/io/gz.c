@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <libdeflate.h>
 #include <zlib.h>
 
 #include "core/ctx.h"
@@ -107,4 +108,20 @@ void rk__gz_close(rk__gz *z)
         close(z->fd);
     free(z->path);
     free(z);
+}
+
+bool rk__gz_whole(const uint8_t *in, size_t n, uint8_t *out, size_t size)
+{
+    struct libdeflate_decompressor *d = libdeflate_alloc_decompressor();
+    bool good = d && n;
+    while (good && n) {
+        size_t taken = 0, got = 0;
+        good = libdeflate_gzip_decompress_ex(d, in, n, out, size, &taken, &got) == LIBDEFLATE_SUCCESS;
+        in += taken;
+        n -= taken;
+        out += got;
+        size -= got;
+    }
+    libdeflate_free_decompressor(d);
+    return good && !size;
 }

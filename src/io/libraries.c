@@ -1,6 +1,7 @@
 #include <rankine/io.h>
 
 #include <hdf5.h>
+#include <libdeflate.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <xxhash.h>
@@ -31,12 +32,22 @@ static const char *version_openssl(void)
     return OpenSSL_version(OPENSSL_VERSION_STRING);
 }
 
+static const char *version_libdeflate(void)
+{
+    return LIBDEFLATE_VERSION_STRING; /* it cannot be asked at run time */
+}
+
 static const struct {
     const char *name;
     const char *(*version)(void);
 } libraries[] = {
-    { "hdf5", version_hdf5 },       { "libyaml", yaml_get_version_string }, { "zlib", zlibVersion },
-    { "zstd", ZSTD_versionString }, { "xxhash", version_xxhash },           { "openssl", version_openssl },
+    { "hdf5", version_hdf5 },
+    { "libyaml", yaml_get_version_string },
+    { "zlib", zlibVersion },
+    { "zstd", ZSTD_versionString },
+    { "xxhash", version_xxhash },
+    { "openssl", version_openssl },
+    { "libdeflate", version_libdeflate },
 };
 
 bool rk_library(int i, const char **name, const char **version)

@@ -152,7 +152,7 @@ TEST(hostile_headers)
 
 TEST(hostile_gzip)
 {
-    uint8_t data[5000], buf[6000], raw[8000];
+    uint8_t data[5000], buf[6000], raw[16000];
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 2654435761u >> 13);
     size_t n = idx(buf, 8, 1, (uint32_t[]){ 5000 }, data, sizeof data);
@@ -167,6 +167,12 @@ TEST(hostile_gzip)
     raw[size / 2] ^= 0x55;
     raw[size - 6] ^= 1; /* the checksum */
     refused(file_write("bad.gz", raw, size), RK_EDATA, "incorrect data check");
+    raw[size - 6] ^= 1;
+    memcpy(raw + size, "more", 4);
+    refused(file_write("tail.gz", raw, size + 4), RK_EDATA, "tail.gz: offset ");
+    CHECK(2 * size <= sizeof raw);
+    memcpy(raw + size, raw, size);
+    refused(file_write("twice.gz", raw, 2 * size), RK_EDATA, "but it has more");
     /* 4 GB claimed by a file of 60 bytes: refused before anything is allocated */
     n = idx(buf, 8, 2, (uint32_t[]){ 65536, 65536 }, data, 20);
     refused(file_gz("claim.gz", buf, n), RK_EDATA, "too few for that even compressed");
