@@ -94,14 +94,17 @@ static rk_status out_publish(rk_ctx *ctx, out_file *o, const char *path)
     return RK_OK;
 }
 
+/* Writes the picked tensors to fd; what the disk or the snapshot refuses goes to f, all else to ctx. */
+typedef rk_status write_fn(rk_ctx *ctx, rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f);
+
 /* ---- HDF5 ---- */
 
-static rk_status write_h5(rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f)
+static rk_status write_h5(rk_ctx *ctx, rk__snap *s, pick *p, int n, int fd, const char *name, rk__fault *f)
 {
     rk__image img = { 0 };
-    rk__slab *slab = calloc((size_t)n + 1, sizeof *slab);
+    rk__slab *slab = rk__calloc(ctx, (size_t)n + 1, sizeof *slab);
     if (!slab)
-        return rk__fault_set(f, RK_ENOMEM, "no memory for %d tensors", n);
+        return rk_failed(ctx);
     for (int i = 0; i < n; i++)
         slab[i] = (rk__slab){ p[i].name, p[i].t->dtype, p[i].t->shape, rk__m_tensor_bytes(p[i].t), 0 };
     rk_status st = rk__h5_layout(&img, slab, n, f);
@@ -114,7 +117,41 @@ static rk_status write_h5(rk__snap *s, pick *p, int n, int fd, const char *name,
     return st;
 }
 
-static rk_status export_h5(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path)
+/* ---- safetensors ---- */
+
+typedef struct fd_sink {
+    int fd;
+    const char *name;
+    rk__fault *f;
+} fd_sink;
+
+static rk_status to_fd(void *user, const void *p, size_t n)
+{
+    fd_sink *k = user;
+    return rk__io_write_all(&rk__io_system, k->fd, p, n, k->name, k->f);
+}
+
+static rk_status write_safetensors(rk_ctx *ctx, rk__snap *s, pick *p, int n, int fd, const char *name,
+                                   rk__fault *f)
+{
+    rk__st_entry *e = rk__calloc(ctx, (size_t)n + 1, sizeof *e);
+    rk_status st = rk_failed(ctx);
+    for (int i = 0; i < n && !st; i++) {
+        void *host = rk__calloc(ctx, rk__m_tensor_bytes(p[i].t), 1);
+        e[i] = (rk__st_entry){ p[i].name, p[i].t->dtype, p[i].t->shape, host };
+        st = host ? rk__snap_read(s, p[i].t, host, f) : rk_failed(ctx);
+    }
+    if (!st)
+        st = rk__st_write(ctx, e, n, to_fd, &(fd_sink){ fd, name, f });
+    for (int i = 0; e && i < n; i++)
+        free((void *)e[i].data);
+    free(e);
+    return st;
+}
+
+/* ---- both ---- */
+
+static rk_status write_file(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path, write_fn *fn)
 {
     const rk__io_ops *io = &rk__io_system;
     rk__fault f = { 0 };
@@ -123,7 +160,7 @@ static rk_status export_h5(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char 
     rk_status st = out_open(ctx, &o, path);
     if (!st) {
         fd = rk__io_open(io, o.dir_fd, o.tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666, &f);
-        st = fd < 0 ? f.st : write_h5(s, p, n, fd, o.base, &f);
+        st = fd < 0 ? f.st : fn(ctx, s, p, n, fd, o.base, &f);
         if (!st)
             st = rk__io_sync(io, fd, o.base, &f);
         if (fd >= 0 && rk__io_close(io, fd, o.base, &f) && !st)
@@ -133,33 +170,6 @@ static rk_status export_h5(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char 
     out_close(&o);
     return st;
 }
-
-/* ---- safetensors ---- */
-
-static rk_status export_safetensors(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path)
-{
-    rk__fault f = { 0 };
-    rk__st_entry *e = rk__calloc(ctx, (size_t)n + 1, sizeof *e);
-    rk_status st = rk_failed(ctx);
-    for (int i = 0; i < n && !st; i++) {
-        void *host = rk__calloc(ctx, rk__m_tensor_bytes(p[i].t), 1);
-        e[i] = (rk__st_entry){ p[i].name, p[i].t->dtype, p[i].t->shape, host };
-        if (!host)
-            st = rk_failed(ctx);
-        else if (rk__snap_read(s, p[i].t, host, &f))
-            st = rk_fail(ctx, f.st, "export %s: %s", path, f.msg);
-    }
-    if (!st)
-        st = rk__st_save(ctx, path, e, n);
-    for (int i = 0; e && i < n; i++)
-        free((void *)e[i].data);
-    free(e);
-    return st;
-}
-
-/* ---- both ---- */
-
-typedef rk_status write_fn(rk_ctx *ctx, rk__snap *s, pick *p, int n, const char *path);
 
 static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path,
                              write_fn *fn)
@@ -174,7 +184,7 @@ static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool em
         pick *p = rk__calloc(ctx, (size_t)s.m.n_tensors + 1, sizeof *p);
         st = p ? choose(ctx, &s, ema, p, &n) : rk_failed(ctx);
         if (!st)
-            st = fn(ctx, &s, p, n, path);
+            st = write_file(ctx, &s, p, n, path, fn);
         free(p);
         rk__snap_close(&s);
     }
@@ -184,12 +194,12 @@ static rk_status export_with(rk_ctx *ctx, const char *dir, int64_t step, bool em
 
 rk_status rk_export_h5(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path)
 {
-    return export_with(ctx, dir, step, ema, path, export_h5);
+    return export_with(ctx, dir, step, ema, path, write_h5);
 }
 
 rk_status rk_export_safetensors(rk_ctx *ctx, const char *dir, int64_t step, bool ema, const char *path)
 {
-    return export_with(ctx, dir, step, ema, path, export_safetensors);
+    return export_with(ctx, dir, step, ema, path, write_safetensors);
 }
 
 rk_status rk_export(rk_ctx *ctx, const char *dir, int64_t step, const char *format, const char *out)

@@ -51,9 +51,9 @@ typedef struct rk__st_entry {
 /* Takes the bytes of a file in order. */
 typedef rk_status rk__sink(void *user, const void *p, size_t n);
 
-/* Writes entries (sorted here: widest type first, then by name, so that all are aligned). */
+/* Writes entries (sorted here: widest type first, then by name, so that all are aligned). RK_ECONFIG: a name
+ * stands twice; else what the sink says. Where the bytes go, and how they become durable, is the caller's
+ * business. */
 rk_status rk__st_write(rk_ctx *ctx, rk__st_entry *e, int n, rk__sink *sink, void *user);
-/* The same to a file: written beside it, synced, then renamed over it. RK_EIO. */
-rk_status rk__st_save(rk_ctx *ctx, const char *path, rk__st_entry *e, int n);
 
 #endif

@@ -1,16 +1,8 @@
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <libgen.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/ctx.h"
-#include "io/file.h"
 #include "io/safetensors.h"
 #include "io/text.h"
 
@@ -83,52 +75,4 @@ rk_status rk__st_write(rk_ctx *ctx, rk__st_entry *e, int n, rk__sink *sink, void
             st = sink(user, e[i].data, bytes);
     }
     return st;
-}
-
-typedef struct file_sink {
-    rk_ctx *ctx;
-    int fd;
-    const char *path;
-} file_sink;
-
-static rk_status to_file(void *user, const void *p, size_t n)
-{
-    const file_sink *f = user;
-    return rk__write_all(f->ctx, f->fd, p, n, f->path);
-}
-
-static rk_status sync_folder(rk_ctx *ctx, const char *path)
-{
-    char copy[PATH_MAX];
-    snprintf(copy, sizeof copy, "%s", path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    int err = errno;
-    if (fd >= 0)
-        close(fd);
-    return ok ? RK_OK : rk_fail(ctx, RK_EIO, "%s: the folder cannot be synced: %s", path, strerror(err));
-}
-
-rk_status rk__st_save(rk_ctx *ctx, const char *path, rk__st_entry *e, int n)
-{
-    char tmp[PATH_MAX];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp-XXXXXX", path) >= (int)sizeof tmp)
-        return rk_fail(ctx, RK_EIO, "%s: the path is too long", path);
-    file_sink f = { ctx, mkostemp(tmp, O_CLOEXEC), path };
-    if (f.fd < 0)
-        return rk_fail(ctx, RK_EIO, "%s: cannot be made: %s", path, strerror(errno));
-    rk_status st = rk__st_write(ctx, e, n, to_file, &f);
-    mode_t mask = umask(0);
-    umask(mask);
-    if (st == RK_OK && (fchmod(f.fd, 0666 & ~mask) != 0 || fsync(f.fd) != 0))
-        st = rk_fail(ctx, RK_EIO, "%s: cannot be synced: %s", path, strerror(errno));
-    if (close(f.fd) != 0 && st == RK_OK)
-        st = rk_fail(ctx, RK_EIO, "%s: cannot be closed: %s", path, strerror(errno));
-    if (st == RK_OK && rename(tmp, path) != 0)
-        st = rk_fail(ctx, RK_EIO, "%s: cannot be renamed: %s", path, strerror(errno));
-    if (st != RK_OK) {
-        unlink(tmp);
-        return st;
-    }
-    return sync_folder(ctx, path);
 }

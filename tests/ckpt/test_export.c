@@ -99,6 +99,7 @@ static void export_both(bool ema, bool compress)
     snprintf(safe, sizeof safe, "%s/out.safetensors", x.dir);
     snprintf(raw, sizeof raw, "%s/raw", x.dir);
     write_all(h5, "an older file", 13);
+    write_all(safe, "an older file", 13);
     write_raw(&x, raw, ema);
     CHECK_OK(x.ctx, rk_export_h5(x.ctx, x.run, -1, ema, h5));
     CHECK_OK(x.ctx, rk_export_safetensors(x.ctx, x.run, 3, ema, safe));
@@ -116,6 +117,10 @@ static void export_both(bool ema, bool compress)
     rk__st_close(&st);
     struct stat s;
     CHECK(!stat(h5, &s) && s.st_size > 4 * 32 * 33);
+    mode_t mode = s.st_mode, mask = umask(0);
+    umask(mask);
+    CHECK_INT(mode & 0777, 0666 & ~mask);
+    CHECK(!stat(safe, &s) && s.st_mode == mode);
     teardown(&x);
 }
 
@@ -152,6 +157,9 @@ TEST(refusals)
     rk_error_clear(x.ctx);
     snprintf(path, sizeof path, "%s/nowhere/out", x.dir);
     CHECK_INT(rk_export(x.ctx, x.run, -1, "h5", path), RK_EIO);
+    rk_error_clear(x.ctx);
+    CHECK_INT(rk_export(x.ctx, x.run, -1, "safetensors", path), RK_EIO);
+    CHECK(strstr(rk_error(x.ctx), "nowhere"));
     rk_error_clear(x.ctx);
     CHECK_INT(rk_export(x.ctx, x.run, 9, "safetensors", path), RK_ENOINPUT);
     teardown(&x);

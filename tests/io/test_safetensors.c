@@ -132,6 +132,30 @@ TEST(lengths)
     CHECK(strstr(rk_error(&ctx), "a header of 4294967296 bytes"));
 }
 
+static rk_status to_stdio(void *file, const void *p, size_t n)
+{
+    return fwrite(p, 1, n, file) == n ? RK_OK : RK_EIO;
+}
+
+static rk_status save(rk_ctx *ctx, const char *path, rk__st_entry *e, int n)
+{
+    FILE *f = fopen(path, "wb");
+    rk_status st = rk__st_write(ctx, e, n, to_stdio, f);
+    fclose(f);
+    return st;
+}
+
+/* Takes so many bytes, then no more. */
+static rk_status to_little(void *left, const void *p, size_t n)
+{
+    size_t *room = left;
+    (void)p;
+    if (n > *room)
+        return RK_EIO;
+    *room -= n;
+    return RK_OK;
+}
+
 TEST(written_and_read_back)
 {
     float w[6] = { 1, 2, 3, 4, 5, 6 };
@@ -145,8 +169,7 @@ TEST(written_and_read_back)
     };
     const char *path = file_path("m.safetensors");
     rk_ctx ctx = { 0 };
-    CHECK_OK(&ctx, rk__st_save(&ctx, path, e, 4));
-    CHECK_OK(&ctx, rk__st_save(&ctx, path, e, 4)); /* over an existing one */
+    CHECK_OK(&ctx, save(&ctx, path, e, 4));
     rk__safetensors st;
     CHECK_OK(&ctx, rk__st_open(&ctx, path, &st));
     CHECK_INT(st.n, 4);
@@ -169,9 +192,22 @@ TEST(written_and_read_back)
     rk_error_clear(&ctx);
     e[1].name = e[0].name;
     e[1].dtype = e[0].dtype;
-    CHECK_INT(rk__st_save(&ctx, path, e, 4), RK_ECONFIG);
-    rk_error_clear(&ctx);
-    CHECK_INT(rk__st_save(&ctx, "/nowhere/x", e, 1), RK_EIO);
+    CHECK_INT(save(&ctx, path, e, 4), RK_ECONFIG);
+}
+
+/* Wherever the sink refuses, the writer stops and says what it said. */
+TEST(a_sink_that_refuses)
+{
+    float w[6] = { 0 };
+    rk__st_entry e[] = { { "a", RK_F32, RK_SHAPE(2, 3), w }, { "b", RK_F32, RK_SHAPE(3), w } };
+    rk_ctx ctx = { 0 };
+    size_t most = 4096, left = most;
+    CHECK_OK(&ctx, rk__st_write(&ctx, e, 2, to_little, &left));
+    size_t all = most - left;
+    CHECK(all > 36);
+    for (size_t room = 0; room < all; room++)
+        CHECK_INT(rk__st_write(&ctx, e, 2, to_little, &(size_t){ room }), RK_EIO);
+    CHECK_OK(&ctx, rk__st_write(&ctx, e, 2, to_little, &(size_t){ all }));
 }
 
 /* Every prefix of a file is refused, and so is every flipped bit of its header or a wrong answer never given.
