@@ -23,6 +23,14 @@
 
 enum { ROOM_MIB = 96, DATA_MIB = 128, SIDE = 64, PIXELS = SIDE * SIDE };
 
+/* A sanitizer reserves terabytes of address space: no limit can be set. */
+static bool skipped(const char *test)
+{
+    if (SANITIZED)
+        printf("skipped: %s: under a sanitizer the address space cannot be limited\n", test);
+    return SANITIZED;
+}
+
 static int64_t address_space(void)
 {
     long pages = 0;
@@ -99,8 +107,8 @@ static const int64_t images = ((int64_t)DATA_MIB << 20) / PIXELS;
 
 TEST(idx_in_place)
 {
-    if (SANITIZED)
-        return; /* a sanitizer reserves terabytes of address space: no limit can be set */
+    if (skipped(__func__))
+        return;
     uint8_t h[16], row[PIXELS];
     const char *path = file_path("big.idx");
     FILE *f = fopen(path, "wb");
@@ -118,7 +126,7 @@ TEST(idx_in_place)
 
 TEST(idx_compressed)
 {
-    if (SANITIZED)
+    if (skipped(__func__))
         return;
     uint8_t h[16], row[PIXELS];
     const char *path = file_path("big.idx.gz");
@@ -137,7 +145,7 @@ TEST(idx_compressed)
 
 TEST(csv_streamed)
 {
-    if (SANITIZED)
+    if (skipped(__func__))
         return;
     enum { COLUMNS = 256 };
     int64_t rows = ((int64_t)DATA_MIB << 20) / (COLUMNS * 4);
@@ -160,7 +168,7 @@ TEST(csv_streamed)
 
 TEST(hdf5_chunked_and_in_place)
 {
-    if (SANITIZED)
+    if (skipped(__func__))
         return;
     enum { CHUNK = 256 };
     for (int compressed = 0; compressed < 2; compressed++) {
