@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -122,27 +123,28 @@ def ours(args):
                   f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f}) |", flush=True)
 
 
-def launch(command, cwd):
-    """Wall seconds and peak resident MiB of a whole process."""
+def launch(command, cwd, first):
+    """Wall seconds until a line of the output has `first` in it, and peak resident MiB of the whole process."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                env=clean_env(2))
+    seconds = next((time.perf_counter() - start for line in process.stdout if first in line), None)
+    process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    if status or seconds is None:
         raise RuntimeError(f"{command} ended with {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return seconds, usage.ru_maxrss / 1024
 
 
 def startup(args):
-    import tempfile
     rows = {"rankine": [], "PyTorch": []}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(args.rounds):
             ours = [str(args.build / "rankine"), "train", str(ROOT / "examples/fashion_mlp.yaml"), "run.steps=1",
-                    f"run.dir={folder}/run{i}", "ckpt.every=0"]
-            rows["rankine"].append(launch(ours, folder))
-            rows["PyTorch"].append(launch([python(), str(HERE / "first_step.py")], folder))
-    print("| | launch to the end of one step, s | peak memory, MiB |")
+                    f"run.dir={folder}/run{i}", "log.format=kv"]
+            rows["rankine"].append(launch(ours, folder, " step=1 "))
+            rows["PyTorch"].append(launch([python(), str(HERE / "first_step.py")], folder, "step"))
+    print("| | launch to the end of the first step, s | peak memory, MiB |")
     print("|---|---|---|")
     for name, values in rows.items():
         seconds, memory = zip(*values)
