@@ -12,7 +12,7 @@ typedef struct rk_metrics rk_metrics;
 
 typedef struct rk_metrics_cfg {
     bool tensorboard;   /* also DIR/tb/events.out.tfevents.* */
-    int64_t start_step; /* of a run that goes on: TensorBoard drops later steps of earlier files */
+    int64_t start_step; /* > 0: of this session; TensorBoard drops it and later ones of earlier files */
 } rk_metrics_cfg;
 
 /* Opens DIR/metrics.jsonl for appending; DIR is made if absent. cfg may be NULL. Owned by ctx. After a

@@ -62,9 +62,9 @@ static void cut_lost(int fd, int64_t resume)
         return; /* the lines stay: readers take the last one of a step */
 }
 
-rk_status rk__journal_open(rk__journal *j, rk_ctx *ctx, const char *dir, int64_t resume)
+rk_status rk__journal_open(rk__journal *j, rk_ctx *ctx, const char *dir, int64_t resume, bool tensorboard)
 {
-    *j = (rk__journal){ .metrics = -1, .events = -1 };
+    *j = (rk__journal){ .metrics = -1, .events = -1, .tensorboard = tensorboard, .next = resume + 1 };
     j->dir = rk__strdup(ctx, dir);
     j->metrics = open_log(ctx, dir, "metrics.jsonl");
     j->events = open_log(ctx, dir, "events.jsonl");
@@ -79,6 +79,8 @@ void rk__journal_close(rk__journal *j)
         close(j->metrics);
     if (j->events >= 0)
         close(j->events);
+    rk__tfevents_close(j->board);
+    free(j->quiet);
     free(j->dir);
     *j = (rk__journal){ .metrics = -1, .events = -1 };
 }
@@ -109,6 +111,24 @@ void rk__journal_metrics(rk__journal *j, const char *body)
 void rk__journal_event(rk__journal *j, const char *body)
 {
     append(j, j->events, body);
+}
+
+static bool open_board(rk__journal *j)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/tb", j->dir);
+    j->quiet = calloc(1, sizeof *j->quiet);
+    return j->quiet && rk__tfevents_open(j->quiet, path, j->next, &j->board) == RK_OK;
+}
+
+void rk__journal_scalar(rk__journal *j, const char *name, int64_t step, double value)
+{
+    if (!j->tensorboard)
+        return;
+    if ((j->board || open_board(j)) && rk__tfevents_scalar(j->board, name, step, value) == RK_OK)
+        return;
+    j->tensorboard = false;
+    j->failed = true;
 }
 
 static bool write_all(int fd, const char *p, size_t n)

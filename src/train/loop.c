@@ -193,7 +193,7 @@ static rk_status prepare(rk__trainer *t)
     if (has)
         RK_TRY_GOTO(done, resume(t));
     RK_TRY_GOTO(done, write_config(t));
-    st = rk__journal_open(&t->journal, t->ctx, t->cfg->run_dir, t->step);
+    st = rk__journal_open(&t->journal, t->ctx, t->cfg->run_dir, t->step, t->cfg->log_tensorboard);
 done:
     rk__snap_info_free(&info);
     return st;

@@ -89,17 +89,24 @@ static void put_num(rk__text *j, const char *name, double v)
     rk__text_double(j, v);
 }
 
+/* To the line of metrics.jsonl and to TensorBoard. */
+static void put_metric(rk__trainer *t, rk__text *j, const char *name, double v)
+{
+    put_num(j, name, v);
+    rk__journal_scalar(&t->journal, name, t->step, v);
+}
+
 static void log_line(rk__trainer *t, const rk_progress *p)
 {
     rk__text j = { 0 };
     rk__text_printf(&j, "\"step\":%lld", (long long)p->step);
-    put_num(&j, "epoch", p->epoch);
-    put_num(&j, "loss", p->loss);
-    put_num(&j, "lr", p->lr);
-    put_num(&j, "grad_norm", p->grad_norm);
-    put_num(&j, "samples_per_s", p->samples_per_s);
-    put_num(&j, "step_s", p->step_s);
-    put_num(&j, "data_s", p->data_s);
+    put_metric(t, &j, "epoch", p->epoch);
+    put_metric(t, &j, "loss", p->loss);
+    put_metric(t, &j, "lr", p->lr);
+    put_metric(t, &j, "grad_norm", p->grad_norm);
+    put_metric(t, &j, "samples_per_s", p->samples_per_s);
+    put_metric(t, &j, "step_s", p->step_s);
+    put_metric(t, &j, "data_s", p->data_s);
     char *line = rk__text_take(&j);
     if (line)
         rk__journal_metrics(&t->journal, line);
@@ -107,7 +114,7 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     if (t->journal.failed && !t->journal_told) {
         t->journal_told = true;
         rk__report_text(t, RK_EVENT_WARN,
-                        "%s: metrics.jsonl or events.jsonl cannot be written; training goes on",
+                        "%s: metrics.jsonl, events.jsonl or tb/ cannot be written; training goes on",
                         t->cfg->run_dir);
     }
 }
@@ -159,7 +166,7 @@ void rk__report_eval(rk__trainer *t)
     rk__text j = { 0 };
     rk__text_printf(&j, "\"step\":%lld", (long long)t->step);
     for (int i = 0; i < t->n_evaluated; i++)
-        put_num(&j, t->evaluated[i].name, t->evaluated[i].value);
+        put_metric(t, &j, t->evaluated[i].name, t->evaluated[i].value);
     char *line = rk__text_take(&j);
     if (line)
         rk__journal_metrics(&t->journal, line);
