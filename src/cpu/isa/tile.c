@@ -233,6 +233,19 @@ RK_INLINE void fetch_c(const int rows, const int vecs, const rk__tile *t)
             __builtin_prefetch(c + i * t->out->ldc + j * VL, 1);
 }
 
+/* What a call's last run leaves behind: a partial sum at `depth` of the stack, or rows of c. */
+RK_INLINE void leave(const int rows, const int vecs, sums acc, const rk__tile *t, float *here, int depth)
+{
+    if (!t->last) {
+        acc_store(rows, vecs, acc, level(t, here, depth));
+    } else if (plain(t)) {
+        finish_plain(rows, vecs, acc, t);
+    } else {
+        acc_store(rows, vecs, acc, here);
+        finish(t, here);
+    }
+}
+
 RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mode, const rk__tile *t)
 {
     float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
@@ -245,7 +258,7 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
     else
         acc_zero(rows, vecs, acc);
 
-    if (t->last && !t->out->transposed && t->run[0] >= FETCH_C_TERMS)
+    if (t->last && !t->out->transposed && t->run[0] * t->runs >= FETCH_C_TERMS)
         fetch_c(rows, vecs, t);
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
     const float *a[ROW_GROUPS], *b = t->b;
@@ -294,14 +307,84 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
         acc_zero(rows, vecs, acc);
     }
 #undef STEP
-    if (!t->last) {
-        acc_store(rows, vecs, acc, level(t, here, depth));
-    } else if (plain(t)) {
-        finish_plain(rows, vecs, acc, t);
-    } else {
-        acc_store(rows, vecs, acc, here);
-        finish(t, here);
+    leave(rows, vecs, acc, t, here, depth);
+}
+
+/* ---- short leaves ---- */
+
+enum { GROUP = VL == 8 ? 8 : 4 };       /* leaves of one group: their part of the tree is straight code */
+enum { GROUP_VECS = TILE_VECS, GROUP_TERMS = 16 };  /* longer leaves hide the branches of the stack */
+
+/* The compiler shall keep no partial sum in registers, of which there are none to spare. */
+#define SPILLED() __asm__ volatile("" ::: "memory")
+
+/* One leaf of rows whose elements of one k are neighbours. */
+RK_INLINE void leaf_chain(const int rows, const int vecs, sums acc, const float *a, int64_t a_step, const float *b,
+                          int64_t b_step, int64_t k)
+{
+    acc_zero(rows, vecs, acc);
+    for (; k > 0; k--, a += a_step, b += b_step) {
+        vf v[MOST_VECS];
+        if (vecs <= rows) {
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+                v[j] = v_load(b + j * VL);
+            RK_UNROLL for (int i = 0; i < rows; i++)
+            {
+                vf x = v_set1(a[i]);
+                RK_UNROLL for (int j = 0; j < vecs; j++)
+                    acc[i][j] = v_fma(x, v[j], acc[i][j]);
+            }
+        } else {
+            RK_UNROLL for (int i = 0; i < rows; i++)
+                v[i] = v_set1(a[i]);
+            RK_UNROLL for (int j = 0; j < vecs; j++)
+            {
+                vf y = v_load(b + j * VL);
+                RK_UNROLL for (int i = 0; i < rows; i++)
+                    acc[i][j] = v_fma(v[i], y, acc[i][j]);
+            }
+        }
     }
+}
+
+/* The sum of GROUP leaves. */
+RK_INLINE void group(const int rows, const int vecs, sums acc, const int64_t *run, const float **a, int64_t a_step,
+                     const float **b, int64_t b_step)
+{
+    float stack[4 * TILE_FLOATS] __attribute__((aligned(64)));
+    int depth = 0;
+    RK_UNROLL for (int s = 0; s < GROUP; s++)
+    {
+        int64_t k = run[s];
+        leaf_chain(rows, vecs, acc, *a, a_step, *b, b_step, k);
+        *a += k * a_step;
+        *b += k * b_step;
+        RK_UNROLL for (int d = s; d & 1; d >>= 1)
+            acc_add(rows, vecs, acc, stack + --depth * TILE_FLOATS);
+        if (s + 1 < GROUP)
+            acc_store(rows, vecs, acc, stack + depth++ * TILE_FLOATS);
+        SPILLED();
+    }
+}
+
+RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
+{
+    float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
+    sums acc;
+    int depth = __builtin_popcount((unsigned)t->leaf);
+    const float *a = t->a, *b = t->b;
+    if (t->last && !t->out->transposed)
+        fetch_c(rows, vecs, t);
+    for (int r = 0, number = t->leaf / GROUP;; number++) {
+        group(rows, vecs, acc, t->run + r, &a, t->a_step, &b, t->b_step);
+        for (int d = number; d & 1; d >>= 1)
+            acc_add(rows, vecs, acc, level(t, here, --depth));
+        r += GROUP;
+        if (r == t->runs)
+            break;
+        acc_store(rows, vecs, acc, level(t, here, depth++));
+    }
+    leave(rows, vecs, acc, t, here, depth);
 }
 
 /* ---- one function a shape ---- */
@@ -332,18 +415,44 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
 
 SHAPES(SHAPE)
 
+#if defined(RK_ISA_AVX512)
+#define GROUPS(X) X(12) X(13) X(14)
+enum { GROUP_LEAST_ROWS = 12 };
+#elif defined(RK_ISA_AVX2)
+#define GROUPS(X) X(2) X(3)
+enum { GROUP_LEAST_ROWS = 2 };
+#else
+#define GROUPS(X) X(2)
+enum { GROUP_LEAST_ROWS = 2 };
+#endif
+#define GROUP_SHAPE(rows)                          \
+    static void groups_##rows(const rk__tile *t)   \
+    {                                              \
+        groups_body(rows, GROUP_VECS, t);          \
+    }
+#define GROUP_ROW(rows) [rows] = groups_##rows,
+
+GROUPS(GROUP_SHAPE)
+
 enum { MODES = RK__TILE_TURNED + 1 };
 typedef void kernel(const rk__tile *t);
 static kernel *const kernels[MODES][MOST_VECS + 1][TILE_TALL + 1] = { SHAPES(ROW) };
+static kernel *const group_kernels[TILE_TALL + 1] = { GROUPS(GROUP_ROW) };
 
 bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows)
 {
     return rows > 0 && rows <= TILE_TALL && kernels[mode][vecs][rows];
 }
 
+static bool grouped(const rk__tile *t)
+{
+    return t->mode == RK__TILE_PANEL && t->a_row == 1 && t->vecs == GROUP_VECS && t->rows >= GROUP_LEAST_ROWS && t->leaf % GROUP == 0 &&
+           t->runs % GROUP == 0 && t->run[0] < GROUP_TERMS && !t->resume && !t->partial && !t->chain;
+}
+
 void RK_NAME(tile)(const rk__tile *t)
 {
-    kernels[t->mode][t->vecs][t->rows](t);
+    (grouped(t) ? group_kernels[t->rows] : kernels[t->mode][t->vecs][t->rows])(t);
 }
 
 /* ---- packing ---- */
