@@ -3,6 +3,9 @@
 
 #include "core/order.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 static uint32_t seed = 1;
 
 /* in (-1, 1), every third magnitude small, some exact zeros */
@@ -347,6 +350,76 @@ TEST(bf16)
             p.g.order.segments = t & 4 ? 8 : 1;
             CHECK_SAME(&p);
         }
+}
+
+/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one before. */
+typedef struct fenced {
+    float *p;
+    void *pages;
+    size_t bytes;
+} fenced;
+
+static fenced fence(int64_t n, bool front)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = ((size_t)n * sizeof(float) + page - 1) / page * page;
+    fenced f = { .bytes = inner + 2 * page };
+    f.pages = mmap(NULL, f.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (f.pages == MAP_FAILED)
+        abort();
+    char *start = (char *)f.pages + page;
+    if (inner && mprotect(start, inner, PROT_READ | PROT_WRITE))
+        abort();
+    f.p = (float *)(void *)(front ? start : start + inner - (size_t)n * sizeof(float));
+    for (int64_t i = 0; i < n; i++)
+        f.p[i] = number();
+    return f;
+}
+
+/* Elements from the first to the last of a matrix: the last row has no padding behind it. */
+static int64_t extent(int64_t rows, int64_t cols, int64_t ld)
+{
+    return (rows - 1) * ld + cols;
+}
+
+/* Runs one product between guard pages on every device; the kernel is compiled without sanitizers, so a read or a
+ * write beyond an operand ends the program here. False if the bits are wrong. */
+static bool within_fences(const int64_t *shape, int how)
+{
+    bool ta = how & 1, tb = how & 2, front = how & 16, good = true;
+    int64_t m = shape[0], n = shape[1], k = shape[2], pad = how & 32 ? PAD : 0;
+    int64_t lda = (ta ? m : k) + pad, ldb = (tb ? k : n) + pad, ldc = n + pad, size = extent(m, n, ldc);
+    fenced a = fence(ta ? extent(k, m, lda) : extent(m, k, lda), front);
+    fenced b = fence(tb ? extent(n, k, ldb) : extent(k, n, ldb), front);
+    fenced c = fence(size, front), bias = fence(n, front);
+    float *start = copy(c.p, size), *want = copy(c.p, size);
+    rk_gemm g = { .m = m, .n = n, .k = k, .a = a.p, .b = b.p, .ldc = ldc, .bias = bias.p, .bf16 = how & 4,
+                  .a_row = ta ? 1 : lda, .a_col = ta ? lda : 1, .b_row = tb ? 1 : ldb, .b_col = tb ? ldb : 1,
+                  .order = { how & 8 ? 8 : 1, 1, how & 8 ? RK_ACC_ADD : RK_ACC_SET } };
+    g.c = want;
+    reference(&g);
+    g.c = c.p;
+    for (int i = 0; i < all.count && good; i++) {
+        memcpy(c.p, start, (size_t)size * sizeof(float));
+        good = all.it[i].k->gemm(all.it[i].dev, &g) == RK_OK && differs(c.p, want, size) < 0;
+    }
+    fenced *f[] = { &a, &b, &c, &bias };
+    for (int i = 0; i < 4; i++)
+        munmap(f[i]->pages, f[i]->bytes);
+    free(start);
+    free(want);
+    return good;
+}
+
+TEST(nothing_beyond_the_operands)
+{
+    static const int64_t shape[][3] = { { 1, 1, 1 },    { 1, 33, 7 },  { 1, 130, 65 },  { 3, 29, 70 },  { 5, 64, 17 },
+                                        { 13, 17, 9 },  { 17, 100, 33 }, { 64, 50, 8 }, { 33, 7, 65 },  { 2, 100, 40 },
+                                        { 40, 97, 66 }, { 96, 40, 5 },  { 31, 32, 100 }, { 9, 3, 1 } };
+    open_all();
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int how = 0; how < 64; how++)
+            if (!within_fences(shape[i], how))
+                TEST_FAIL("%lldx%lldx%lld, case %d", (long long)shape[i][0], (long long)shape[i][1], (long long)shape[i][2], how);
 }
 
 static rk_gemm part(const rk_gemm *g, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
