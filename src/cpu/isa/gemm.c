@@ -12,12 +12,14 @@
 
 enum {
     K_BLOCK = 1024,                         /* terms of a block: fewer passes over c and the partial sums */
+    K_BLOCK_DIRECT = 192,                  /* rows read at a stride: a line a term, which the next tiles find again */
     K_BLOCK_TURNED = 64,                    /* for few rows: columns just turned stay in the first-level cache */
     A_BLOCK_BYTES = VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
     A_DIRECT_COLUMNS = 128,                 /* fewer columns do not repay the packing of rows */
     SWAP_MIN_TERMS = 64,                    /* shorter sums do not repay turning the result */
     B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
+    THIN_TERMS = 32,                      /* so few that a call costs as much as they do */
     MIN_TASK_TERMS = 1 << 17,             /* multiply-adds worth a thread: about 3 us */
     PACK_ROWS = 16                        /* k rows packed before the next panel: their lines are read once */
 };
@@ -50,6 +52,7 @@ typedef struct plan {
     int64_t row_panels, col_panels;  /* row panels are balanced: rows differ by one at most */
     int64_t row_step, col_step;      /* row panels of a row block, column panels of a column block */
     bool a_direct, b_direct, b_turned; /* read in place */
+    bool thin;                         /* few terms: columns of tiles a call */
     block *blocks;
     int count, held_levels;
     int64_t *runs, runs_used, k_block, k_most;
@@ -147,6 +150,8 @@ static bool plan_blocks(plan *pl, const product *p, const team *t)
 {
     bool turned = p->b_lane != 1 && p->m < VL;
     pl->k_block = turned && !turns_in_registers(p) ? K_BLOCK_TURNED : K_BLOCK;
+    if (!p->bf16 && p->a_row == 1 && p->n <= A_DIRECT_COLUMNS)
+        pl->k_block = K_BLOCK_DIRECT;
     int64_t most = p->k / pl->k_block + 1;
     int64_t blocks = min64(most * (TILE_SEGMENTS_LOG2 + 2), 2 * (int64_t)p->segments) + most;
     int64_t runs = p->segments + blocks;
@@ -212,6 +217,8 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
     pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
+    pl->thin = p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
+    pl->a_direct |= pl->thin;
     pl->b_direct = !p->bf16 && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
 }
 
@@ -340,6 +347,25 @@ static void tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, const fl
     }
 }
 
+/* The same for few terms: all whole tiles in one call. */
+static void thin_tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, const float *packed)
+{
+    const int64_t most = rk__tile_rows(t->vecs);
+    t->row = row;
+    if (t->mode == RK__TILE_COPY || end - row < most || !RK_NAME(tile_has_column)(t->vecs)) {
+        tiles(s, t, row, min64(end, row + most), packed);
+        t->row = min64(end, row + most);
+    }
+    int64_t count = (end - t->row) / most;
+    if (count > 0 && RK_NAME(tile_has_column)(t->vecs)) {
+        RK_NAME(tile_column)(t, count);
+        t->row += count * most;
+        t->a += count * most * t->a_row;
+    }
+    if (t->row < end)
+        tiles(s, t, t->row, end, packed);
+}
+
 static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
 {
     const product *p = s->p;
@@ -347,6 +373,12 @@ static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
     rk__tile t = tile_of(s, panel);
     const float *packed = t.b;
     place_b(s, panel, &t);
+    if (pl->thin) {
+        int64_t row = first_row(p, pl, from);
+        t.a = p->a + row * p->a_row;
+        thin_tiles(s, &t, row, first_row(p, pl, to), packed);
+        return;
+    }
     int64_t held = TILE_FLOATS * pl->held_levels * pl->tiles;
     for (int64_t i = from; i < to; i++) {
         int64_t row = first_row(p, pl, i), end = first_row(p, pl, i + 1);

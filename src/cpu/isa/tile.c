@@ -387,6 +387,62 @@ RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
     leave(rows, vecs, acc, t, here, depth);
 }
 
+/* ---- few terms ---- */
+
+/* Tiles one below the other: what a call costs is shared. */
+RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, int64_t tiles)
+{
+    float here[TILE_FLOATS] __attribute__((aligned(64)));
+    const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
+    const bool registers = plain(t);
+    rk__tile at = *t;
+    for (int64_t n = 0; n < tiles; n++, at.row += rows, at.a += rows * a_row) {
+        sums acc;
+        const float *a[ROW_GROUPS], *b = t->b;
+        RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
+            a[g] = at.a + g * ROW_GROUP * a_row;
+        acc_zero(rows, vecs, acc);
+        for (int64_t k = t->run[0]; k > 0; k--, b += b_step) {
+            step(rows, vecs, RK__TILE_PANEL, acc, a, a_row, b, NULL, 0);
+            RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step;
+        }
+        if (registers) {
+            finish_plain(rows, vecs, acc, &at);
+        } else {
+            acc_store(rows, vecs, acc, here);
+            finish(&at, here);
+        }
+    }
+}
+
+#define COLUMN_SHAPE(rows, vecs)                                               \
+    static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles)       \
+    {                                                                          \
+        column_body(rows, vecs, t, tiles);                                     \
+    }
+#define COLUMN_ROW(rows, vecs) [vecs] = column_##rows##x##vecs,
+#if defined(RK_ISA_AVX512)
+#define COLUMNS(X) X(14, 1) X(14, 2)
+#elif defined(RK_ISA_AVX2)
+#define COLUMNS(X) X(12, 1) X(6, 2) X(4, 3) X(3, 4)
+#else
+#define COLUMNS(X) X(4, 1) X(2, 2)
+#endif
+COLUMNS(COLUMN_SHAPE)
+
+typedef void column_kernel(const rk__tile *t, int64_t tiles);
+static column_kernel *const column_kernels[MOST_VECS + 1] = { COLUMNS(COLUMN_ROW) };
+
+bool RK_NAME(tile_has_column)(int vecs)
+{
+    return column_kernels[vecs] != NULL;
+}
+
+void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
+{
+    column_kernels[t->vecs](t, tiles);
+}
+
 /* ---- one function a shape ---- */
 
 #define SHAPE(rows, vecs, mode)                                    \

@@ -91,6 +91,10 @@ bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows);
 /* Runs one tile. */
 void RK_NAME(tile)(const rk__tile *t);
 
+/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain. */
+void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles);
+bool RK_NAME(tile_has_column)(int vecs);
+
 /* Packs k rows of `lanes` floats into rows of `width` >= lanes floats, zeros after the last lane.
  * src   element (k, l) is src[k * step + l * lane]
  * panel k * width floats
