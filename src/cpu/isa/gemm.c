@@ -358,6 +358,7 @@ static void thin_tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, con
     }
     int64_t count = (end - t->row) / most;
     if (count > 0 && RK_NAME(tile_has_column)(t->vecs)) {
+        t->rows = (int)most;
         RK_NAME(tile_column)(t, count);
         t->row += count * most;
         t->a += count * most * t->a_row;
