@@ -559,6 +559,28 @@ static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width
     }
 }
 
+/* The same for fewer lanes, `room` of a row are written. In a panel narrower than a vector whole stores run into the
+ * next rows, which are written later; not into what follows the panel. */
+static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room, int64_t width,
+                             const bool bf16, float *panel)
+{
+    for (int64_t x = 0; x + VL <= k; x += VL) {
+        vf r[VL];
+        RK_UNROLL for (int i = 0; i < VL; i++)
+            r[i] = i < lanes ? v_load(src + i * lane + x) : v_zero();
+        v_transpose(r);
+        bool whole = room >= VL || (width < VL && (k - x - VL + 1) * width >= VL);
+        RK_UNROLL for (int i = 0; i < VL; i++)
+        {
+            vf v = bf16 ? v_bf16(r[i]) : r[i];
+            if (whole)
+                v_store(panel + (x + i) * width, v);
+            else
+                v_store_upto(panel + (x + i) * width, room, v);
+        }
+    }
+}
+
 /* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
 static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes, int64_t room,
                       int64_t width, bool bf16, float *panel)
@@ -584,8 +606,11 @@ void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int6
     else
         for (int64_t j = 0; j < width; j += VL) {
             int64_t done = 0;
-            if (step == 1 && lanes - j >= VL) {
+            if (step == 1 && lanes > j)
                 done = k / VL * VL;
+            if (done > 0 && lanes - j < VL) {
+                pack_turned_some(src + j * lane, lane, k, lanes - j, width - j, width, bf16, panel + j);
+            } else if (done > 0) {
                 (bf16 ? pack_turned(src + j * lane, lane, k, width, true, panel + j)
                       : pack_turned(src + j * lane, lane, k, width, false, panel + j));
             }
