@@ -98,7 +98,7 @@ static inline void bench_print_summary(const bench_summary *s, const char *what)
 static inline bench_options bench_options_read(int argc, char **argv)
 {
     bench_options o = { .threads = 1, .seconds = 0.4 };
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (!strcmp(argv[i], "--threads"))
             o.threads = (int)strtol(value, NULL, 10);
@@ -110,7 +110,6 @@ static inline bench_options bench_options_read(int argc, char **argv)
             o.only = value;
         else
             o.threads = 0;
-        i++;
     }
     if (o.threads < 1 || o.seconds <= 0) {
         fprintf(stderr, "usage: %s [--threads N] [--seconds S] [--section NAME] [--only TEXT]\n", argv[0]);
