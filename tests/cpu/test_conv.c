@@ -3,6 +3,9 @@
 
 #include "core/order.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 static uint32_t seed = 1;
 
 /* in (-1, 1), half of them small, some exact zeros of either sign */
@@ -327,6 +330,76 @@ TEST(shapes)
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
         problem p = make(args(shape[i]));
         CHECK_SAME(p, (int)i);
+    }
+}
+
+/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one
+ * before. */
+typedef struct fenced {
+    float *p;
+    void *pages;
+    size_t bytes;
+} fenced;
+
+static fenced fence(int64_t n, const float *from, bool front)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = ((size_t)n * sizeof(float) + page - 1) / page * page;
+    fenced f = { .bytes = inner + 2 * page };
+    f.pages = mmap(NULL, f.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (f.pages == MAP_FAILED)
+        abort();
+    char *start = (char *)f.pages + page;
+    if (mprotect(start, inner, PROT_READ | PROT_WRITE))
+        abort();
+    f.p = (float *)(void *)(front ? start : start + inner - (size_t)n * sizeof(float));
+    memcpy(f.p, from, (size_t)n * sizeof(float));
+    return f;
+}
+
+/* Runs all three between guard pages on every device; the tiles are compiled without sanitizers, so a read or
+ * a write beyond an operand ends the program here. False if the bits are wrong. */
+static bool within_fences(const problem *p, rk_order order, bool front)
+{
+    const devices *all = all_devices();
+    fenced x = fence(p->nx, p->x, front), w = fence(p->nw, p->w, front),
+           bias = fence(p->g.oc, p->bias, front), dy = fence(p->ny, p->dy, front),
+           y = fence(p->ny, p->dy, front), dx = fence(p->nx, p->x, front), dw = fence(p->nw, p->w, front);
+    bool good = true;
+    for (int i = 0; i < all->count && good; i++) {
+        const cpu_iter *d = &all->it[i];
+        good = d->k->conv2d(d->dev, &p->g, x.p, w.p, bias.p, RK_ACT_NONE, y.p) == RK_OK &&
+               d->k->conv2d_dx(d->dev, &p->g, dy.p, w.p, dx.p) == RK_OK &&
+               d->k->conv2d_dw(d->dev, &p->g, order, x.p, dy.p, dw.p) == RK_OK &&
+               memcmp(y.p, p->y, (size_t)p->ny * sizeof(float)) == 0 &&
+               memcmp(dx.p, p->dx, (size_t)p->nx * sizeof(float)) == 0 &&
+               memcmp(dw.p, p->dw, (size_t)p->nw * sizeof(float)) == 0;
+    }
+    fenced *f[] = { &x, &w, &bias, &dy, &y, &dx, &dw };
+    for (size_t i = 0; i < sizeof f / sizeof *f; i++)
+        munmap(f[i]->pages, f[i]->bytes);
+    return good;
+}
+
+TEST(nothing_beyond_the_operands)
+{
+    static const int64_t shape[][14] = {
+        { 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1 },    { 2, 3, 5, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1 },
+        { 1, 2, 4, 17, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1 },   { 1, 3, 7, 8, 9, 2, 3, 1, 1, 1, 2, 1, 1, 1 },
+        { 2, 5, 6, 16, 17, 3, 3, 1, 1, 1, 1, 1, 1, 1 },  { 2, 3, 9, 11, 7, 3, 3, 2, 2, 1, 1, 1, 1, 1 },
+        { 2, 4, 10, 10, 6, 1, 1, 2, 2, 0, 0, 1, 1, 1 },  { 1, 2, 7, 7, 4, 1, 2, 3, 3, 1, 0, 1, 1, 1 },
+        { 1, 4, 9, 33, 8, 3, 3, 1, 1, 2, 12, 2, 12, 2 }, { 1, 2, 11, 40, 3, 3, 3, 1, 1, 0, 0, 1, 1, 1 },
+        { 2, 2, 6, 11, 3, 1, 1, 2, 2, 0, 0, 1, 1, 1 },   { 2, 2, 11, 9, 3, 1, 1, 2, 2, 1, 1, 1, 1, 1 },
+    };
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        problem p = make(args(shape[i]));
+        rk_order order = { 2, p.g.oh * p.g.ow, RK_ACC_SET };
+        want_y(&p, true, false);
+        want_dx(&p);
+        want_dw(&p, order, NULL);
+        bool good = within_fences(&p, order, false) && within_fences(&p, order, true);
+        drop(&p);
+        if (!good)
+            TEST_FAIL("shape %d differs between the fences", (int)i);
     }
 }
 

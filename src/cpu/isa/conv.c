@@ -191,37 +191,31 @@ static void interleave_rows(float *restrict to, const float *restrict even, cons
     }
 }
 
+/* Row r of a channel in a pass's grid. Passes without a tap have one row of zeros for all. */
+static const float *grid_row(const job *j, const pass *s, const float *grids, int64_t channel, int64_t r)
+{
+    return grids + (s->k ? s->at + (channel * s->rows + r) * s->cols : j->out * j->h * j->w);
+}
+
 /* Gathers the passes' grids of one channel into its plane. Passes are ordered by ph, then pw. */
 static void interleave(const job *j, int64_t channel, const float *grids, float *plane)
 {
     for (int64_t p = 0; p < j->passes; p++) {
         const pass *s = &j->pass[p], *next = p + 1 < j->passes ? s + 1 : NULL;
-        const float *from = grids + s->at + channel * s->rows * s->cols, *other = NULL;
-        if (s->k == 0)
-            continue;
-        if (j->stride_w == 2 && next && next->ph == s->ph && next->k > 0) {
-            other = grids + next->at + channel * next->rows * next->cols;
-            p++;
-        }
+        const bool pair = j->stride_w == 2 && next && next->ph == s->ph;
         for (int64_t r = 0; r < s->rows; r++) {
             float *to = plane + (r * j->stride_h + s->ph) * j->w + s->pw;
-            if (other) {
-                interleave_rows(to, from + r * s->cols, other + r * next->cols, next->cols);
-                if (s->cols > next->cols)
-                    to[2 * next->cols] = from[r * s->cols + next->cols];
-            } else {
-                interleave_row(to, from + r * s->cols, s->cols, j->stride_w);
+            const float *from = grid_row(j, s, grids, channel, r);
+            if (!pair) {
+                interleave_row(to, from, s->cols, j->stride_w);
+                continue;
             }
+            interleave_rows(to, from, grid_row(j, next, grids, channel, r), next->cols);
+            if (s->cols > next->cols)
+                to[2 * next->cols] = from[next->cols];
         }
+        p += pair;
     }
-}
-
-static bool some_pass_is_empty(const job *j)
-{
-    for (int64_t p = 0; p < j->passes; p++)
-        if (j->pass[p].k == 0)
-            return true;
-    return false;
 }
 
 /* A sample's group, or a part of its row tiles. */
@@ -241,7 +235,8 @@ static void run_task(void *arg, int64_t task, int worker)
         rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * SHARE * RK__CONV_HELD * sizeof(float));
     float *grids = NULL, *y = j->dst + (sample * j->groups + group) * j->out * j->h * j->w;
     if (phased)
-        grids = rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w) * sizeof(float));
+        grids =
+            rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w + j->w) * sizeof(float));
     if (!image || !held || (phased && !grids)) {
         atomic_store(&j->failed, true);
         return;
@@ -249,7 +244,9 @@ static void run_task(void *arg, int64_t task, int worker)
     const float *src = j->src + (sample * j->groups + group) * j->in * j->view.h * j->view.w;
     RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, image);
     const int64_t plane = j->h * j->w, m0 = tile_row(j, t0), m1 = tile_row(j, t1);
-    if (some_pass_is_empty(j))
+    if (phased)
+        memset(grids + j->out * plane, 0, (size_t)j->w * sizeof(float));
+    else if (j->pass->k == 0)
         memset(y + m0 * plane, 0, (size_t)((m1 - m0) * plane) * sizeof(float));
     for (int64_t p = 0; p < j->passes; p++) {
         float *to = phased ? grids + j->pass[p].at : y;

@@ -34,10 +34,12 @@ rk__conv_view RK_NAME(conv_view_x)(const rk_conv2d_args *g)
     return v;
 }
 
+/* Planes are written in ascending order, and behind the last there is room for a vector: whole vectors of
+ * zeros may spill over what is written next. */
 TV_INLINE void zero(float *dst, int64_t n)
 {
     for (int64_t i = 0; i < n; i += TV)
-        tv_store_n(dst + i, n - i, tv_zero());
+        tv_store(dst + i, tv_zero());
 }
 
 /* Indices of a phase along one axis that meet the source: [*lo, *hi) within [0, n). Index i is source i *
@@ -53,9 +55,12 @@ static void meet(int64_t at, int64_t stride, int64_t in, int64_t n, int64_t *lo,
 
 TV_INLINE void copy_row(float *restrict dst, const float *restrict src, int64_t n, int64_t stride)
 {
-    if (stride == 1) {
-        for (int64_t i = 0; i < n; i += TV)
-            tv_store_n(dst + i, n - i, tv_load_n(src + i, n - i));
+    if (stride == 1 && n >= TV) { /* the last vector may overlap the one before it */
+        for (int64_t i = 0; i < n - TV; i += TV)
+            tv_store(dst + i, tv_load(src + i));
+        tv_store(dst + n - TV, tv_load(src + n - TV));
+    } else if (stride == 1) {
+        tv_store_n(dst, n, tv_load_n(src, n));
     } else if (stride == 2) {
         for (int64_t i = 0; i < n; i++)
             dst[i] = src[2 * i];
