@@ -1,9 +1,9 @@
-/* Timing for benchmarks: contenders run in turn in one process, so that what disturbs the machine disturbs all of
- * them, and each gives the median of its runs. Every printed row carries `wrong`: the number of results outside
- * tolerance; a time with wrong > 0 does not count.
+/* Timing for benchmarks: contenders run in turn in one process, so that what disturbs the machine disturbs
+ * all of them, and each gives the median of its runs. Every printed row carries `wrong`: the number of
+ * results outside tolerance; a time with wrong > 0 does not count.
  *
- * A single-threaded contender is timed in CPU time of the calling thread, which other processes do not lengthen;
- * several threads are timed by the wall clock. */
+ * A single-threaded contender is timed in CPU time of the calling thread, which other processes do not
+ * lengthen; several threads are timed by the wall clock. */
 #ifndef RK_BENCH_H
 #define RK_BENCH_H
 
@@ -44,8 +44,8 @@ static inline int bench_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Runs `sides` in turn (in alternating order) for about o->seconds after one warm-up each; every timed run calls
- * `repeat` times, for work too short to time alone. Returns the number of timed runs of each. */
+/* Runs `sides` in turn (in alternating order) for about o->seconds after one warm-up each; every timed run
+ * calls `repeat` times, for work too short to time alone. Returns the number of timed runs of each. */
 static inline int bench_in_turn(const bench_options *o, int repeat, bench_side *sides, int count)
 {
     static double times[BENCH_MOST_SIDES][BENCH_MOST_RUNS];

@@ -34,7 +34,8 @@ static float bf16(float f)
 }
 
 /* The definition: a leaf is a chain, leaves are added in the halving tree. */
-static float subtree(const rk_gemm *g, const float *a, const float *b, int64_t lo, int64_t hi, int segments, float start)
+static float subtree(const rk_gemm *g, const float *a, const float *b, int64_t lo, int64_t hi, int segments,
+                     float start)
 {
     if (segments > 1) {
         int64_t mid = lo + (hi - lo) / 2;
@@ -96,8 +97,17 @@ static problem make(int64_t m, int64_t n, int64_t k, bool ta, bool tb, int64_t b
     p.pre = numbers(p.c_floats);
     p.mask = numbers(p.c_floats);
     p.bias = numbers(n);
-    p.g = (rk_gemm){ .m = m, .n = n, .k = k, .a = p.a, .b = p.b, .ldc = n + PAD, .batch = batch, .a_batch = a_size,
-                     .b_batch = b_size, .c_batch = c_size, .order = { 1, 1, RK_ACC_SET } };
+    p.g = (rk_gemm){ .m = m,
+                     .n = n,
+                     .k = k,
+                     .a = p.a,
+                     .b = p.b,
+                     .ldc = n + PAD,
+                     .batch = batch,
+                     .a_batch = a_size,
+                     .b_batch = b_size,
+                     .c_batch = c_size,
+                     .order = { 1, 1, RK_ACC_SET } };
     p.g.a_row = ta ? 1 : lda;
     p.g.a_col = ta ? lda : 1;
     p.g.b_row = tb ? 1 : ldb;
@@ -174,9 +184,11 @@ static bool same_everywhere(problem *p)
         good = st == RK_OK && at < 0 && at_pre < 0;
         if (!good)
             snprintf(last_case, sizeof last_case,
-                     "%s, %d threads, %lldx%lldx%lld, strides %lld %lld, segments %d, status %d: differs at %lld, pre at %lld",
-                     all.it[i].isa, all.it[i].threads, (long long)g.m, (long long)g.n, (long long)g.k, (long long)g.a_row,
-                     (long long)g.b_row, g.order.segments, st, (long long)at, (long long)at_pre);
+                     "%s, %d threads, %lldx%lldx%lld, strides %lld %lld, segments %d, status %d: differs at "
+                     "%lld, pre at %lld",
+                     all.it[i].isa, all.it[i].threads, (long long)g.m, (long long)g.n, (long long)g.k,
+                     (long long)g.a_row, (long long)g.b_row, g.order.segments, st, (long long)at,
+                     (long long)at_pre);
         free(c);
         free(pre);
     }
@@ -187,21 +199,21 @@ static bool same_everywhere(problem *p)
     return good;
 }
 
-#define CHECK_SAME(p)                                   \
-    do {                                                \
-        bool same_ = same_everywhere(p);                \
-        drop(p);                                        \
-        if (!same_)                                     \
-            TEST_FAIL("%s", last_case);                 \
+#define CHECK_SAME(p)                    \
+    do {                                 \
+        bool same_ = same_everywhere(p); \
+        drop(p);                         \
+        if (!same_)                      \
+            TEST_FAIL("%s", last_case);  \
     } while (0)
 
 TEST(shapes)
 {
     static const int64_t shape[][3] = {
-        { 1, 1, 1 },    { 1, 7, 33 },   { 7, 1, 33 },   { 33, 7, 1 },   { 7, 33, 7 },    { 6, 16, 16 },
-        { 14, 32, 9 },  { 33, 33, 33 }, { 1, 70, 130 }, { 2, 100, 40 }, { 3, 129, 50 },  { 4, 40, 600 },
-        { 5, 64, 65 },  { 12, 9, 100 }, { 16, 300, 64 },{ 17, 100, 30 },{ 64, 10, 51 },  { 20, 130, 1100 },
-        { 100, 40, 4 }, { 3, 5, 2100 }, { 200, 257, 20 },{ 9, 600, 16 },
+        { 1, 1, 1 },    { 1, 7, 33 },   { 7, 1, 33 },     { 33, 7, 1 },    { 7, 33, 7 },   { 6, 16, 16 },
+        { 14, 32, 9 },  { 33, 33, 33 }, { 1, 70, 130 },   { 2, 100, 40 },  { 3, 129, 50 }, { 4, 40, 600 },
+        { 5, 64, 65 },  { 12, 9, 100 }, { 16, 300, 64 },  { 17, 100, 30 }, { 64, 10, 51 }, { 20, 130, 1100 },
+        { 100, 40, 4 }, { 3, 5, 2100 }, { 200, 257, 20 }, { 9, 600, 16 },
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int t = 0; t < 4; t++) {
@@ -224,9 +236,9 @@ TEST(empty)
 
 TEST(segments)
 {
-    static const int64_t shape[][4] = { { 7, 33, 100, 1 }, { 20, 50, 37, 1 },  { 13, 17, 90, 9 },  { 30, 20, 7 * 49, 49 },
-                                        { 9, 40, 5, 1 },   { 6, 20, 3000, 1 }, { 8, 20, 1, 1 }, { 5, 24, 3 * 700, 700 },
-                                        { 70, 64, 264, 1 } };
+    static const int64_t shape[][4] = { { 7, 33, 100, 1 },      { 20, 50, 37, 1 },       { 13, 17, 90, 9 },
+                                        { 30, 20, 7 * 49, 49 }, { 9, 40, 5, 1 },         { 6, 20, 3000, 1 },
+                                        { 8, 20, 1, 1 },        { 5, 24, 3 * 700, 700 }, { 70, 64, 264, 1 } };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int segments = 1; segments <= 16; segments *= 2)
             for (int t = 0; t < 4; t++) {
@@ -287,7 +299,10 @@ TEST(double_reference)
     for (int what = 0; what < 96; what++) {
         problem p = make(9, 21, 35, what & 1, what & 2, 2);
         p.g.act = (rk_act)(what >> 3 & 3);
-        p.g.order = (rk_order){ what & 4 ? 4 : 1, 5, p.g.act ? RK_ACC_SET : what & 32 ? RK_ACC_ADD : RK_ACC_SET };
+        p.g.order = (rk_order){ what & 4 ? 4 : 1, 5,
+                                p.g.act     ? RK_ACC_SET
+                                : what & 32 ? RK_ACC_ADD
+                                            : RK_ACC_SET };
         p.g.bias = what & 32 ? p.bias : NULL;
         p.g.relu_mask = what & 64 ? p.mask : NULL;
         p.g.bf16 = what & 64;
@@ -342,7 +357,9 @@ TEST(batches)
 
 TEST(bf16)
 {
-    static const int64_t shape[][3] = { { 1, 70, 40 }, { 16, 300, 64 }, { 33, 33, 33 }, { 100, 20, 600 }, { 7, 5, 3 } };
+    static const int64_t shape[][3] = {
+        { 1, 70, 40 }, { 16, 300, 64 }, { 33, 33, 33 }, { 100, 20, 600 }, { 7, 5, 3 }
+    };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int t = 0; t < 8; t++) {
             problem p = make(shape[i][0], shape[i][1], shape[i][2], t & 1, t & 2, 0);
@@ -352,7 +369,8 @@ TEST(bf16)
         }
 }
 
-/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one before. */
+/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one
+ * before. */
 typedef struct fenced {
     float *p;
     void *pages;
@@ -381,8 +399,8 @@ static int64_t extent(int64_t rows, int64_t cols, int64_t ld)
     return (rows - 1) * ld + cols;
 }
 
-/* Runs one product between guard pages on every device; the kernel is compiled without sanitizers, so a read or a
- * write beyond an operand ends the program here. False if the bits are wrong. */
+/* Runs one product between guard pages on every device; the kernel is compiled without sanitizers, so a read
+ * or a write beyond an operand ends the program here. False if the bits are wrong. */
 static bool within_fences(const int64_t *shape, int how)
 {
     bool ta = how & 1, tb = how & 2, front = how & 16, good = true;
@@ -392,8 +410,18 @@ static bool within_fences(const int64_t *shape, int how)
     fenced b = fence(tb ? extent(n, k, ldb) : extent(k, n, ldb), front);
     fenced c = fence(size, front), bias = fence(n, front);
     float *start = copy(c.p, size), *want = copy(c.p, size);
-    rk_gemm g = { .m = m, .n = n, .k = k, .a = a.p, .b = b.p, .ldc = ldc, .bias = bias.p, .bf16 = how & 4,
-                  .a_row = ta ? 1 : lda, .a_col = ta ? lda : 1, .b_row = tb ? 1 : ldb, .b_col = tb ? ldb : 1,
+    rk_gemm g = { .m = m,
+                  .n = n,
+                  .k = k,
+                  .a = a.p,
+                  .b = b.p,
+                  .ldc = ldc,
+                  .bias = bias.p,
+                  .bf16 = how & 4,
+                  .a_row = ta ? 1 : lda,
+                  .a_col = ta ? lda : 1,
+                  .b_row = tb ? 1 : ldb,
+                  .b_col = tb ? ldb : 1,
                   .order = { how & 8 ? 8 : 1, 1, how & 8 ? RK_ACC_ADD : RK_ACC_SET } };
     g.c = want;
     reference(&g);
@@ -412,14 +440,16 @@ static bool within_fences(const int64_t *shape, int how)
 
 TEST(nothing_beyond_the_operands)
 {
-    static const int64_t shape[][3] = { { 1, 1, 1 },    { 1, 33, 7 },  { 1, 130, 65 },  { 3, 29, 70 },  { 5, 64, 17 },
-                                        { 13, 17, 9 },  { 17, 100, 33 }, { 64, 50, 8 }, { 33, 7, 65 },  { 2, 100, 40 },
-                                        { 40, 97, 66 }, { 96, 40, 5 },  { 31, 32, 100 }, { 9, 3, 1 } };
+    static const int64_t shape[][3] = { { 1, 1, 1 },     { 1, 33, 7 },   { 1, 130, 65 },  { 3, 29, 70 },
+                                        { 5, 64, 17 },   { 13, 17, 9 },  { 17, 100, 33 }, { 64, 50, 8 },
+                                        { 33, 7, 65 },   { 2, 100, 40 }, { 40, 97, 66 },  { 96, 40, 5 },
+                                        { 31, 32, 100 }, { 9, 3, 1 } };
     open_all();
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int how = 0; how < 64; how++)
             if (!within_fences(shape[i], how))
-                TEST_FAIL("%lldx%lldx%lld, case %d", (long long)shape[i][0], (long long)shape[i][1], (long long)shape[i][2], how);
+                TEST_FAIL("%lldx%lldx%lld, case %d", (long long)shape[i][0], (long long)shape[i][1],
+                          (long long)shape[i][2], how);
 }
 
 static rk_gemm part(const rk_gemm *g, int64_t i0, int64_t i1, int64_t j0, int64_t j1)

@@ -1,27 +1,30 @@
 /* The product kernel in canonical order: panels, blocks and tasks around the register tile (tile.h).
  *
- * Loops, outermost first: column blocks, blocks of k, row blocks; in each the rows' operand is packed for all, then
- * tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is one chain a leaf.
+ * Loops, outermost first: column blocks, blocks of k, row blocks; in each the rows' operand is packed for
+ * all, then tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is
+ * one chain a leaf.
  *
- * bf16: operands are rounded while they are packed and then multiplied as floats, on every instruction set. A product of
- * two bf16 numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is not used: it adds
- * two terms an instruction and takes denormals for zero, so its bits are not those of a chain. */
+ * bf16: operands are rounded while they are packed and then multiplied as floats, on every instruction set. A
+ * product of two bf16 numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is
+ * not used: it adds two terms an instruction and takes denormals for zero, so its bits are not those of a
+ * chain. */
 #include "cpu/isa/tile.h"
 
 #include <string.h>
 
 enum {
-    K_BLOCK = 1024,                         /* terms of a block: fewer passes over c and the partial sums */
-    K_BLOCK_DIRECT = 192,                  /* rows read at a stride: a line a term, which the next tiles find again */
-    K_BLOCK_TURNED = 64,                    /* for few rows: columns just turned stay in the first-level cache */
-    A_BLOCK_BYTES = VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
-    A_DIRECT_COLUMNS = 128,                 /* fewer columns do not repay the packing of rows */
-    SWAP_MIN_TERMS = 64,                    /* shorter sums do not repay turning the result */
-    B_SMALL_BYTES = 200 << 10,            /* a block of columns that fits beside them */
-    COLUMN_BLOCK = 4096,                  /* columns whose packed block of k is kept for several row blocks */
-    THIN_TERMS = 32,                      /* so few that a call costs as much as they do */
-    MIN_TASK_TERMS = 1 << 17,             /* multiply-adds worth a thread: about 3 us */
-    PACK_ROWS = 16                        /* k rows packed before the next panel: their lines are read once */
+    K_BLOCK = 1024,       /* terms of a block: fewer passes over c and the partial sums */
+    K_BLOCK_DIRECT = 192, /* rows read at a stride: a line a term, which the next tiles find again */
+    K_BLOCK_TURNED = 64,  /* for few rows: columns just turned stay in the first-level cache */
+    A_BLOCK_BYTES =
+        VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
+    A_DIRECT_COLUMNS = 128,             /* fewer columns do not repay the packing of rows */
+    SWAP_MIN_TERMS = 64,                /* shorter sums do not repay turning the result */
+    B_SMALL_BYTES = 200 << 10,          /* a block of columns that fits beside them */
+    COLUMN_BLOCK = 4096,                /* columns whose packed block of k is kept for several row blocks */
+    THIN_TERMS = 32,                    /* so few that a call costs as much as they do */
+    MIN_TASK_TERMS = 1 << 17,           /* multiply-adds worth a thread: about 3 us */
+    PACK_ROWS = 16                      /* k rows packed before the next panel: their lines are read once */
 };
 
 /* A product whose roles are settled: rows are broadcast, columns are vectors. */
@@ -47,10 +50,10 @@ typedef struct block {
 
 typedef struct plan {
     int vecs;
-    int64_t width;                   /* columns of a panel */
-    int64_t most_rows, tiles, height; /* rows of a tile; tiles and rows of a row panel, at most */
-    int64_t row_panels, col_panels;  /* row panels are balanced: rows differ by one at most */
-    int64_t row_step, col_step;      /* row panels of a row block, column panels of a column block */
+    int64_t width;                     /* columns of a panel */
+    int64_t most_rows, tiles, height;  /* rows of a tile; tiles and rows of a row panel, at most */
+    int64_t row_panels, col_panels;    /* row panels are balanced: rows differ by one at most */
+    int64_t row_step, col_step;        /* row panels of a row block, column panels of a column block */
     bool a_direct, b_direct, b_turned; /* read in place */
     bool thin;                         /* few terms: columns of tiles a call */
     block *blocks;
@@ -116,7 +119,8 @@ static block *add_block(plan *pl, int64_t k0, int64_t k, int leaf)
     return b;
 }
 
-/* Cuts the subtree over units [lo, hi) that begins at `leaf`: at its halves while it is too long, then anywhere. */
+/* Cuts the subtree over units [lo, hi) that begins at `leaf`: at its halves while it is too long, then
+ * anywhere. */
 static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf, int segments)
 {
     int64_t k = (hi - lo) * unit, k0 = lo * unit;
@@ -143,7 +147,8 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
 /* Columns whose k is contiguous, for one tile's rows. */
 static bool turns_in_registers(const product *p)
 {
-    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= 4 * VL && RK_NAME(tile_has)(RK__TILE_TURNED, 4, p->m);
+    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= 4 * VL &&
+           RK_NAME(tile_has)(RK__TILE_TURNED, 4, p->m);
 }
 
 static bool plan_blocks(plan *pl, const product *p, const team *t)
@@ -217,7 +222,8 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
     pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
-    pl->thin = p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
+    pl->thin =
+        p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
     pl->a_direct |= pl->thin;
     pl->b_direct = !p->bf16 && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
 }
@@ -246,8 +252,9 @@ static void pack_a_task(void *arg, int64_t task, int worker)
         for (int64_t i = from; i < to; i++) {
             int64_t row = first_row(p, s->plan, i), rows = first_row(p, s->plan, i + 1) - row;
             const float *src = p->a + row * p->a_row + (s->block->k0 + x) * p->a_step;
-            RK_NAME(pack)(src, p->a_step, p->a_row, min64(rows_at_once, k - x), rows, rows, p->bf16,
-                          a_panel(s, i) + x * rows);
+            RK_NAME(pack)
+            (src, p->a_step, p->a_row, min64(rows_at_once, k - x), rows, rows, p->bf16,
+             a_panel(s, i) + x * rows);
         }
 }
 
@@ -263,8 +270,9 @@ static void pack_b_panel(const pass *s, int64_t panel, float *to)
     const product *p = s->p;
     int64_t col = panel * s->plan->width;
     const float *src = p->b + s->block->k0 * p->b_step + col * p->b_lane;
-    RK_NAME(pack)(src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col),
-                  (int64_t)panel_vecs(s, panel) * VL, p->bf16, to);
+    RK_NAME(pack)
+    (src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col),
+     (int64_t)panel_vecs(s, panel) * VL, p->bf16, to);
 }
 
 static void pack_b_task(void *arg, int64_t task, int worker)
@@ -302,8 +310,8 @@ static rk__tile tile_of(const pass *s, int64_t panel)
     };
 }
 
-/* Makes the panel ready and says where the first tile finds it: in the matrix, then leaving a copy for the others,
- * if whole vectors can be read there. */
+/* Makes the panel ready and says where the first tile finds it: in the matrix, then leaving a copy for the
+ * others, if whole vectors can be read there. */
 static void place_b(const pass *s, int64_t panel, rk__tile *t)
 {
     const product *p = s->p;
@@ -318,7 +326,8 @@ static void place_b(const pass *s, int64_t panel, rk__tile *t)
         t->mode = RK__TILE_DIRECT;
         t->b = in_place;
         t->b_step = p->b_step;
-    } else if (s->fill && whole && p->b_lane == 1 && !p->bf16 && RK_NAME(tile_has)(RK__TILE_COPY, t->vecs, 1)) {
+    } else if (s->fill && whole && p->b_lane == 1 && !p->bf16 &&
+               RK_NAME(tile_has)(RK__TILE_COPY, t->vecs, 1)) {
         t->mode = RK__TILE_COPY;
         t->b_copy = (float *)t->b;
         t->b = in_place;
@@ -406,10 +415,12 @@ static void tiles_task(void *arg, int64_t task, int worker)
         column(s, j, i0, i1);
 }
 
-/* How a pass is shared: by columns if there are enough of them, so that each panel's owner packs it on the way. */
+/* How a pass is shared: by columns if there are enough of them, so that each panel's owner packs it on the
+ * way. */
 static void cut_tasks(pass *s)
 {
-    int64_t rows = s->row1 - s->row0, cols = s->col1 - s->col0, want = s->team->threads > 1 ? 4 * s->team->threads : 1;
+    int64_t rows = s->row1 - s->row0, cols = s->col1 - s->col0,
+            want = s->team->threads > 1 ? 4 * s->team->threads : 1;
     s->row_cuts = 1;
     s->col_cuts = min64(cols, want);
     if (cols < want && cols % s->team->threads)
@@ -446,7 +457,8 @@ static bool pass_memory(pass *s)
         return false;
     if (pl->held_levels > 0) {
         size_t tiles = (size_t)(pl->row_panels * pl->tiles * pl->col_step);
-        s->held = rk__workspace(t->dev, t->worker, RK__WS_C, tiles * (size_t)pl->held_levels * TILE_FLOATS * sizeof(float));
+        s->held = rk__workspace(t->dev, t->worker, RK__WS_C,
+                                tiles * (size_t)pl->held_levels * TILE_FLOATS * sizeof(float));
         if (!s->held)
             return false;
     }
@@ -498,12 +510,25 @@ static product product_of(const rk_gemm *g)
 {
     rk_order o = g->order.segments > 0 ? g->order : (rk_order){ 1, 1, RK_ACC_SET };
     product p = {
-        .m = g->m, .n = g->n, .k = g->k,
-        .a = g->a, .a_row = g->a_row, .a_step = g->a_col,
-        .b = g->b, .b_step = g->b_row, .b_lane = g->b_col,
-        .segments = o.segments, .unit = o.unit > 0 ? o.unit : 1,
-        .chain = o.acc == RK_ACC_CHAIN, .bf16 = g->bf16,
-        .out = { .c = g->c, .ldc = g->ldc, .add = o.acc == RK_ACC_ADD, .act = g->act, .bias = g->bias, .pre = g->pre,
+        .m = g->m,
+        .n = g->n,
+        .k = g->k,
+        .a = g->a,
+        .a_row = g->a_row,
+        .a_step = g->a_col,
+        .b = g->b,
+        .b_step = g->b_row,
+        .b_lane = g->b_col,
+        .segments = o.segments,
+        .unit = o.unit > 0 ? o.unit : 1,
+        .chain = o.acc == RK_ACC_CHAIN,
+        .bf16 = g->bf16,
+        .out = { .c = g->c,
+                 .ldc = g->ldc,
+                 .add = o.acc == RK_ACC_ADD,
+                 .act = g->act,
+                 .bias = g->bias,
+                 .pre = g->pre,
                  .relu_mask = g->relu_mask },
     };
     if (p.n <= 1)

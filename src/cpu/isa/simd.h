@@ -111,18 +111,18 @@ RK_INLINE void v_transpose(vf r[VL])
 /* Names of conv_tile.c. */
 enum { TV = VL };
 typedef vf tvec;
-#define TV_INLINE  RK_INLINE
-#define TV_UNROLL  RK_UNROLL
-#define tv_load    v_load
-#define tv_store   v_store
-#define tv_set1    v_set1
-#define tv_zero    v_zero
-#define tv_add     v_add
-#define tv_fma     v_fma
-#define tv_load_n  v_load_some
-#define tv_store_n v_store_upto
-#define tv_bf16    v_bf16
+#define TV_INLINE    RK_INLINE
+#define TV_UNROLL    RK_UNROLL
+#define tv_load      v_load
+#define tv_store     v_store
+#define tv_set1      v_set1
+#define tv_zero      v_zero
+#define tv_add       v_add
+#define tv_fma       v_fma
+#define tv_load_n    v_load_some
+#define tv_store_n   v_store_upto
+#define tv_bf16      v_bf16
 #define tv_transpose v_transpose
-#define tv_relu(x) v_max(v_zero(), x)
+#define tv_relu(x)   v_max(v_zero(), x)
 
 #endif

@@ -2,11 +2,13 @@
 
 #include "cpu/isa/vmath.h"
 
-enum { ROW_GROUP = 3 }; /* rows that share a pointer: three are reached by scaled addressing */
-enum { LINE = 16 };     /* floats of a cache line */
-enum { COPY_AHEAD = 16 }; /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
+enum { ROW_GROUP = 3 };     /* rows that share a pointer: three are reached by scaled addressing */
+enum { LINE = 16 };         /* floats of a cache line */
+enum { COPY_AHEAD = 16 };   /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
 enum { TURNED_AHEAD = 64 }; /* floats fetched ahead in each of many columns */
-enum { FETCH = 2 };         /* into the second-level cache: rows at a stride of a power of two share a set of the first */
+enum {
+    FETCH = 2
+}; /* into the second-level cache: rows at a stride of a power of two share a set of the first */
 enum { FETCH_C_TERMS = 16 }; /* a shorter chain ends before lines asked for at its start arrive */
 enum { ROW_GROUPS = (TILE_TALL + ROW_GROUP - 1) / ROW_GROUP, MOST_VECS = 8 };
 
@@ -16,31 +18,26 @@ typedef vf sums[TILE_TALL][MOST_VECS];
 
 RK_INLINE void acc_zero(const int rows, const int vecs, sums acc)
 {
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = v_zero();
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] = v_zero();
 }
 
 RK_INLINE void acc_load(const int rows, const int vecs, sums acc, const float *p)
 {
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = v_load(p + (i * vecs + j) * VL);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+        v_load(p + (i * vecs + j) * VL);
 }
 
 RK_INLINE void acc_store(const int rows, const int vecs, sums acc, float *p)
 {
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            v_store(p + (i * vecs + j) * VL, acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++)
+        v_store(p + (i * vecs + j) * VL, acc[i][j]);
 }
 
 /* acc = p + acc: p is the left half of the pair */
 RK_INLINE void acc_add(const int rows, const int vecs, sums acc, const float *p)
 {
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = v_add(v_load(p + (i * vecs + j) * VL), acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+        v_add(v_load(p + (i * vecs + j) * VL), acc[i][j]);
 }
 
 /* ---- a finished tile on its way to c ---- */
@@ -73,8 +70,8 @@ RK_INLINE vf finish_vec(const rk__epilogue *e, vf v, int64_t at, int64_t row, in
 }
 
 /* `rows` rows of c by `cols` columns, from sums in rows of `step` floats (whole vectors readable). */
-static void finish_rows(const rk__epilogue *e, const float *sum, int64_t step, int64_t row, int64_t col, int64_t rows,
-                        int64_t cols)
+static void finish_rows(const rk__epilogue *e, const float *sum, int64_t step, int64_t row, int64_t col,
+                        int64_t rows, int64_t cols)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j += VL) {
@@ -120,31 +117,26 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
     int64_t ldc = e->ldc, at = t->row * ldc + t->col;
     float *c = e->c + at;
     if (e->add)
-        RK_UNROLL for (int i = 0; i < rows; i++)
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = v_add(v_load(c + i * ldc + j * VL), acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+            v_add(v_load(c + i * ldc + j * VL), acc[i][j]);
     if (e->bias)
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             vf bias = v_load(e->bias + t->col + j * VL);
-            RK_UNROLL for (int i = 0; i < rows; i++)
-                acc[i][j] = v_add(acc[i][j], bias);
+            RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] = v_add(acc[i][j], bias);
         }
     if (e->act == RK_ACT_RELU)
-        RK_UNROLL for (int i = 0; i < rows; i++)
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = v_relu(acc[i][j]);
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            v_store(c + i * ldc + j * VL, acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+            v_relu(acc[i][j]);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++)
+        v_store(c + i * ldc + j * VL, acc[i][j]);
 }
 
 /* ---- the chain ---- */
 
 /* One k: every row's element times the row of b. */
-RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, sums acc, const float *a[ROW_GROUPS], int64_t a_row,
-                    const float *b, float *b_copy,
-                    int64_t ahead)
+RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, sums acc,
+                    const float *a[ROW_GROUPS], int64_t a_row, const float *b, float *b_copy, int64_t ahead)
 {
     vf v[MOST_VECS];
     if (vecs <= rows) {
@@ -159,12 +151,10 @@ RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, su
         RK_UNROLL for (int i = 0; i < rows; i++)
         {
             vf x = v_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                acc[i][j] = v_fma(x, v[j], acc[i][j]);
+            RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] = v_fma(x, v[j], acc[i][j]);
         }
     } else {
-        RK_UNROLL for (int i = 0; i < rows; i++)
-            v[i] = v_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
+        RK_UNROLL for (int i = 0; i < rows; i++) v[i] = v_set1(a[i / ROW_GROUP][i % ROW_GROUP * a_row]);
         RK_UNROLL for (int j = 0; j < vecs; j++)
         {
             vf y = v_load(b + j * VL);
@@ -172,15 +162,14 @@ RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, su
                 v_store(b_copy + j * VL, y);
             if (mode != RK__TILE_PANEL && j * VL % LINE == 0)
                 __builtin_prefetch(b + j * VL + ahead, 0, FETCH);
-            RK_UNROLL for (int i = 0; i < rows; i++)
-                acc[i][j] = v_fma(v[i], y, acc[i][j]);
+            RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] = v_fma(v[i], y, acc[i][j]);
         }
     }
 }
 
 /* VL terms at once: squares of b are turned, then each of their rows is a step. */
-RK_INLINE void steps_turned(const int rows, const int vecs, sums acc, const float *a, int64_t a_row, int64_t a_step,
-                            const float *b, int64_t b_lane)
+RK_INLINE void steps_turned(const int rows, const int vecs, sums acc, const float *a, int64_t a_row,
+                            int64_t a_step, const float *b, int64_t b_lane)
 {
     RK_UNROLL for (int j = 0; j < vecs; j++)
     {
@@ -191,22 +180,21 @@ RK_INLINE void steps_turned(const int rows, const int vecs, sums acc, const floa
             __builtin_prefetch(b + (j * VL + i) * b_lane + TURNED_AHEAD);
         }
         v_transpose(r);
-        RK_UNROLL for (int x = 0; x < VL; x++)
-            RK_UNROLL for (int i = 0; i < rows; i++)
-                acc[i][j] = v_fma(v_set1(a[i * a_row + x * a_step]), r[x], acc[i][j]);
+        RK_UNROLL for (int x = 0; x < VL; x++) RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] =
+            v_fma(v_set1(a[i * a_row + x * a_step]), r[x], acc[i][j]);
     }
 }
 
-RK_INLINE void step_gathered(const int rows, const int vecs, sums acc, const float *a, int64_t a_row, const float *b,
-                             int64_t b_lane)
+RK_INLINE void step_gathered(const int rows, const int vecs, sums acc, const float *a, int64_t a_row,
+                             const float *b, int64_t b_lane)
 {
     RK_UNROLL for (int j = 0; j < vecs; j++)
     {
         float lanes[VL];
         for (int i = 0; i < VL; i++)
             lanes[i] = b[(j * VL + i) * b_lane];
-        RK_UNROLL for (int i = 0; i < rows; i++)
-            acc[i][j] = v_fma(v_set1(a[i * a_row]), v_load(lanes), acc[i][j]);
+        RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] =
+            v_fma(v_set1(a[i * a_row]), v_load(lanes), acc[i][j]);
     }
 }
 
@@ -219,18 +207,16 @@ RK_INLINE float *level(const rk__tile *t, float *here, int d)
 RK_INLINE void acc_from_c(const int rows, const int vecs, sums acc, const rk__tile *t)
 {
     const float *c = t->out->c + t->row * t->out->ldc + t->col;
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j++)
-            acc[i][j] = v_load_some(c + i * t->out->ldc + j * VL, t->cols - j * VL);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+        v_load_some(c + i * t->out->ldc + j * VL, t->cols - j * VL);
 }
 
 /* Asks for the lines of c now, so that they are there when the chain ends. */
 RK_INLINE void fetch_c(const int rows, const int vecs, const rk__tile *t)
 {
     const float *c = t->out->c + t->row * t->out->ldc + t->col;
-    RK_UNROLL for (int i = 0; i < rows; i++)
-        RK_UNROLL for (int j = 0; j < vecs; j += LINE / VL)
-            __builtin_prefetch(c + i * t->out->ldc + j * VL, 1);
+    RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j += LINE / VL)
+        __builtin_prefetch(c + i * t->out->ldc + j * VL, 1);
 }
 
 /* What a call's last run leaves behind: a partial sum at `depth` of the stack, or rows of c. */
@@ -264,15 +250,14 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
     const float *a[ROW_GROUPS], *b = t->b;
     float *b_copy = t->b_copy;
     const int64_t ahead = COPY_AHEAD * b_step;
-    RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
-        a[g] = t->a + g * ROW_GROUP * a_row;
+    RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] = t->a + g * ROW_GROUP * a_row;
 
-#define STEP                                                           \
-    do {                                                               \
-        step(rows, vecs, mode, acc, a, a_row, b, b_copy, ahead);           \
-        b += b_step;                                                   \
-        if (mode == RK__TILE_COPY)                                     \
-            b_copy += vecs * VL;                                       \
+#define STEP                                                                 \
+    do {                                                                     \
+        step(rows, vecs, mode, acc, a, a_row, b, b_copy, ahead);             \
+        b += b_step;                                                         \
+        if (mode == RK__TILE_COPY)                                           \
+            b_copy += vecs * VL;                                             \
         RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step; \
     } while (0)
     for (int r = 0;; r++) {
@@ -312,44 +297,40 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
 
 /* ---- short leaves ---- */
 
-enum { GROUP = VL == 8 ? 8 : 4 };       /* leaves of one group: their part of the tree is straight code */
-enum { GROUP_VECS = TILE_VECS, GROUP_TERMS = 16 };  /* longer leaves hide the branches of the stack */
+enum { GROUP = VL == 8 ? 8 : 4 }; /* leaves of one group: their part of the tree is straight code */
+enum { GROUP_VECS = TILE_VECS, GROUP_TERMS = 16 }; /* longer leaves hide the branches of the stack */
 
 /* The compiler shall keep no partial sum in registers, of which there are none to spare. */
 #define SPILLED() __asm__ volatile("" ::: "memory")
 
 /* One leaf of rows whose elements of one k are neighbours. */
-RK_INLINE void leaf_chain(const int rows, const int vecs, sums acc, const float *a, int64_t a_step, const float *b,
-                          int64_t b_step, int64_t k)
+RK_INLINE void leaf_chain(const int rows, const int vecs, sums acc, const float *a, int64_t a_step,
+                          const float *b, int64_t b_step, int64_t k)
 {
     acc_zero(rows, vecs, acc);
     for (; k > 0; k--, a += a_step, b += b_step) {
         vf v[MOST_VECS];
         if (vecs <= rows) {
-            RK_UNROLL for (int j = 0; j < vecs; j++)
-                v[j] = v_load(b + j * VL);
+            RK_UNROLL for (int j = 0; j < vecs; j++) v[j] = v_load(b + j * VL);
             RK_UNROLL for (int i = 0; i < rows; i++)
             {
                 vf x = v_set1(a[i]);
-                RK_UNROLL for (int j = 0; j < vecs; j++)
-                    acc[i][j] = v_fma(x, v[j], acc[i][j]);
+                RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] = v_fma(x, v[j], acc[i][j]);
             }
         } else {
-            RK_UNROLL for (int i = 0; i < rows; i++)
-                v[i] = v_set1(a[i]);
+            RK_UNROLL for (int i = 0; i < rows; i++) v[i] = v_set1(a[i]);
             RK_UNROLL for (int j = 0; j < vecs; j++)
             {
                 vf y = v_load(b + j * VL);
-                RK_UNROLL for (int i = 0; i < rows; i++)
-                    acc[i][j] = v_fma(v[i], y, acc[i][j]);
+                RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] = v_fma(v[i], y, acc[i][j]);
             }
         }
     }
 }
 
 /* The sum of GROUP leaves. */
-RK_INLINE void group(const int rows, const int vecs, sums acc, const int64_t *run, const float **a, int64_t a_step,
-                     const float **b, int64_t b_step)
+RK_INLINE void group(const int rows, const int vecs, sums acc, const int64_t *run, const float **a,
+                     int64_t a_step, const float **b, int64_t b_step)
 {
     float stack[4 * TILE_FLOATS] __attribute__((aligned(64)));
     int depth = 0;
@@ -359,8 +340,7 @@ RK_INLINE void group(const int rows, const int vecs, sums acc, const int64_t *ru
         leaf_chain(rows, vecs, acc, *a, a_step, *b, b_step, k);
         *a += k * a_step;
         *b += k * b_step;
-        RK_UNROLL for (int d = s; d & 1; d >>= 1)
-            acc_add(rows, vecs, acc, stack + --depth * TILE_FLOATS);
+        RK_UNROLL for (int d = s; d & 1; d >>= 1) acc_add(rows, vecs, acc, stack + --depth * TILE_FLOATS);
         if (s + 1 < GROUP)
             acc_store(rows, vecs, acc, stack + depth++ * TILE_FLOATS);
         SPILLED();
@@ -399,8 +379,7 @@ RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, in
     for (int64_t n = 0; n < tiles; n++, at.row += rows, at.a += rows * a_row) {
         sums acc;
         const float *a[ROW_GROUPS], *b = t->b;
-        RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++)
-            a[g] = at.a + g * ROW_GROUP * a_row;
+        RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] = at.a + g * ROW_GROUP * a_row;
         acc_zero(rows, vecs, acc);
         for (int64_t k = t->run[0]; k > 0; k--, b += b_step) {
             step(rows, vecs, RK__TILE_PANEL, acc, a, a_row, b, NULL, 0);
@@ -415,10 +394,10 @@ RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, in
     }
 }
 
-#define COLUMN_SHAPE(rows, vecs)                                               \
-    static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles)       \
-    {                                                                          \
-        column_body(rows, vecs, t, tiles);                                     \
+#define COLUMN_SHAPE(rows, vecs)                                         \
+    static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles) \
+    {                                                                    \
+        column_body(rows, vecs, t, tiles);                               \
     }
 #define COLUMN_ROW(rows, vecs) [vecs] = column_##rows##x##vecs,
 #if defined(RK_ISA_AVX512)
@@ -445,26 +424,28 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 
 /* ---- one function a shape ---- */
 
-#define SHAPE(rows, vecs, mode)                                    \
-    static void tile_##mode##_##rows##x##vecs(const rk__tile *t)  \
-    {                                                             \
-        tile_body(rows, vecs, RK__TILE_##mode, t);                \
+#define SHAPE(rows, vecs, mode)                                  \
+    static void tile_##mode##_##rows##x##vecs(const rk__tile *t) \
+    {                                                            \
+        tile_body(rows, vecs, RK__TILE_##mode, t);               \
     }
 #define ROW(rows, vecs, mode) [RK__TILE_##mode][vecs][rows] = tile_##mode##_##rows##x##vecs,
-#define ROWS_3(X, v, m)  X(1, v, m) X(2, v, m) X(3, v, m)
-#define ROWS_4(X, v, m)  ROWS_3(X, v, m) X(4, v, m)
-#define ROWS_6(X, v, m)  ROWS_4(X, v, m) X(5, v, m) X(6, v, m)
-#define ROWS_7(X, v, m)  ROWS_6(X, v, m) X(7, v, m)
-#define ROWS_12(X, v, m) ROWS_7(X, v, m) X(8, v, m) X(9, v, m) X(10, v, m) X(11, v, m) X(12, v, m)
-#define ROWS_14(X, v, m) ROWS_12(X, v, m) X(13, v, m) X(14, v, m)
+#define ROWS_3(X, v, m)       X(1, v, m) X(2, v, m) X(3, v, m)
+#define ROWS_4(X, v, m)       ROWS_3(X, v, m) X(4, v, m)
+#define ROWS_6(X, v, m)       ROWS_4(X, v, m) X(5, v, m) X(6, v, m)
+#define ROWS_7(X, v, m)       ROWS_6(X, v, m) X(7, v, m)
+#define ROWS_12(X, v, m)      ROWS_7(X, v, m) X(8, v, m) X(9, v, m) X(10, v, m) X(11, v, m) X(12, v, m)
+#define ROWS_14(X, v, m)      ROWS_12(X, v, m) X(13, v, m) X(14, v, m)
 #if defined(RK_ISA_AVX512)
-#define SHAPES(X)                                                                                      \
-    ROWS_14(X, 1, PANEL) ROWS_14(X, 2, PANEL) ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL)                  \
-    ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
+#define SHAPES(X)                                                                                         \
+    ROWS_14(X, 1, PANEL)                                                                                  \
+    ROWS_14(X, 2, PANEL) ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) \
+        ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)                                                                                      \
-    ROWS_12(X, 1, PANEL) ROWS_6(X, 2, PANEL) ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL)    \
-    ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_3(X, 4, TURNED)
+#define SHAPES(X)                                                                                 \
+    ROWS_12(X, 1, PANEL)                                                                          \
+    ROWS_6(X, 2, PANEL) ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL) ROWS_3(X, 4, COPY) \
+        ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
@@ -481,10 +462,10 @@ enum { GROUP_LEAST_ROWS = 2 };
 #define GROUPS(X) X(2)
 enum { GROUP_LEAST_ROWS = 2 };
 #endif
-#define GROUP_SHAPE(rows)                          \
-    static void groups_##rows(const rk__tile *t)   \
-    {                                              \
-        groups_body(rows, GROUP_VECS, t);          \
+#define GROUP_SHAPE(rows)                        \
+    static void groups_##rows(const rk__tile *t) \
+    {                                            \
+        groups_body(rows, GROUP_VECS, t);        \
     }
 #define GROUP_ROW(rows) [rows] = groups_##rows,
 
@@ -502,8 +483,9 @@ bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows)
 
 static bool grouped(const rk__tile *t)
 {
-    return t->mode == RK__TILE_PANEL && t->a_row == 1 && t->vecs == GROUP_VECS && t->rows >= GROUP_LEAST_ROWS && t->leaf % GROUP == 0 &&
-           t->runs % GROUP == 0 && t->run[0] < GROUP_TERMS && !t->resume && !t->partial && !t->chain;
+    return t->mode == RK__TILE_PANEL && t->a_row == 1 && t->vecs == GROUP_VECS &&
+           t->rows >= GROUP_LEAST_ROWS && t->leaf % GROUP == 0 && t->runs % GROUP == 0 &&
+           t->run[0] < GROUP_TERMS && !t->resume && !t->partial && !t->chain;
 }
 
 void RK_NAME(tile)(const rk__tile *t)
@@ -513,7 +495,8 @@ void RK_NAME(tile)(const rk__tile *t)
 
 /* ---- packing ---- */
 
-/* A panel narrower than a vector: whole stores, each cut short by the next row's; the last rows may not overrun. */
+/* A panel narrower than a vector: whole stores, each cut short by the next row's; the last rows may not
+ * overrun. */
 static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width) {
@@ -526,8 +509,8 @@ static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width
     }
 }
 
-static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t lanes, int64_t width, bool bf16,
-                            float *panel)
+static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t lanes, int64_t width,
+                            bool bf16, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width)
         for (int64_t j = 0; j < width; j += VL) {
@@ -546,28 +529,27 @@ static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, 
         }
 }
 
-/* VL lanes whose k is contiguous, turned as VL x VL squares: nearly every packed element of such an operand. */
-static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, const bool bf16, float *panel)
+/* VL lanes whose k is contiguous, turned as VL x VL squares: nearly every packed element of such an operand.
+ */
+static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, const bool bf16,
+                        float *panel)
 {
     for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
-        RK_UNROLL for (int i = 0; i < VL; i++)
-            r[i] = v_load(src + i * lane + x);
+        RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load(src + i * lane + x);
         v_transpose(r);
-        RK_UNROLL for (int i = 0; i < VL; i++)
-            v_store(panel + (x + i) * width, bf16 ? v_bf16(r[i]) : r[i]);
+        RK_UNROLL for (int i = 0; i < VL; i++) v_store(panel + (x + i) * width, bf16 ? v_bf16(r[i]) : r[i]);
     }
 }
 
-/* The same for fewer lanes, `room` of a row are written. In a panel narrower than a vector whole stores run into the
- * next rows, which are written later; not into what follows the panel. */
-static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room, int64_t width,
-                             const bool bf16, float *panel)
+/* The same for fewer lanes, `room` of a row are written. In a panel narrower than a vector whole stores run
+ * into the next rows, which are written later; not into what follows the panel. */
+static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room,
+                             int64_t width, const bool bf16, float *panel)
 {
     for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
-        RK_UNROLL for (int i = 0; i < VL; i++)
-            r[i] = i < lanes ? v_load(src + i * lane + x) : v_zero();
+        RK_UNROLL for (int i = 0; i < VL; i++) r[i] = i < lanes ? v_load(src + i * lane + x) : v_zero();
         v_transpose(r);
         bool whole = room >= VL || (width < VL && (k - x - VL + 1) * width >= VL);
         RK_UNROLL for (int i = 0; i < VL; i++)
@@ -582,8 +564,8 @@ static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t 
 }
 
 /* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
-static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes, int64_t room,
-                      int64_t width, bool bf16, float *panel)
+static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes,
+                      int64_t room, int64_t width, bool bf16, float *panel)
 {
     for (int64_t x = from; x < k; x++) {
         float v[VL] = { 0 };
@@ -594,8 +576,8 @@ static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from
     }
 }
 
-void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width, bool bf16,
-                   float *panel)
+void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width,
+                   bool bf16, float *panel)
 {
     if (lane == 1 && lanes == width && width % VL == 0)
         pack_full(src, step, k, width, bf16, panel);
@@ -614,6 +596,7 @@ void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int6
                 (bf16 ? pack_turned(src + j * lane, lane, k, width, true, panel + j)
                       : pack_turned(src + j * lane, lane, k, width, false, panel + j));
             }
-            pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width, bf16, panel + j);
+            pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width,
+                      bf16, panel + j);
         }
 }

@@ -1,22 +1,23 @@
-/* The register tile: a few rows by a few vectors of a product's output stay in registers while k runs. gemm.c and
- * conv.c cut their work into panels and call it.
+/* The register tile: a few rows by a few vectors of a product's output stay in registers while k runs. gemm.c
+ * and conv.c cut their work into panels and call it.
  *
  *   sum[i][j] = chain over k of a(i, k) * b(k, j)          one fused multiply-add each, k ascending, from +0
  *
- * The rows' operand a is broadcast element by element, from wherever it lies (any two strides). The columns' operand b
- * is read in whole vectors: a panel of `width` columns packed by rk__pack, or rows of the matrix itself.
+ * The rows' operand a is broadcast element by element, from wherever it lies (any two strides). The columns'
+ * operand b is read in whole vectors: a panel of `width` columns packed by rk__pack, or rows of the matrix
+ * itself.
  *
- * A sum over segments (core/order.h) is a stack of partial sums: after leaf s the finished pairs are added, as when a
- * binary counter carries. A tile may stop at any k and go on in a later call (a later block of k): what it must
- * remember lies in `held`. */
+ * A sum over segments (core/order.h) is a stack of partial sums: after leaf s the finished pairs are added,
+ * as when a binary counter carries. A tile may stop at any k and go on in a later call (a later block of k):
+ * what it must remember lies in `held`. */
 #ifndef RK_CPU_TILE_H
 #define RK_CPU_TILE_H
 
 #include "cpu/isa/simd.h"
 
-/* The shape of most tiles, rows by vectors, and the shapes for few columns or few rows. All keep some 12 (AVX2) or 28
- * (AVX-512) sums in registers. Three rows by four vectors take fewer loads a term than six by two, which on Zen 3
- * makes 101 GFLOP/s of 94. */
+/* The shape of most tiles, rows by vectors, and the shapes for few columns or few rows. All keep some 12
+ * (AVX2) or 28 (AVX-512) sums in registers. Three rows by four vectors take fewer loads a term than six by
+ * two, which on Zen 3 makes 101 GFLOP/s of 94. */
 #if defined(RK_ISA_AVX512)
 /* TILE_TALL: the most rows, of a tile one vector wide */
 enum { TILE_VECS = 2, TILE_TALL = 14, TILE_SUMS = 28 };
@@ -35,8 +36,8 @@ enum {
 typedef struct rk__epilogue {
     float *c;
     int64_t ldc;
-    bool add;               /* c + sum instead of sum */
-    bool transposed;        /* the tile's rows are columns of c */
+    bool add;        /* c + sum instead of sum */
+    bool transposed; /* the tile's rows are columns of c */
     rk_act act;
     const float *bias;      /* by column of c, or NULL */
     const float *bias_row;  /* by row of c, or NULL */
@@ -69,7 +70,8 @@ typedef struct rk__tile {
     bool partial; /* the last run leaves its leaf unfinished */
     bool chain;   /* the first leaf starts from c (not transposed) instead of +0 */
     bool last;    /* the sum is complete: apply `out` */
-    float *held;  /* held_levels * TILE_FLOATS that live between the calls for this tile; NULL if one call does it */
+    float *held; /* held_levels * TILE_FLOATS that live between the calls for this tile; NULL if one call does
+                    it */
     int held_levels;
     const rk__epilogue *out;
     int64_t row, col; /* of the tile in the product (in c: transposed if out says so) */
@@ -91,7 +93,8 @@ bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows);
 /* Runs one tile. */
 void RK_NAME(tile)(const rk__tile *t);
 
-/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain. */
+/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain.
+ */
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles);
 bool RK_NAME(tile_has_column)(int vecs);
 
@@ -99,7 +102,7 @@ bool RK_NAME(tile_has_column)(int vecs);
  * src   element (k, l) is src[k * step + l * lane]
  * panel k * width floats
  * bf16  rounds each element to bf16 */
-void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width, bool bf16,
-                   float *panel);
+void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width,
+                   bool bf16, float *panel);
 
 #endif
