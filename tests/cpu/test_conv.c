@@ -2,36 +2,7 @@
 #include "cpu/cpu_devices.h"
 
 #include "core/order.h"
-
-#include <sys/mman.h>
-#include <unistd.h>
-
-static uint32_t seed = 1;
-
-/* in (-1, 1), half of them small, some exact zeros of either sign */
-static float number(void)
-{
-    seed = seed * 1664525u + 1013904223u;
-    float x = (float)(int32_t)seed / 2147483648.0f;
-    return seed >> 8 & 1 ? x : (seed >> 9) % 13 == 0 ? 0.0f * x : x * 0.01f;
-}
-
-static float *numbers(int64_t n)
-{
-    float *p = malloc((size_t)(n > 0 ? n : 1) * sizeof *p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = number();
-    return p;
-}
-
-static float bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
+#include "cpu/operands.h"
 
 static int64_t extent(int64_t in, int64_t k, int64_t stride, int64_t pad, int64_t dil)
 {
@@ -331,29 +302,6 @@ TEST(shapes)
         problem p = make(args(shape[i]));
         CHECK_SAME(p, (int)i);
     }
-}
-
-/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one
- * before. */
-typedef struct fenced {
-    float *p;
-    void *pages;
-    size_t bytes;
-} fenced;
-
-static fenced fence(int64_t n, const float *from, bool front)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = ((size_t)n * sizeof(float) + page - 1) / page * page;
-    fenced f = { .bytes = inner + 2 * page };
-    f.pages = mmap(NULL, f.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (f.pages == MAP_FAILED)
-        abort();
-    char *start = (char *)f.pages + page;
-    if (mprotect(start, inner, PROT_READ | PROT_WRITE))
-        abort();
-    f.p = (float *)(void *)(front ? start : start + inner - (size_t)n * sizeof(float));
-    memcpy(f.p, from, (size_t)n * sizeof(float));
-    return f;
 }
 
 /* Runs all three between guard pages on every device; the tiles are compiled without sanitizers, so a read or

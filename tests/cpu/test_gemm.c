@@ -2,36 +2,7 @@
 #include "cpu/cpu_devices.h"
 
 #include "core/order.h"
-
-#include <sys/mman.h>
-#include <unistd.h>
-
-static uint32_t seed = 1;
-
-/* in (-1, 1), every third magnitude small, some exact zeros */
-static float number(void)
-{
-    seed = seed * 1664525u + 1013904223u;
-    float x = (float)(int32_t)seed / 2147483648.0f;
-    return seed >> 8 & 1 ? x : (seed >> 9) % 13 == 0 ? 0.0f : x * 0.01f;
-}
-
-static float *numbers(int64_t n)
-{
-    float *p = malloc((size_t)(n + 1) * sizeof *p);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = number();
-    return p;
-}
-
-static float bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
+#include "cpu/operands.h"
 
 /* The definition: a leaf is a chain, leaves are added in the halving tree. */
 static float subtree(const rk_gemm *g, const float *a, const float *b, int64_t lo, int64_t hi, int segments,
@@ -369,30 +340,6 @@ TEST(bf16)
         }
 }
 
-/* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one
- * before. */
-typedef struct fenced {
-    float *p;
-    void *pages;
-    size_t bytes;
-} fenced;
-
-static fenced fence(int64_t n, bool front)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = ((size_t)n * sizeof(float) + page - 1) / page * page;
-    fenced f = { .bytes = inner + 2 * page };
-    f.pages = mmap(NULL, f.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (f.pages == MAP_FAILED)
-        abort();
-    char *start = (char *)f.pages + page;
-    if (inner && mprotect(start, inner, PROT_READ | PROT_WRITE))
-        abort();
-    f.p = (float *)(void *)(front ? start : start + inner - (size_t)n * sizeof(float));
-    for (int64_t i = 0; i < n; i++)
-        f.p[i] = number();
-    return f;
-}
-
 /* Elements from the first to the last of a matrix: the last row has no padding behind it. */
 static int64_t extent(int64_t rows, int64_t cols, int64_t ld)
 {
@@ -406,9 +353,9 @@ static bool within_fences(const int64_t *shape, int how)
     bool ta = how & 1, tb = how & 2, front = how & 16, good = true;
     int64_t m = shape[0], n = shape[1], k = shape[2], pad = how & 32 ? PAD : 0;
     int64_t lda = (ta ? m : k) + pad, ldb = (tb ? k : n) + pad, ldc = n + pad, size = extent(m, n, ldc);
-    fenced a = fence(ta ? extent(k, m, lda) : extent(m, k, lda), front);
-    fenced b = fence(tb ? extent(n, k, ldb) : extent(k, n, ldb), front);
-    fenced c = fence(size, front), bias = fence(n, front);
+    fenced a = fence(ta ? extent(k, m, lda) : extent(m, k, lda), NULL, front);
+    fenced b = fence(tb ? extent(n, k, ldb) : extent(k, n, ldb), NULL, front);
+    fenced c = fence(size, NULL, front), bias = fence(n, NULL, front);
     float *start = copy(c.p, size), *want = copy(c.p, size);
     rk_gemm g = { .m = m,
                   .n = n,
