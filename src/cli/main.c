@@ -1,6 +1,7 @@
 /* rankine VERB ...: one file a verb. */
 #include "cli/cli.h"
 
+#include <signal.h>
 #include <string.h>
 
 const cli_verb *const cli_verbs[] = {
@@ -44,6 +45,7 @@ static bool wants_help(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is a failed write, with a reason, not a death */
     if (argc < 2)
         return cli_fail(RK_EUSAGE, "what to do? rankine help lists the verbs");
     const cli_verb *verb = cli_find_verb(argv[1]);

@@ -210,10 +210,39 @@ static const char *last_good(const rk__trainer *t, char buf[64])
     return buf;
 }
 
-static void save_failed(rk__trainer *t, const char *why)
+/* Storage that fails again and again ends the run while the last good snapshot is not far behind. */
+static void give_up(rk__trainer *t, rk_status st, const char *why)
+{
+    char last[64], what[80] = "a snapshot could not be saved";
+    if (st == RK_ELOCKED) {
+        rk_fail(t->ctx, st, "%s", why);
+        return;
+    }
+    if (t->failed_saves > 1)
+        snprintf(what, sizeof what, "%lld snapshots in a row could not be saved", (long long)t->failed_saves);
+    rk_fail(t->ctx, RK_EIO,
+            "%s: %s (ckpt.max_failures %lld): %s%s. Make room or mend the storage; the same "
+            "command %s",
+            t->cfg->run_dir, what, (long long)t->cfg->ckpt_max_failures, why, last_good(t, last),
+            t->saved_step < 0 ? "then starts anew" : "then goes on from there");
+}
+
+static void save_failed(rk__trainer *t, rk_status st, const char *why)
 {
     char last[64];
-    rk__report_text(t, RK_EVENT_WARN, "snapshot not saved, training goes on: %s%s", why, last_good(t, last));
+    int64_t most = t->cfg->ckpt_max_failures;
+    t->failed_saves++;
+    if (st == RK_ELOCKED || (most > 0 && t->failed_saves >= most))
+        give_up(t, st, why);
+    else
+        rk__report_text(t, RK_EVENT_WARN, "snapshot not saved, training goes on: %s%s", why,
+                        last_good(t, last));
+}
+
+static void saved(rk__trainer *t, int64_t step)
+{
+    t->failed_saves = 0;
+    rk__report_saved(t, step);
 }
 
 static void poll_save(rk__trainer *t)
@@ -224,9 +253,9 @@ static void poll_save(rk__trainer *t)
     if (!rk__run_poll(t->run, &st, &step, why, sizeof why))
         return;
     if (st)
-        save_failed(t, why);
+        save_failed(t, st, why);
     else
-        rk__report_saved(t, step);
+        saved(t, step);
 }
 
 static void begin_save(rk__trainer *t, bool best)
@@ -238,9 +267,11 @@ static void begin_save(rk__trainer *t, bool best)
     rk_status earlier =
         rk__run_wait(t->run, &done, why, sizeof why); /* one in flight: its outcome is told first */
     if (earlier)
-        save_failed(t, why);
+        save_failed(t, earlier, why);
     else if (t->asked_step > t->saved_step && done > t->saved_step)
-        rk__report_saved(t, done);
+        saved(t, done);
+    if (rk_failed(t->ctx))
+        return;
     t->asked_step = t->step;
     rk__run_save(t->run, &t->state,
                  &(rk_snap_info){
@@ -261,7 +292,7 @@ static rk_status save_now(rk__trainer *t)
             return rk_failed(t->ctx);
         if (!st && done >= t->step) {
             if (t->saved_step < t->step)
-                rk__report_saved(t, t->step);
+                saved(t, t->step);
             return RK_OK;
         }
         t->asked_step = -1;

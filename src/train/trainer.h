@@ -31,6 +31,7 @@ typedef struct rk__trainer {
     int64_t best_step;    /* 0: none yet */
     /* of this process */
     int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
+    int64_t failed_saves; /* in a row */
     double loss, lr, started, last_saved, data_s;
     rk__window window;
     size_t persistent_bytes;

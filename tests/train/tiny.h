@@ -85,10 +85,12 @@ typedef struct tiny_run {
     char error[1024], hash[65], start[128], end[256], warn[256];
     double loss[TINY_LOSSES]; /* by step, from 1 */
     double eval_loss, eval_accuracy;
-    int evals, saves;
+    int evals, saves, warns;
     int64_t first, last, allocs; /* steps seen; allocations of step memory in the last step */
     int64_t stop_at;             /* set before: ask to stop after this step; 0: never */
     volatile int stop;
+    rk_event_fn *also; /* set before, may be NULL: told every event, with the tiny_run as its user */
+    void *also_arg;
     rk_ctx *ctx;
 } tiny_run;
 
@@ -120,7 +122,10 @@ static inline void tiny_event(void *user, const rk_event *e)
         snprintf(t->end, sizeof t->end, "%s", e->text);
     } else if (e->kind == RK_EVENT_WARN) {
         snprintf(t->warn, sizeof t->warn, "%s", e->text);
+        t->warns++;
     }
+    if (t->also)
+        t->also(t, e);
 }
 
 /* Trains `model` (YAML of the layers) with overrides, NULL-terminated. isa may be NULL. */
