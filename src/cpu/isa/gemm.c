@@ -390,6 +390,9 @@ static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
         return;
     }
     int64_t held = TILE_FLOATS * pl->held_levels * pl->tiles;
+    rk__turn turn;
+    turn.rows = 0;
+    t.turn = &turn;
     for (int64_t i = from; i < to; i++) {
         int64_t row = first_row(p, pl, i), end = first_row(p, pl, i + 1);
         if (s->a) {
@@ -401,6 +404,10 @@ static void column(const pass *s, int64_t panel, int64_t from, int64_t to)
         }
         t.held = s->held ? s->held + ((panel - s->col0) * pl->row_panels + i) * held : NULL;
         tiles(s, &t, row, end, packed);
+    }
+    if (turn.rows > 0) {
+        t.row = first_row(p, pl, to);
+        RK_NAME(tile_flush)(&t);
     }
 }
 

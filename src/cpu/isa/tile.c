@@ -2,6 +2,8 @@
 
 #include "cpu/isa/vmath.h"
 
+#include <string.h>
+
 enum { ROW_GROUP = 3 };     /* rows that share a pointer: three are reached by scaled addressing */
 enum { LINE = 16 };         /* floats of a cache line */
 enum { COPY_AHEAD = 16 };   /* rows of b fetched ahead where it lies at a stride no prefetcher follows */
@@ -81,33 +83,49 @@ static void finish_rows(const rk__epilogue *e, const float *sum, int64_t step, i
         }
 }
 
-/* Any tile: one that has an edge, or lies across, or asks for more than the kernel does in registers. */
+/* Any tile that lies as c does: one that has an edge, or asks for more than the kernel does in registers. */
 static __attribute__((noinline)) void finish(const rk__tile *t, const float *sum)
 {
-    int64_t step = (int64_t)t->vecs * VL;
-    if (!t->out->transposed) {
-        finish_rows(t->out, sum, step, t->row, t->col, t->rows, t->cols);
-        return;
+    finish_rows(t->out, sum, (int64_t)t->vecs * VL, t->row, t->col, t->rows, t->cols);
+}
+
+/* Up to VL rows of sums, of the product's rows from `row` on, become columns of c. */
+static void finish_across(const rk__tile *t, const float *sum, int64_t row, int64_t rows)
+{
+    const int64_t step = (int64_t)t->vecs * VL;
+    for (int64_t j = 0; j < t->cols; j += VL) {
+        float turned[VL * VL] __attribute__((aligned(64)));
+        vf r[VL];
+        RK_UNROLL for (int x = 0; x < VL; x++) r[x] = x < rows ? v_load(sum + x * step + j) : v_zero();
+        v_transpose(r);
+        RK_UNROLL for (int x = 0; x < VL; x++) v_store(turned + x * VL, r[x]);
+        finish_rows(t->out, turned, VL, t->col + j, row, t->cols - j < VL ? t->cols - j : VL, rows);
     }
-    for (int64_t i = 0; i < t->rows; i += VL)
-        for (int64_t j = 0; j < t->cols; j += VL) {
-            float turned[VL * VL] __attribute__((aligned(64)));
-            vf r[VL];
-            for (int x = 0; x < VL; x++)
-                r[x] = i + x < t->rows ? v_load(sum + (i + x) * step + j) : v_zero();
-            v_transpose(r);
-            for (int x = 0; x < VL; x++)
-                v_store(turned + x * VL, r[x]);
-            int64_t rows = t->cols - j < VL ? t->cols - j : VL, cols = t->rows - i < VL ? t->rows - i : VL;
-            finish_rows(t->out, turned, VL, t->col + j, t->row + i, rows, cols);
-        }
+}
+
+/* A tile's rows have joined those that wait. */
+static __attribute__((noinline)) void turn(const rk__tile *t)
+{
+    const int64_t step = (int64_t)t->vecs * VL, first = t->row - t->turn->rows;
+    const int waiting = t->turn->rows + t->rows;
+    int done = 0;
+    for (; done + VL <= waiting; done += VL)
+        finish_across(t, t->turn->sum + done * step, first + done, VL);
+    t->turn->rows = waiting - done;
+    if (done > 0)
+        memmove(t->turn->sum, t->turn->sum + done * step, (size_t)((waiting - done) * step) * sizeof(float));
+}
+
+void RK_NAME(tile_flush)(const rk__tile *t)
+{
+    finish_across(t, t->turn->sum, t->row - t->turn->rows, t->turn->rows);
+    t->turn->rows = 0;
 }
 
 static bool plain(const rk__tile *t)
 {
     const rk__epilogue *e = t->out;
-    return t->cols == t->vecs * VL && !e->transposed && !e->pre && !e->bias_row && !e->relu_mask &&
-           e->act <= RK_ACT_RELU;
+    return t->cols == t->vecs * VL && !e->transposed && !e->pre && !e->bias_row && e->act <= RK_ACT_RELU;
 }
 
 /* A whole tile of c straight from the registers. */
@@ -128,6 +146,9 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
     if (e->act == RK_ACT_RELU)
         RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
             v_relu(acc[i][j]);
+    if (e->relu_mask)
+        RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
+            keep_positive(v_load(e->relu_mask + at + i * ldc + j * VL), acc[i][j]);
     RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++)
         v_store(c + i * ldc + j * VL, acc[i][j]);
 }
@@ -226,6 +247,9 @@ RK_INLINE void leave(const int rows, const int vecs, sums acc, const rk__tile *t
         acc_store(rows, vecs, acc, level(t, here, depth));
     } else if (plain(t)) {
         finish_plain(rows, vecs, acc, t);
+    } else if (t->out->transposed) {
+        acc_store(rows, vecs, acc, t->turn->sum + t->turn->rows * vecs * VL);
+        turn(t);
     } else {
         acc_store(rows, vecs, acc, here);
         finish(t, here);

@@ -45,6 +45,13 @@ typedef struct rk__epilogue {
     const float *relu_mask; /* like c: 0 where mask <= 0, or NULL */
 } rk__epilogue;
 
+/* Rows of sums on their way to a c that lies across: they wait until there are VL of them, are turned as
+ * squares and stored as whole vectors. One for tiles that lie one below the other; tile_flush() ends them. */
+typedef struct rk__turn {
+    int rows; /* that wait, up to the next tile's first */
+    float sum[(VL - 1) * 8 * VL + TILE_FLOATS] __attribute__((aligned(64)));
+} rk__turn;
+
 /* How b is read. */
 typedef enum rk__tile_mode {
     RK__TILE_PANEL,  /* packed; every shape */
@@ -74,6 +81,7 @@ typedef struct rk__tile {
                     it */
     int held_levels;
     const rk__epilogue *out;
+    rk__turn *turn; /* where out->transposed */
     int64_t row, col; /* of the tile in the product (in c: transposed if out says so) */
 } rk__tile;
 
@@ -93,8 +101,11 @@ bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows);
 /* Runs one tile. */
 void RK_NAME(tile)(const rk__tile *t);
 
-/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain.
- */
+/* Stores the rows that wait in t->turn, which lie above t->row. */
+void RK_NAME(tile_flush)(const rk__tile *t);
+
+/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain,
+ * not transposed. */
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles);
 bool RK_NAME(tile_has_column)(int vecs);
 
