@@ -1,6 +1,7 @@
-/* A first program: trains a small network on Fashion-MNIST and tests it.
+/* A first program: trains a small network on Fashion-MNIST, tests it, and saves it.
  *
  *     cc first.c -o first $(pkg-config --cflags --libs rankine) && ./first
+ *     rankine eval runs/first --data /usr/share/datasets/fashion-mnist/t10k
  *
  * An argument names other data: the prefix of IDX files, DIR/train and DIR/t10k being looked for. */
 #include <rankine/rankine.h>
@@ -17,10 +18,8 @@ static rk_module *make_network(rk_ctx *ctx)
     return net;
 }
 
-static void train(rk_module *net, rk_loader *data, rk_ctx *ctx)
+static void train(rk_module *net, rk_optim *opt, rk_loader *data, rk_ctx *ctx)
 {
-    rk_optim_cfg cfg = RK_ADAMW_DEFAULTS;
-    rk_optim *opt = rk_optim_make(net, &cfg);
     for (rk_batch b; rk_loader_next(data, &b); rk_step_end(ctx)) {
         rk_tensor *loss = rk_cross_entropy(rk_forward(net, b.x), b.y);
         if (b.index % 500 == 0)
@@ -61,12 +60,17 @@ int main(int argc, char **argv)
     rk_module *net = make_network(ctx);
     rk_loader *data = rk_loader_make(
         ctx, &(rk_data_cfg){ .path = train_path, .batch = 64, .shuffle = true, .seed = 1, .epochs = 2 });
+    rk_optim_cfg cfg = RK_ADAMW_DEFAULTS;
+    rk_optim *opt = rk_optim_make(net, &cfg);
     rk_loader *test = rk_loader_make(ctx, &(rk_data_cfg){ .path = test_path, .batch = 250, .epochs = 1 });
     int n = rk_loader_stats(data, &mean, &std);
     rk_loader_set_stats(test, n, mean, std); /* as the training data is treated */
 
-    train(net, data, ctx);
+    train(net, opt, data, ctx);
     printf("accuracy on the test set: %.4f\n", accuracy(net, test, ctx));
+
+    /* With the loader of the training data a snapshot tells the network too: `rankine eval` can use it. */
+    rk_save("runs/first", net, opt, data);
 
     /* The first failure, if any, made every later call do nothing: one look is enough. */
     if (rk_failed(ctx))

@@ -8,6 +8,8 @@
 #include "io/doc.h"
 #include "io/number.h"
 
+enum { CFG_STRINGS = 9 };
+
 /* What a failed rk_loader_make() returns; every call accepts it, none changes it. */
 static rk_loader inert = { .dead = true };
 
@@ -151,6 +153,39 @@ void rk_loader_close(rk_loader *l)
     l->dead = true;
 }
 
+/* The strings of a cfg that say what is read and how. */
+static void cfg_strings(rk_data_cfg *c, const char **out[CFG_STRINGS])
+{
+    const char **all[CFG_STRINGS] = { &c->path,   &c->format, &c->labels,      &c->label_column, &c->task,
+                                      &c->x_name, &c->y_name, &c->categorical, &c->normalize };
+    memcpy(out, all, sizeof all);
+}
+
+static rk_status keep_cfg(rk_loader *l, const rk_data_cfg *cfg)
+{
+    const char **mine[CFG_STRINGS];
+    l->cfg = *cfg;
+    if (cfg->share) {
+        const rk_data_cfg *s = &cfg->share->cfg;
+        l->cfg.path = s->path;
+        l->cfg.format = s->format;
+        l->cfg.labels = s->labels;
+        l->cfg.label_column = s->label_column;
+        l->cfg.task = s->task;
+        l->cfg.x_name = s->x_name;
+        l->cfg.y_name = s->y_name;
+        l->cfg.categorical = s->categorical;
+        l->cfg.no_header = s->no_header;
+        l->cfg.delimiter = s->delimiter;
+    }
+    l->cfg.schema = NULL;
+    l->cfg.share = NULL;
+    cfg_strings(&l->cfg, mine);
+    for (int i = 0; i < CFG_STRINGS; i++)
+        *mine[i] = *mine[i] ? rk__strdup(l->ctx, *mine[i]) : NULL;
+    return rk_failed(l->ctx);
+}
+
 static void free_loader(void *arg)
 {
     rk_loader *l = arg;
@@ -167,6 +202,10 @@ static void free_loader(void *arg)
         pthread_cond_destroy(&l->work);
         pthread_mutex_destroy(&l->lock);
     }
+    const char **kept[CFG_STRINGS];
+    cfg_strings(&l->cfg, kept);
+    for (int i = 0; i < CFG_STRINGS; i++)
+        free((char *)*kept[i]);
     free(l->slot);
     free(l->ids);
     free(l->thread);
@@ -184,7 +223,8 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
     if (!l)
         return &inert;
     l->ctx = ctx;
-    if (make_recipe(ctx, &l->r, cfg) != RK_OK || rk__at_close(ctx, free_loader, l) != RK_OK) {
+    if (keep_cfg(l, cfg) != RK_OK || make_recipe(ctx, &l->r, cfg) != RK_OK ||
+        rk__at_close(ctx, free_loader, l) != RK_OK) {
         free_loader(l);
         return &inert;
     }

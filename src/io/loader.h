@@ -65,6 +65,7 @@ struct rk_loader {
     int64_t epochs;
     int rank, ranks, n_threads, prefetch;
     bool drop_last, reconstruction;
+    rk_data_cfg cfg; /* as it was asked for, with strings of our own; schema and share are NULL */
     int64_t cursor;
     /* ---- prefetch ---- */
     bool started, locks;

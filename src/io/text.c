@@ -1,5 +1,6 @@
 #include "io/text.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +52,17 @@ void rk__text_printf(rk__text *t, const char *fmt, ...)
     int n = vsnprintf(buf, sizeof buf, fmt, ap);
     va_end(ap);
     rk__text_put(t, buf, n < 0 ? 0 : (size_t)n < sizeof buf ? (size_t)n : sizeof buf - 1);
+}
+
+void rk__text_double(rk__text *t, double v)
+{
+    char buf[40] = "null";
+    for (int digits = 1; isfinite(v) && digits <= 17; digits++) {
+        snprintf(buf, sizeof buf, "%.*g", digits, v);
+        if (strtod(buf, NULL) == v)
+            break;
+    }
+    rk__text_puts(t, buf);
 }
 
 int rk__utf8_length(const uint8_t *p, size_t n)

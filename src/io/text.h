@@ -15,6 +15,8 @@ void rk__text_puts(rk__text *t, const char *s);
 void rk__text_printf(rk__text *t, const char *fmt, ...) RK_PRINTF(2, 3); /* at most 511 bytes a call */
 void rk__text_quote(rk__text *t,
                     const char *utf8); /* as a JSON string; bytes that are no UTF-8 become U+FFFD */
+/* The shortest decimal that reads back as exactly v; null if v is not finite. */
+void rk__text_double(rk__text *t, double v);
 char *rk__text_take(rk__text *t); /* NUL-terminated, malloc'ed, t is empty again; NULL when memory ran out */
 void rk__text_free(rk__text *t);
 

@@ -65,13 +65,20 @@ static rk_module *sequence_build(rk__build *b, rk_module *parent, const char *na
     return m;
 }
 
+static void sequence_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, ",\"layers\":");
+    rk__describe_layers(m, t);
+}
+
 const rk__layer_kind rk__kind_sequence = { .name = "sequence",
                                            .prefix = "seq",
                                            .keys = "layers",
                                            .scalar = "layers",
                                            .forward = sequence_forward,
                                            .infer = sequence_infer,
-                                           .build = sequence_build };
+                                           .build = sequence_build,
+                                           .describe = sequence_describe };
 
 /* ---- repeat: only in a configuration; its layers are added to the parent ---- */
 
@@ -158,12 +165,23 @@ static rk_module *residual_build(rk__build *b, rk_module *parent, const char *na
     return m;
 }
 
+static void residual_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, ",\"main\":");
+    rk__describe_layers(m->first, t);
+    rk__text_puts(t, ",\"shortcut\":");
+    rk__describe_layers(m->last, t);
+    rk__text_puts(t, ",\"act\":");
+    rk__text_quote(t, m->a.residual.act ? m->a.residual.act->name : "none");
+}
+
 const rk__layer_kind rk__kind_residual = { .name = "residual",
                                            .prefix = "block",
                                            .keys = "main|shortcut|act",
                                            .forward = residual_forward,
                                            .infer = residual_infer,
-                                           .build = residual_build };
+                                           .build = residual_build,
+                                           .describe = residual_describe };
 
 /* ---- all of them ---- */
 

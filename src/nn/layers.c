@@ -71,6 +71,11 @@ static rk_module *linear_build(rk__build *b, rk_module *parent, const char *name
     return linear_make(parent, name, b->shape.dim[b->shape.ndim - 1], out, !bias, &init);
 }
 
+static void linear_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_printf(t, ",\"out\":%lld,\"bias\":%s", (long long)m->a.linear.out, m->bias ? "true" : "false");
+}
+
 const rk__layer_kind rk__kind_linear = { .name = "linear",
                                          .keys = "out|bias|init",
                                          .scalar = "out",
@@ -78,7 +83,8 @@ const rk__layer_kind rk__kind_linear = { .name = "linear",
                                          .takes_act = true,
                                          .forward = linear_forward,
                                          .infer = linear_infer,
-                                         .build = linear_build };
+                                         .build = linear_build,
+                                         .describe = linear_describe };
 
 /* ---- conv2d ---- */
 
@@ -194,6 +200,17 @@ static rk_module *conv_build(rk__build *b, rk_module *parent, const char *name, 
     return conv_make(parent, name, b->shape.dim[0], out, kernel, &c, !bias, &init);
 }
 
+static void conv_describe(const rk_module *m, rk__text *t)
+{
+    const rk_conv_cfg *c = &m->a.conv.cfg;
+    rk__text_printf(t, ",\"out\":%lld", (long long)m->a.conv.out);
+    rk__describe_pair(t, "kernel", m->a.conv.kernel);
+    rk__describe_pair(t, "stride", c->stride);
+    rk__describe_pair(t, "pad", c->pad);
+    rk__describe_pair(t, "dilation", c->dilation);
+    rk__text_printf(t, ",\"groups\":%d,\"bias\":%s", c->groups, m->bias ? "true" : "false");
+}
+
 const rk__layer_kind rk__kind_conv2d = { .name = "conv2d",
                                          .prefix = "conv",
                                          .scalar = "out",
@@ -201,7 +218,8 @@ const rk__layer_kind rk__kind_conv2d = { .name = "conv2d",
                                          .takes_act = true,
                                          .forward = conv_forward,
                                          .infer = conv_infer,
-                                         .build = conv_build };
+                                         .build = conv_build,
+                                         .describe = conv_describe };
 
 /* ---- batch norm ---- */
 
@@ -256,13 +274,28 @@ static rk_module *batch_norm_build(rk__build *b, rk_module *parent, const char *
     return rk_failed(b->ctx) ? NULL : batch_norm_make(parent, name, b->shape.dim[0], &c);
 }
 
+static void put_number(rk__text *t, const char *key, double v)
+{
+    rk__text_printf(t, ",\"%s\":", key);
+    rk__text_double(t, v);
+}
+
+static void batch_norm_describe(const rk_module *m, rk__text *t)
+{
+    const rk_batch_norm_cfg *c = &m->a.batch_norm.cfg;
+    put_number(t, "eps", c->eps);
+    put_number(t, "momentum", c->momentum);
+    rk__text_printf(t, ",\"scope\":\"%s\"", c->shard_scope ? "shard" : "global");
+}
+
 const rk__layer_kind rk__kind_batch_norm = { .name = "batch_norm",
                                              .prefix = "bn",
                                              .keys = "eps|momentum|scope",
                                              .bare = true,
                                              .forward = batch_norm_forward,
                                              .infer = batch_norm_infer,
-                                             .build = batch_norm_build };
+                                             .build = batch_norm_build,
+                                             .describe = batch_norm_describe };
 
 /* ---- layer norm, RMS norm ---- */
 
@@ -334,20 +367,27 @@ static rk_module *rms_norm_build(rk__build *b, rk_module *parent, const char *na
     return row_norm_build(b, parent, name, args, &rk__kind_rms_norm, false);
 }
 
+static void row_norm_describe(const rk_module *m, rk__text *t)
+{
+    put_number(t, "eps", m->a.norm.eps);
+}
+
 const rk__layer_kind rk__kind_layer_norm = { .name = "layer_norm",
                                              .prefix = "ln",
                                              .keys = "eps",
                                              .bare = true,
                                              .forward = layer_norm_forward,
                                              .infer = row_norm_infer,
-                                             .build = layer_norm_build };
+                                             .build = layer_norm_build,
+                                             .describe = row_norm_describe };
 const rk__layer_kind rk__kind_rms_norm = { .name = "rms_norm",
                                            .prefix = "rms",
                                            .keys = "eps",
                                            .bare = true,
                                            .forward = rms_norm_forward,
                                            .infer = row_norm_infer,
-                                           .build = rms_norm_build };
+                                           .build = rms_norm_build,
+                                           .describe = row_norm_describe };
 
 /* ---- embedding ---- */
 
@@ -397,8 +437,15 @@ static rk_module *embedding_build(rk__build *b, rk_module *parent, const char *n
     return rk_failed(b->ctx) ? NULL : embedding_make(parent, name, rows, dim, &init);
 }
 
+static void embedding_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_printf(t, ",\"rows\":%lld,\"dim\":%lld", (long long)m->a.embedding.rows,
+                    (long long)m->a.embedding.dim);
+}
+
 const rk__layer_kind rk__kind_embedding = { .name = "embedding",
                                             .keys = "rows|dim|init",
                                             .forward = embedding_forward,
                                             .infer = embedding_infer,
-                                            .build = embedding_build };
+                                            .build = embedding_build,
+                                            .describe = embedding_describe };

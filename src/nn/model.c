@@ -1,5 +1,5 @@
-/* A network from a document: model: {layers: [{linear: {out: 256}}, relu, ...], replace: {fc: {linear: 10}}}.
- */
+/* A network from a document: model: {layers: [{linear: {out: 256}}, relu, ...], replace: {fc: {linear: 10}}};
+ * and the document of a network that a program has made. */
 #include "nn/module.h"
 
 #include <stdio.h>
@@ -309,4 +309,56 @@ rk_module *rk__model_build(rk_ctx *ctx, const rk__model_spec *spec, rk_shape *ou
         }
     *out = b.shape;
     return root;
+}
+
+/* ---- the way back ---- */
+
+void rk__describe_pair(rk__text *t, const char *key, const int v[2])
+{
+    rk__text_printf(t, ",\"%s\":[%d,%d]", key, v[0], v[1]);
+}
+
+static const char *own_name(const rk_module *m)
+{
+    const char *dot = strrchr(m->full, '.');
+    return dot ? dot + 1 : m->full;
+}
+
+void rk__describe_layers(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, "[");
+    for (const rk_module *c = m->first; c; c = c->next) {
+        rk__text_puts(t, c == m->first ? "{" : ",{");
+        rk__text_quote(t, c->kind->name);
+        rk__text_puts(t, ":{\"name\":");
+        rk__text_quote(t, own_name(c));
+        if (c->kind->describe)
+            c->kind->describe(c, t);
+        rk__text_puts(t, "}}");
+    }
+    rk__text_puts(t, "]");
+}
+
+/* Modules may hang where no forward pass looks: a document cannot say that. */
+static bool well_formed(const rk_module *m)
+{
+    bool residual = m->kind == &rk__kind_residual;
+    if (m->first && !residual && m->kind != &rk__kind_sequence)
+        return false;
+    if (residual && m->first->next != m->last)
+        return false;
+    for (const rk_module *c = m->first; c; c = c->next)
+        if (!well_formed(c))
+            return false;
+    return true;
+}
+
+const char *rk__model_describe(const rk_module *root, rk__text *t)
+{
+    if (root->run_in_parts && !root->run_whole)
+        return "the program runs its layers one by one instead of the network as a whole";
+    if (!well_formed(root))
+        return "it has layers inside of layers that hold none";
+    rk__describe_layers(root, t);
+    return NULL;
 }

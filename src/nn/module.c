@@ -309,6 +309,8 @@ rk_tensor *rk_forward(rk_module *m, rk_tensor *x)
 {
     if (!m || rk_failed(m->ctx))
         return rk__inert(rk_tensor_ctx(x));
+    m->root->run_whole |= m == m->root;
+    m->root->run_in_parts |= m != m->root;
     return rk__module_forward(m, x, RK_ACT_NONE);
 }
 

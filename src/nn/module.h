@@ -8,6 +8,7 @@
 #include "core/ctx.h"
 #include "core/tape.h"
 #include "io/doc.h"
+#include "io/text.h"
 
 typedef struct rk__layer_kind rk__layer_kind;
 typedef struct rk__build rk__build;
@@ -78,6 +79,7 @@ struct rk_module {
     /* root only */
     rk__param_slot *params;
     int nparams, cap;
+    bool run_whole, run_in_parts; /* has rk_forward() been asked of the root; of modules below it */
     void (*probe)(void *user, const rk_module *m, rk_tensor *y); /* told every layer's output, if set */
     void *probe_user;
 };
@@ -92,6 +94,8 @@ struct rk__layer_kind {
     rk_tensor *(*forward)(rk_module *m, rk_tensor *x, rk_act act);
     rk_status (*infer)(rk_module *m, const rk_shape *in, rk_shape *out);
     rk_module *(*build)(rk__build *b, rk_module *parent, const char *name, const rk_doc *args);
+    /* The arguments that make build make m again, as members of a JSON object: ,"out":10. NULL: none. */
+    void (*describe)(const rk_module *m, rk__text *t);
 };
 
 /* NULL-terminated. */
@@ -153,6 +157,11 @@ typedef struct rk__model_spec {
     rk_shape input;        /* of a sample */
     int64_t outputs;
 } rk__model_spec;
+/* The layers of a network as the document that rk__model_build() takes, a JSON list. NULL, or why there is
+ * none. */
+const char *rk__model_describe(const rk_module *root, rk__text *t);
+void rk__describe_layers(const rk_module *m, rk__text *t); /* its children, as a list */
+void rk__describe_pair(rk__text *t, const char *key, const int v[2]);
 /* Builds a network; errors name file, line and column. NULL after a failure. */
 rk_module *rk__model_build(rk_ctx *ctx, const rk__model_spec *spec, rk_shape *out);
 

@@ -64,6 +64,12 @@ static rk_module *build_leaky_relu(rk__build *b, rk_module *parent, const char *
     return rk_failed(b->ctx) ? NULL : activation_make(parent, name, &rk__activations[7], slope);
 }
 
+static void leaky_relu_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, ",\"slope\":");
+    rk__text_double(t, m->a.act.p);
+}
+
 #define ROW(fn, act)                                                                                   \
     {                                                                                                  \
 #fn, plain_##fn, act, 0,                                                                       \
@@ -90,7 +96,8 @@ const rk__activation rk__activations[] = {
         .bare = true,
         .forward = activation_forward,
         .infer = same_shape,
-        .build = build_leaky_relu } },
+        .build = build_leaky_relu,
+        .describe = leaky_relu_describe } },
 };
 const int rk__n_activations = sizeof rk__activations / sizeof *rk__activations;
 
@@ -174,6 +181,13 @@ static void pool_args(rk__build *b, const rk_doc *args, rk_pool_cfg *c)
     rk__arg_pair(b, args, "pad", 0, 0, 1 << 12, c->pad);
 }
 
+static void pool_describe(const rk_module *m, rk__text *t)
+{
+    rk__describe_pair(t, "kernel", m->a.pool.cfg.kernel);
+    rk__describe_pair(t, "stride", m->a.pool.cfg.stride);
+    rk__describe_pair(t, "pad", m->a.pool.cfg.pad);
+}
+
 static rk_module *max_pool_build(rk__build *b, rk_module *parent, const char *name, const rk_doc *args)
 {
     rk_pool_cfg c;
@@ -194,14 +208,16 @@ const rk__layer_kind rk__kind_max_pool = { .name = "max_pool",
                                            .bare = true,
                                            .forward = pool_forward,
                                            .infer = pool_infer,
-                                           .build = max_pool_build };
+                                           .build = max_pool_build,
+                                           .describe = pool_describe };
 const rk__layer_kind rk__kind_avg_pool = { .name = "avg_pool",
                                            .keys = "kernel|stride|pad",
                                            .scalar = "kernel",
                                            .bare = true,
                                            .forward = pool_forward,
                                            .infer = pool_infer,
-                                           .build = avg_pool_build };
+                                           .build = avg_pool_build,
+                                           .describe = pool_describe };
 
 static rk_module *adaptive_make(rk_module *parent, const char *name, const rk__layer_kind *kind,
                                 rk_tensor *(*op)(rk_tensor *, int, int), int oh, int ow)
@@ -258,20 +274,27 @@ static rk_module *adaptive_max_build(rk__build *b, rk_module *parent, const char
     return rk_failed(b->ctx) ? NULL : rk_adaptive_max_pool(parent, name, size[0], size[1]);
 }
 
+static void adaptive_describe(const rk_module *m, rk__text *t)
+{
+    rk__describe_pair(t, "out", m->a.adaptive.size);
+}
+
 const rk__layer_kind rk__kind_adaptive_avg_pool = { .name = "adaptive_avg_pool",
                                                     .keys = "out",
                                                     .scalar = "out",
                                                     .bare = true,
                                                     .forward = adaptive_forward,
                                                     .infer = adaptive_infer,
-                                                    .build = adaptive_avg_build };
+                                                    .build = adaptive_avg_build,
+                                                    .describe = adaptive_describe };
 const rk__layer_kind rk__kind_adaptive_max_pool = { .name = "adaptive_max_pool",
                                                     .keys = "out",
                                                     .scalar = "out",
                                                     .bare = true,
                                                     .forward = adaptive_forward,
                                                     .infer = adaptive_infer,
-                                                    .build = adaptive_max_build };
+                                                    .build = adaptive_max_build,
+                                                    .describe = adaptive_describe };
 
 /* ---- flatten, reshape ---- */
 
@@ -367,12 +390,21 @@ static rk_module *reshape_build(rk__build *b, rk_module *parent, const char *nam
     return rk_reshape_to(parent, name, s);
 }
 
+static void reshape_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, ",\"shape\":");
+    for (int i = 0; i < m->a.shape.ndim; i++)
+        rk__text_printf(t, "%s%lld", i ? "," : "[", (long long)m->a.shape.dim[i]);
+    rk__text_puts(t, "]");
+}
+
 const rk__layer_kind rk__kind_reshape = { .name = "reshape",
                                           .keys = "shape",
                                           .scalar = "shape",
                                           .forward = reshape_forward,
                                           .infer = reshape_infer,
-                                          .build = reshape_build };
+                                          .build = reshape_build,
+                                          .describe = reshape_describe };
 
 /* ---- dropout ---- */
 
@@ -403,13 +435,20 @@ static rk_module *dropout_build(rk__build *b, rk_module *parent, const char *nam
     return rk_failed(b->ctx) ? NULL : rk_dropout(parent, name, p);
 }
 
+static void dropout_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_puts(t, ",\"p\":");
+    rk__text_double(t, m->a.dropout.p);
+}
+
 const rk__layer_kind rk__kind_dropout = { .name = "dropout",
                                           .keys = "p",
                                           .scalar = "p",
                                           .bare = true,
                                           .forward = dropout_forward,
                                           .infer = same_shape,
-                                          .build = dropout_build };
+                                          .build = dropout_build,
+                                          .describe = dropout_describe };
 
 /* ---- upsample ---- */
 
@@ -454,10 +493,16 @@ static rk_module *upsample_build(rk__build *b, rk_module *parent, const char *na
     return rk_failed(b->ctx) ? NULL : rk_upsample(parent, name, scale);
 }
 
+static void upsample_describe(const rk_module *m, rk__text *t)
+{
+    rk__text_printf(t, ",\"scale\":%d", m->a.scale);
+}
+
 const rk__layer_kind rk__kind_upsample = { .name = "upsample",
                                            .keys = "scale",
                                            .scalar = "scale",
                                            .bare = true,
                                            .forward = upsample_forward,
                                            .infer = upsample_infer,
-                                           .build = upsample_build };
+                                           .build = upsample_build,
+                                           .describe = upsample_describe };

@@ -364,17 +364,6 @@ static void text_string(rk__text *t, const char *s)
         rk__text_puts(t, "null");
 }
 
-void rk__text_double(rk__text *t, double v)
-{
-    char buf[40] = "null";
-    for (int digits = 1; isfinite(v) && digits <= 17; digits++) {
-        snprintf(buf, sizeof buf, "%.*g", digits, v);
-        if (strtod(buf, NULL) == v)
-            break;
-    }
-    rk__text_puts(t, buf);
-}
-
 static void option_json(rk__text *t, const rk_config *c, const option *o)
 {
     const void *field = (const char *)c + o->offset;

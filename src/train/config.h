@@ -36,7 +36,4 @@ rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *jso
 rk_status rk__config_continue(rk_ctx *ctx, const rk_config *cfg, const char *recorded, bool allow,
                               void (*note)(void *user, const char *line), void *user);
 
-/* Adds the shortest decimal that reads back as exactly v; null if v is not finite. */
-void rk__text_double(rk__text *t, double v);
-
 #endif

@@ -100,6 +100,17 @@ static rk_status open_data(trained *t, const rk_eval_opts *o, bool predict)
     return rk_failed(t->ctx);
 }
 
+static rk_status not_described(rk_ctx *ctx, const char *run, const char *record)
+{
+    char *why = rk__record_reason(ctx, record);
+    rk_status st = rk_fail(ctx, RK_EDATA,
+                           "run %s: its snapshot holds weights, but does not tell the network: %s; inspect, "
+                           "verify and export work, and rk_resume() in the program that saved it",
+                           run, why ? why : "rk_save() of an older version wrote it");
+    free(why);
+    return st;
+}
+
 static rk_status trained_open(trained *t, rk_ctx *ctx, const rk_eval_opts *o, bool predict)
 {
     *t = (trained){ .ctx = ctx };
@@ -115,10 +126,7 @@ static rk_status trained_open(trained *t, rk_ctx *ctx, const rk_eval_opts *o, bo
     rk_status st;
     RK_TRY_GOTO(done, rk__run_read(run, step, 0, &none, &t->info));
     if (!t->info.config_json || !t->info.extra_json) {
-        st = rk_fail(ctx, RK_EDATA,
-                     "run %s: its snapshot does not tell the network it holds (saved by a program of its "
-                     "own?)",
-                     o->run);
+        st = not_described(ctx, o->run, t->info.extra_json);
         goto done;
     }
     t->cfg = rk__config_from_json(ctx, o->run, t->info.config_json, NULL, 0);

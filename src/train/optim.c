@@ -7,7 +7,7 @@
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const rk__slot *)a)->param.name, ((const rk__slot *)b)->param.name);
+    return strcmp(((const rk__optim_slot *)a)->param.name, ((const rk__optim_slot *)b)->param.name);
 }
 
 static void optim_free(void *arg)
@@ -40,8 +40,8 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_optim_cfg *c)
 static void make_slot(rk_optim *o, rk_param p)
 {
     rk_shape s = rk_tensor_shape(p.tensor);
-    rk__slot *slot = &o->slots[o->n++];
-    *slot = (rk__slot){ .param = p };
+    rk__optim_slot *slot = &o->slots[o->n++];
+    *slot = (rk__optim_slot){ .param = p };
     if (o->cfg.kind != RK_SGD || o->cfg.momentum > 0)
         slot->m = rk_tensor_make(o->ctx, RK_F32, s);
     if (o->cfg.kind != RK_SGD)
@@ -111,7 +111,7 @@ static rk_status measure(rk_optim *o)
     return RK_OK;
 }
 
-static rk_status update(rk_optim *o, rk__slot *s, double lr, double grad_scale)
+static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_scale)
 {
     rk_ctx *ctx = o->ctx;
     const rk_kernels *k = rk__kernels(ctx, RK_F32);
@@ -146,7 +146,7 @@ static rk_status update(rk_optim *o, rk__slot *s, double lr, double grad_scale)
 static rk_status begin_ema(rk_optim *o)
 {
     for (int i = 0; i < o->n; i++) {
-        rk__slot *s = &o->slots[i];
+        rk__optim_slot *s = &o->slots[i];
         if (s->ema)
             RK_TRY(
                 rk_tensor_write(s->ema, rk__data(s->param.tensor), (size_t)rk__size(s->ema) * sizeof(float)));
@@ -198,7 +198,7 @@ static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix,
 rk_status rk__optim_state(rk_optim *o, rk_state *st)
 {
     for (int i = 0; i < o->n; i++) {
-        const rk__slot *s = &o->slots[i];
+        const rk__optim_slot *s = &o->slots[i];
         RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/m", s->m));
         RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/v", s->v));
         RK_TRY(add_named(st, RK_STATE_EMA, "ema", s->param.name, "", s->ema));
@@ -209,7 +209,7 @@ rk_status rk__optim_state(rk_optim *o, rk_state *st)
 void rk__optim_swap_ema(rk_optim *o)
 {
     for (int i = 0; o && o->steps && i < o->n; i++) {
-        rk__slot *s = &o->slots[i];
+        rk__optim_slot *s = &o->slots[i];
         if (s->ema) {
             rk__storage *w = s->param.tensor->storage;
             s->param.tensor->storage = s->ema->storage;

@@ -7,17 +7,17 @@
 #include "core/state.h"
 #include "core/tape.h"
 
-typedef struct rk__slot {
+typedef struct rk__optim_slot {
     rk_param param;
     rk_tensor *m, *v; /* sgd: m only, if there is momentum */
     rk_tensor *ema;   /* NULL: none */
-} rk__slot;
+} rk__optim_slot;
 
 struct rk_optim {
     rk_ctx *ctx;
     rk_module *root;
     rk_optim_cfg cfg;
-    rk__slot *slots; /* sorted by name: the order of the norm's sum */
+    rk__optim_slot *slots; /* sorted by name: the order of the norm's sum */
     int n;
     int64_t steps;
     double norm;

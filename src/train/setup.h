@@ -38,6 +38,12 @@ rk_status rk__setup_model(rk__setup *s, const char *recorded);
 void rk__setup_free(rk__setup *s);
 /* All that rk__setup_recorded() needs, as JSON for a snapshot's extra_json; malloc'ed. */
 char *rk__setup_record(const rk__setup *s);
+/* What rk_save() records of a network and its data that a program has made, so that evaluation and prediction
+ * can make them again: a configuration and a record, malloc'ed. What cannot be told is no failure: then
+ * *config is NULL and the record holds the reason, which rk__record_reason() finds. */
+rk_status rk__describe(rk_ctx *ctx, rk_module *net, const rk_optim *opt, const rk_loader *data, char **config,
+                       char **record);
+char *rk__record_reason(rk_ctx *ctx, const char *recorded); /* malloc'ed; NULL: there is none */
 /* The network of a snapshot, without its data. */
 rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const char *recorded);
 

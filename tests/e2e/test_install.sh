@@ -48,3 +48,11 @@ LD_LIBRARY_PATH=$lib ./shared >shared.out || fail "the shared program fails"
 ./static >static.out || fail "the static program fails"
 cmp -s shared.out static.out || fail "static and shared differ"
 awk '/^accuracy/ { good = $NF > 0.85 } END { exit !good }' static.out || fail "too bad: $(tail -1 static.out)"
+
+# What the program has saved, the program on the command line knows how to use.
+own=$(awk '/^accuracy/ { print $NF }' static.out)
+evaluated=$("$dir/usr/bin/rankine" eval runs/first --data $data/t10k) || fail "eval cannot use what rk_save() wrote"
+echo "$evaluated" | awk -v own="$own" '{ sub(/.* accuracy=/, ""); exit !(sprintf("%.4f", $1) == own) }' ||
+    fail "the program says accuracy $own, eval says $evaluated"
+[ "$("$dir/usr/bin/rankine" predict runs/first --data $data/t10k --limit 7 | wc -l)" -eq 8 ] || fail "predict cannot use it"
+"$dir/usr/bin/rankine" export safetensors runs/first first.safetensors >log || fail "export cannot use it"

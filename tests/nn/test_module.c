@@ -258,4 +258,50 @@ TEST(failures_name_the_layer)
     rk_close(ctx);
 }
 
+/* What a network says of itself makes it again, and says the same. */
+TEST(described_and_built_again)
+{
+    rk_open(NULL, &ctx);
+    rk_module *net = rk_root(ctx, "net");
+    rk_embedding(net, "words", 17, 6);
+    rk_layer_norm(net, "ln", 6);
+    rk_flatten(net, "flat");
+    rk_linear_no_bias(net, "fc1", 18, 7);
+    rk_activation(net, "act", "leaky_relu");
+    rk_dropout(net, "drop", 0.1);
+    rk_module *r = rk_residual(net, "block", NULL);
+    rk_linear(rk_residual_main(r), "fc", 7, 5);
+    rk_linear(rk_residual_shortcut(r), "fc", 7, 5);
+    rk__text t = { 0 }, again = { 0 };
+    CHECK(!rk__model_describe(net, &t));
+    char *text = rk__text_take(&t);
+    CHECK_STR(
+        text,
+        "[{\"embedding\":{\"name\":\"words\",\"rows\":17,\"dim\":6}},"
+        "{\"layer_norm\":{\"name\":\"ln\",\"eps\":1e-05}},{\"flatten\":{\"name\":\"flat\"}},"
+        "{\"linear\":{\"name\":\"fc1\",\"out\":7,\"bias\":false}},"
+        "{\"leaky_relu\":{\"name\":\"act\",\"slope\":0.01}},{\"dropout\":{\"name\":\"drop\",\"p\":0.1}},"
+        "{\"residual\":{\"name\":\"block\",\"main\":[{\"linear\":{\"name\":\"fc\",\"out\":5,"
+        "\"bias\":true}}],\"shortcut\":[{\"linear\":{\"name\":\"fc\",\"out\":5,\"bias\":true}}],"
+        "\"act\":\"none\"}}]");
+    rk_doc *doc = NULL;
+    rk_shape out;
+    CHECK_INT(rk__json_parse(ctx, "text", (const uint8_t *)text, strlen(text), RK_EDATA, &doc), RK_OK);
+    rk_module *copy = rk__model_build(ctx, &(rk__model_spec){ .layers = doc, .input = RK_SHAPE(3) }, &out);
+    CHECK(copy && rk_param_count(copy) == rk_param_count(net));
+    for (int i = 0; i < rk_param_count(net); i++) {
+        rk_shape a = rk_tensor_shape(rk_param_at(net, i).tensor),
+                 b = rk_tensor_shape(rk_param_at(copy, i).tensor);
+        CHECK_STR(rk_param_at(copy, i).name, rk_param_at(net, i).name);
+        CHECK(rk__shape_eq(&a, &b));
+    }
+    CHECK(!rk__model_describe(copy, &again));
+    char *second = rk__text_take(&again);
+    CHECK_STR(second, text);
+    free(text);
+    free(second);
+    rk__doc_free(doc);
+    CHECK_INT(rk_close(ctx), 0);
+}
+
 TEST_MAIN
