@@ -17,7 +17,7 @@ enum { SHARED_PACK = 1 << 16 };
 typedef struct pass {
     int64_t rows, cols; /* the grid */
     int64_t ph, pw;     /* its phase of the output */
-    int64_t k;
+    int64_t k, taps;   /* terms; of one channel */
     ptrdiff_t *off;    /* (k) in the image */
     ptrdiff_t *weight; /* (k) in a row of weights */
     float *a;          /* packed weights, all groups */
@@ -115,6 +115,18 @@ static void pack_weights(job *j)
 
 /* ---- a task ---- */
 
+/* Taps repeat from channel to channel. */
+static void set_period(const job *j, const pass *s, rk__conv_tile *t)
+{
+    if (s->taps == RK__CONV_LONG) {
+        t->period = RK__CONV_LONG;
+        t->advance = j->view.plane;
+    } else if (s->taps > 0 && RK__CONV_SHORT % s->taps == 0) {
+        t->period = RK__CONV_SHORT;
+        t->advance = RK__CONV_SHORT / s->taps * j->view.plane;
+    }
+}
+
 /* Runs row tiles [t0, t1), all of the same height, for vectors [v0, v1) of the grid. In a block of k the
  * weights of one tile and the part of the image that the vectors read stay in the first-level cache. */
 static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, int64_t t1, int64_t v0,
@@ -123,6 +135,7 @@ static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, 
     const int rows = tile_rows(j, t0), most = rk__conv_vecs(rows);
     const int64_t row0 = tile_row(j, t0);
     rk__conv_tile t = { .rows = rows, .x = image, .relu = j->relu, .plane = s->rows * s->cols };
+    set_period(j, s, &t);
     for (int64_t k = 0; k < s->k; k += t.k) {
         t.k = s->k - k < j->block ? s->k - k : j->block;
         t.off = s->off + k;
@@ -134,13 +147,14 @@ static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, 
             t.a = s->a + channel * s->k + k * rows;
             t.bias = j->bias ? j->bias + channel : NULL;
             t.y = y + row * t.plane;
-            for (int64_t v = v0; v < v1; v += most, t.held += RK__CONV_HELD) {
+            for (int64_t v = v0; v < v1; v += most) {
                 t.vec = s->vec + v;
                 t.vecs = (int)(v1 - v < most ? v1 - v : most);
                 t.whole = true;
                 for (int n = 0; n < t.vecs; n++)
                     t.whole &= t.vec[n].count == TV;
                 RK_NAME(conv_tile)(&t);
+                t.held += t.first && t.last ? 0 : RK__CONV_HELD;
             }
         }
     }
@@ -315,7 +329,7 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
     if (g->n <= 0 || g->oc <= 0 || g->oh <= 0 || g->ow <= 0)
         return RK_OK;
     int64_t in = g->c / g->groups, out = g->oc / g->groups, taps = g->kh * g->kw;
-    pass only = { .rows = g->oh, .cols = g->ow, .k = in * taps };
+    pass only = { .rows = g->oh, .cols = g->ow, .k = in * taps, .taps = taps };
     job j = { .dev = dev,
               .view = RK_NAME(conv_view_x)(g),
               .bf16 = g->bf16,
@@ -451,11 +465,13 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
         return RK_ENOMEM;
     for (int64_t p = 0; p < j.passes; p++) {
         int64_t ph = p / axis_phases(&aw), pw = p % axis_phases(&aw);
+        int64_t meet = phase_taps(&ah, ph) * phase_taps(&aw, pw);
         j.pass[p] = (pass){ .rows = phase_size(&ah, ph),
                             .cols = phase_size(&aw, pw),
                             .ph = ph,
                             .pw = pw,
-                            .k = in * phase_taps(&ah, ph) * phase_taps(&aw, pw) };
+                            .k = in * meet,
+                            .taps = meet };
     }
     rk_status st = make_tables(&j);
     if (st)

@@ -61,10 +61,12 @@ typedef struct rk__conv_tile {
     const float *a;       /* packed: rows of k */
     const ptrdiff_t *off; /* (k) */
     int64_t k;
+    int period;           /* terms after which off[] repeats itself, `advance` further on; 0: it does not */
+    int64_t advance;
     const float *x;
     const rk__conv_vec *vec; /* (vecs) */
     bool whole;              /* every vector keeps all lanes */
-    float *held;             /* NULL, or the tile's sums between blocks of k */
+    float *held;             /* the tile's sums between blocks of k */
     bool first, last;        /* block of k */
     const float *bias;       /* (rows) or NULL */
     bool relu;
@@ -80,6 +82,9 @@ enum { RK__CONV_ROWS = 4, RK__CONV_VECS = 8 };
 enum { RK__CONV_ROWS = 4, RK__CONV_VECS = 4 };
 #endif
 enum { RK__CONV_HELD = 24 * TV }; /* floats of a tile's sums */
+
+/* Periods that tiles are unrolled for: four terms (kernels of one, two or four taps), and 3x3. */
+enum { RK__CONV_SHORT = 4, RK__CONV_LONG = 9 };
 
 /* Most vectors of a tile of so many rows: as many sums as there are registers for. */
 static inline int rk__conv_vecs(int rows)

@@ -108,6 +108,21 @@ RK_INLINE void v_transpose(vf r[VL])
 
 #endif
 
+/* sum = a * b + sum, for tiles that need every register: left to itself, gcc lets the sums wander between
+ * registers and loads an operand again at each use, and a tile has neither to spare. */
+RK_INLINE void v_accumulate(vf *sum, vf a, vf b)
+{
+#if defined(RK_ISA_PORTABLE)
+    *sum = v_fma(a, b, *sum);
+#else
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+#endif
+}
+
+/* Between the terms of an unrolled product: loads stay with their term, so that they need no more registers
+ * than there are. */
+#define RK_IN_ORDER() __asm__ volatile("" ::: "memory")
+
 /* Names of conv_tile.c. */
 enum { TV = VL };
 typedef vf tvec;
