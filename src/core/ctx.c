@@ -45,6 +45,7 @@ static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)
         return rk_fail(ctx, RK_ECONFIG, "parallel.threads is %d; it must not be negative", cfg->threads);
     ctx->data_shards = shards;
     ctx->grid.segments = cfg->inexact ? 1 : shards;
+    ctx->grid.shards = shards;
     ctx->exact = !cfg->inexact;
     ctx->seed = cfg->seed;
     ctx->ranks = 1;

@@ -36,6 +36,8 @@ typedef struct rk__grid {
     int segments;         /* leaves of the tree over the samples of this pass */
     bool chain;           /* this pass continues the chains of a shard (segments is 1) */
     int64_t loss_samples; /* divisor of mean losses; 0: the samples of this pass */
+    int shards;           /* data shards in this pass: what statistics of one shard are taken over */
+    bool part;            /* a micro-batch: running statistics wait for the others (rk__running_finish) */
 } rk__grid;
 
 struct rk_ctx {

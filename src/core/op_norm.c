@@ -223,14 +223,49 @@ static rk_status batch_norm_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 
 static const rk__op op_batch_norm = { "batch_norm", batch_norm_backward };
 
-/* running = (1 - momentum) * running + momentum * (the mean over the pieces of stat * factor of the piece).
- * Factors are in `unbiased`: n / (n - 1) for variances, as other frameworks keep them. */
+/* running = (1 - momentum) * running + momentum * sum / shards; the sum is used up. */
+static rk_status move_running(rk_tensor *running, double momentum, rk_tensor *sum, int64_t shards)
+{
+    rk_ctx *ctx = running->ctx;
+    const rk_kernels *k = rk__kernels(ctx, running->dtype);
+    int64_t n = rk__size(running);
+    if (shards > 1)
+        RK_TRY(k->mul_scalar(ctx->dev, n, rk__data(sum), 1.0 / (double)shards, rk__data(sum)));
+    return shards > 0 ? k->ema(ctx->dev, n, 1 - momentum, rk__data(sum), rk__data(running)) : RK_OK;
+}
+
+rk_status rk__running_finish(rk_tensor *running, double momentum, int64_t shards)
+{
+    rk_tensor *sum = rk_grad(running);
+    RK_TRY(rk_failed(running->ctx));
+    rk_status st = sum ? move_running(running, momentum, sum, shards) : RK_OK;
+    rk_grad_zero(running);
+    return st ? rk_fail(running->ctx, st, "batch_norm: running statistics cannot be updated") : RK_OK;
+}
+
+/* Where the sum over the pieces goes: to a micro-batch's place in the tree over all of them, or into `own`.
+ */
+static rk_tensor *running_sum(const rk__call *c, rk_tensor *running, rk_tensor *own)
+{
+    rk_order order;
+    if (!c->ctx->grid.part)
+        return own;
+    if (rk_grad(running)) {
+        rk_fail(c->ctx, RK_ECONFIG,
+                "a batch norm that is used twice needs the whole batch at once: leave batch.micro out");
+        return NULL;
+    }
+    return rk__grad_begin(running, 1, &order);
+}
+
+/* The mean over the pieces of stat * factor of the piece moves the running one. Factors are n / (n - 1) for
+ * variances, as other frameworks keep them. */
 static rk_status update_running(const rk__call *c, const batch_attr *a, double momentum, rk_tensor *stat,
                                 bool variance, rk_tensor *running)
 {
     rk_dev *dev = c->ctx->dev;
     rk_tensor *scaled = rk__out(c->ctx, c->type, RK_SHAPE(a->pieces, a->c));
-    rk_tensor *mean = rk__out(c->ctx, c->type, RK_SHAPE(a->c));
+    rk_tensor *own = rk__out(c->ctx, c->type, RK_SHAPE(a->c)), *sum = running_sum(c, running, own);
     int used = 0;
     RK_TRY(rk_failed(c->ctx));
     for (int p = 0; p < a->pieces; p++) {
@@ -241,13 +276,11 @@ static rk_status update_running(const rk__call *c, const batch_attr *a, double m
                      : c->k->fill(dev, a->c, 0, at(scaled, p * a->c)));
     }
     rk_order tree = { a->pieces, 1, RK_ACC_SET };
-    RK_TRY(c->k->reduce_sum(dev, 1, a->pieces, a->c, tree, rk__data(scaled), rk__data(mean)));
-    if (used > 1)
-        RK_TRY(c->k->mul_scalar(dev, a->c, rk__data(mean), 1.0 / used, rk__data(mean)));
-    if (used > 0)
-        RK_TRY(c->k->ema(dev, a->c, 1 - momentum, rk__data(mean), rk__data(running)));
+    RK_TRY(c->k->reduce_sum(dev, 1, a->pieces, a->c, tree, rk__data(scaled), rk__data(sum)));
+    if (sum == own)
+        RK_TRY(move_running(running, momentum, sum, used));
     rk__drop(scaled);
-    rk__drop(mean);
+    rk__drop(own);
     return RK_OK;
 }
 
@@ -297,7 +330,7 @@ static bool batch_fits(const rk__call *c, rk_tensor **in, rk_tensor *running_mea
     a->s = 1;
     for (int i = 2; i < s->ndim; i++)
         a->s *= s->dim[i];
-    a->pieces = cfg->training && cfg->shard_scope ? c->ctx->grid.segments : 1;
+    a->pieces = cfg->training && cfg->shard_scope ? c->ctx->grid.shards : 1;
     a->training = cfg->training;
     a->eps = cfg->eps;
     return one_of_each(c, in[1], a->c, "gamma") && one_of_each(c, in[2], a->c, "beta") &&

@@ -103,6 +103,10 @@ bool rk__wants_grad(const rk_tensor *t); /* recording is on and t takes part in 
 rk_status rk__grad_give(rk_tensor *t, rk_tensor *g);
 /* Where a kernel may write the gradient of t by itself, and how: order.segments and acc follow the grid for a
  * leaf over samples (parameters), SET or ADD otherwise. unit: terms a sample. NULL after a failure. */
+/* After the micro-batches of a batch, whose sums of batch statistics stand in the gradient of `running`:
+ * running = (1 - momentum) * running + momentum * sum / shards, and the gradient is gone. shards: those with
+ * samples. */
+rk_status rk__running_finish(rk_tensor *running, double momentum, int64_t shards);
 rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order);
 /* The order of a sum over the samples of this pass that is no parameter gradient. */
 rk_order rk__order(const rk_ctx *ctx, int64_t unit);

@@ -376,14 +376,34 @@ double rk_train_flops(const rk_module *root)
     return root ? train_flops(root, &trains) : 0;
 }
 
-const char *rk__global_batch_norm(const rk_module *m)
+static const char *find_module(const rk_module *m, bool (*is)(const rk_module *m))
 {
-    if (m->kind == &rk__kind_batch_norm && !m->a.batch_norm.cfg.shard_scope && rk_requires_grad(m->weight))
+    if (is(m))
         return m->full;
     for (const rk_module *c = m->first; c; c = c->next) {
-        const char *name = rk__global_batch_norm(c);
+        const char *name = find_module(c, is);
         if (name)
             return name;
     }
     return NULL;
+}
+
+static bool needs_batch(const rk_module *m)
+{
+    return rk__moves_running(m) && !m->a.batch_norm.cfg.shard_scope;
+}
+
+static bool needs_shards(const rk_module *m)
+{
+    return rk__moves_running(m) || (m->kind == &rk__kind_batch_norm && rk_requires_grad(m->bias));
+}
+
+const char *rk__global_batch_norm(const rk_module *m)
+{
+    return find_module(m, needs_batch);
+}
+
+const char *rk__shard_batch_norm(const rk_module *m)
+{
+    return find_module(m, needs_shards);
 }

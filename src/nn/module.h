@@ -130,6 +130,14 @@ rk_status rk__shape_misfit(const rk_module *m, const rk_shape *in, const char *w
 bool rk__glob_match(const char *glob, const char *name);
 /* Does some batch norm take its statistics over the whole batch while training? Its name, else NULL. */
 const char *rk__global_batch_norm(const rk_module *m);
+/* Does some batch norm sum within a data shard while training, in an order that a piece of one cannot
+ * continue? */
+const char *rk__shard_batch_norm(const rk_module *m);
+/* Does it move running statistics while training? */
+static inline bool rk__moves_running(const rk_module *m)
+{
+    return m->kind == &rk__kind_batch_norm && rk_requires_grad(m->weight);
+}
 
 /* ---- init.c ---- */
 rk_status rk__init_values(rk_ctx *ctx, const rk__param_slot *slot, const rk__init *init);

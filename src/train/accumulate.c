@@ -1,6 +1,7 @@
 #include "train/accumulate.h"
 
 #include "core/order.h"
+#include "nn/module.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -22,6 +23,28 @@ static void *list_make(rk_ctx *ctx, size_t n, size_t size)
     return p;
 }
 
+/* The running statistics of a batch norm are summed up over micro-batches as gradients are. */
+static void add_running(rk__accumulator *a, const rk_module *m)
+{
+    if (rk__moves_running(m)) {
+        a->trained[a->n_trained++] = m->mean;
+        a->trained[a->n_trained++] = m->var;
+    }
+    for (const rk_module *c = m->first; c; c = c->next)
+        add_running(a, c);
+}
+
+static rk_status finish_running(const rk__accumulator *a, const rk_module *m, int64_t shards)
+{
+    if (rk__moves_running(m)) {
+        RK_TRY(rk__running_finish(m->mean, m->a.batch_norm.cfg.momentum, shards));
+        RK_TRY(rk__running_finish(m->var, m->a.batch_norm.cfg.momentum, shards));
+    }
+    for (const rk_module *c = m->first; c; c = c->next)
+        RK_TRY(finish_running(a, c, shards));
+    return RK_OK;
+}
+
 rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, rk__loss_fn *loss, void *arg,
                                int64_t micro)
 {
@@ -36,6 +59,8 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, 
         if (!p.buffer && !p.frozen)
             a->trained[a->n_trained++] = p.tensor;
     }
+    if (net)
+        add_running(a, net->root);
     return RK_OK;
 }
 
@@ -165,6 +190,8 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
     rk_status st = make_outs(a, pieces);
     ctx->grid = (rk__grid){ .segments = pieces > shards ? 1 : (int)(shards / pieces),
                             .chain = per_shard > 1,
+                            .shards = pieces > shards ? 1 : (int)(shards / pieces),
+                            .part = true,
                             .loss_samples = b->n };
     for (int64_t p = 0; p < pieces && !st; p++) {
         int64_t lo, hi;
@@ -177,6 +204,8 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
     }
     ctx->grid = grid;
     rk_set_step(ctx, step, b->first);
+    if (!st)
+        st = finish_running(a, a->net->root, b->n < shards ? b->n : shards);
     if (!st)
         st = whole_loss(a, b, a->outs, n_outs, loss_value);
     return st ? st : rk_failed(ctx);

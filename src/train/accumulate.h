@@ -15,7 +15,7 @@ typedef struct rk__accumulator {
     rk__loss_fn *loss;
     void *loss_arg;
     int64_t micro;       /* samples at most of one pass; 0: all */
-    rk_tensor **trained; /* parameters with a gradient */
+    rk_tensor **trained; /* parameters with a gradient; behind them what batch norms keep of micro-batches */
     int n_trained;
     rk_tensor **sums; /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
     int levels;

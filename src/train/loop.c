@@ -72,6 +72,15 @@ static rk_status check_plan(rk__trainer *t)
                        "statistics of the "
                        "whole batch: leave batch.micro out, or use scope: shard or another norm",
                        (long long)c->batch_micro, (long long)c->batch_global, norm);
+    int64_t shard = (c->batch_global + c->grid_data - 1) / c->grid_data;
+    norm = c->batch_micro > 0 && c->batch_micro < shard ? rk__shard_batch_norm(t->setup.net) : NULL;
+    if (norm)
+        return rk_fail(
+            t->ctx, RK_ECONFIG,
+            "batch.micro %lld cuts the data shards of up to %lld samples (batch.global %lld, grid.data "
+            "%lld) that layer %s (batch_norm) sums over: use at least %lld, or another norm",
+            (long long)c->batch_micro, (long long)shard, (long long)c->batch_global, (long long)c->grid_data,
+            norm, (long long)shard);
     return RK_OK;
 }
 

@@ -31,6 +31,14 @@ static const kind kinds[] = {
       "stride: 2}}, batch_norm]}}, adaptive_avg_pool, flatten, linear]}\n"
       "optim: {kind: sgd, lr: 0.05, nesterov: true, schedule: step}\nbatch: {global: 24}\n",
       false },
+    { "shardnorm", /* batch norm over each data shard by itself */
+      "model: {layers: [{conv2d: {out: 6, pad: 1, bias: false}}, {batch_norm: {scope: shard}}, relu, "
+      "max_pool, "
+      "{residual: {main: [{conv2d: {out: 6, pad: 1}}, {batch_norm: {scope: shard, momentum: 0.3}}]}}, "
+      "flatten, "
+      "{linear: 12}, {batch_norm: {scope: shard}}, tanh, linear]}\n"
+      "optim: {kind: sgd, lr: 0.05}\nbatch: {global: 24}\n",
+      false },
     { "autoencoder",
       "model: {layers: [{conv2d: {out: 6, stride: 2, pad: 1}}, relu, flatten, {linear: 10}, {linear: 96}, "
       "tanh, {reshape: "
@@ -61,6 +69,26 @@ static tiny_run fresh(const kind *k, const char *isa, int threads, int micro)
 {
     tiny_fresh();
     return once(k, isa, threads, micro, 0);
+}
+
+static const kind *find_kind(const char *name)
+{
+    for (int i = 0; i < KINDS; i++)
+        if (!strcmp(kinds[i].name, name))
+            return &kinds[i];
+    return NULL;
+}
+
+/* A shorter run, with two more options. */
+static tiny_run in_passes(const kind *k, const char *const more[2], int micro)
+{
+    char m[40];
+    tiny_fresh();
+    snprintf(m, sizeof m, "batch.micro=%d", micro);
+    const char *over[] = { "run.steps=6", "ckpt.every=1000", m, more[0], more[1], NULL };
+    tiny_run r = { 0 };
+    tiny_train_with(&r, k->text, NULL, NULL, over);
+    return r;
 }
 
 #define CHECK_SAME(run, ref, k, ...)                                                \
@@ -101,6 +129,53 @@ TEST(passes)
         CHECK_STR(ref.error, "");
         for (int m = 0; m < 5; m++)
             CHECK_SAME(fresh(&kinds[i], NULL, 2, micro[m]), ref, &kinds[i], "passes of %d", micro[m]);
+    }
+}
+
+/* Statistics of a data shard: passes of several shards, of one, of a number that divides nothing; shards of
+ * unequal size, and fewer samples than shards in the short last batch of an epoch (100 samples). */
+TEST(passes_with_statistics_of_shards)
+{
+    static const char *const grids[][2] = { { "batch.global=24", "grid.data=8" },
+                                            { "batch.global=24", "grid.data=2" },
+                                            { "batch.global=19", "grid.data=4" },
+                                            { "batch.global=33", "grid.data=16" },
+                                            { "batch.global=7", "grid.data=1" } };
+    const kind *k = find_kind("shardnorm");
+    for (int g = 0; g < 5; g++) {
+        int global = atoi(grids[g][0] + 13), shards = atoi(grids[g][1] + 10),
+            cut = (global + shards - 1) / shards;
+        tiny_run ref = in_passes(k, grids[g], 0);
+        CHECK_STR(ref.error, "");
+        for (int micro = 1; micro <= global; micro += micro < 6 ? 1 : 3) {
+            tiny_run r = in_passes(k, grids[g], micro);
+            if (micro < cut) { /* a shard's statistics need all of it */
+                CHECK_INT(r.status, RK_ECONFIG);
+                CHECK(strstr(r.error, "(batch_norm) sums over: use at least"));
+            } else {
+                CHECK_SAME(r, ref, k, "%s, %s, passes of %d", grids[g][0], grids[g][1], micro);
+            }
+        }
+    }
+}
+
+/* Where its weight is frozen, batch norm uses the running statistics: passes may cut shards then, unless its
+ * bias is still trained. */
+TEST(passes_with_a_frozen_batch_norm)
+{
+    static const char *const all[] = { "freeze=[\"bn*\", \"block1.main.bn*\"]", NULL };
+    static const char *const weights[] = { "freeze=[\"*bn?.weight\"]", NULL };
+    const kind *k = find_kind("shardnorm");
+    tiny_run ref = in_passes(k, all, 0), trained = in_passes(k, weights, 0);
+    CHECK_STR(ref.error, "");
+    CHECK_STR(trained.error, "");
+    for (int micro = 1; micro <= 12; micro += micro < 4 ? 1 : 3) {
+        CHECK_SAME(in_passes(k, all, micro), ref, k, "bn frozen, passes of %d", micro);
+        tiny_run r = in_passes(k, weights, micro);
+        if (micro < 3)
+            CHECK_INT(r.status, RK_ECONFIG);
+        else
+            CHECK_SAME(r, trained, k, "weights of bn frozen, passes of %d", micro);
     }
 }
 
