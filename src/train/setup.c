@@ -86,7 +86,8 @@ static void apply_grid(rk_ctx *ctx, const rk_config *cfg)
 {
     ctx->seed = (uint64_t)cfg->run_seed;
     ctx->data_shards = (int)cfg->grid_data;
-    ctx->grid = (rk__grid){ .segments = (int)cfg->grid_data, .shards = (int)cfg->grid_data };
+    ctx->grid = (rk__grid){ .segments = cfg->parallel_exact ? (int)cfg->grid_data : 1,
+                            .shards = (int)cfg->grid_data };
     ctx->exact = cfg->parallel_exact;
     rk_set_compute(ctx, !strcmp(cfg->compute, "bf16") ? RK_BF16 : RK_F32);
 }

@@ -159,6 +159,19 @@ TEST(passes_with_statistics_of_shards)
     }
 }
 
+/* Another order of addition gives other bits, but computes the same thing. */
+TEST(inexact)
+{
+    static const char *const over[] = { "parallel.exact=false", NULL };
+    const kind *k = find_kind("shardnorm");
+    tiny_run exact = in_passes(k, (const char *const[]){ NULL, NULL }, 0), not = in_passes(k, over, 0);
+    CHECK_STR(exact.error, "");
+    CHECK_STR(not .error, "");
+    CHECK(strcmp(exact.hash, not .hash));
+    for (int s = 1; s <= 6; s++)
+        CHECK(fabs(exact.loss[s] - not .loss[s]) < 1e-4);
+}
+
 /* Where its weight is frozen, batch norm uses the running statistics: passes may cut shards then, unless its
  * bias is still trained. */
 TEST(passes_with_a_frozen_batch_norm)
