@@ -19,6 +19,7 @@ enum {
     A_BLOCK_BYTES =
         VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
     A_DIRECT_COLUMNS = 128,             /* fewer columns do not repay the packing of rows */
+    TURNED_VECS = VL == 16 ? 4 : 2,       /* more columns at once than prefetchers follow are slower */
     SWAP_MIN_TERMS = 64,                /* shorter sums do not repay turning the result */
     B_SMALL_BYTES = 200 << 10,          /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                /* columns whose packed block of k is kept for several row blocks */
@@ -147,8 +148,8 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
 /* Columns whose k is contiguous, for one tile's rows. */
 static bool turns_in_registers(const product *p)
 {
-    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= 4 * VL &&
-           RK_NAME(tile_has)(RK__TILE_TURNED, 4, p->m);
+    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= TURNED_VECS * VL &&
+           RK_NAME(tile_has)(RK__TILE_TURNED, TURNED_VECS, p->m);
 }
 
 static bool plan_blocks(plan *pl, const product *p, const team *t)
@@ -188,7 +189,7 @@ static int64_t first_row(const product *p, const plan *pl, int64_t panel)
 static int vecs_for(int64_t m, int64_t n, bool turned)
 {
     if (turned)
-        return 4;
+        return TURNED_VECS;
     if (m <= rk__tile_rows(8) && n > 4 * VL)
         return 8;
     if (m <= rk__tile_rows(4) && n > 3 * VL)

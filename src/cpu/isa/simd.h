@@ -94,6 +94,23 @@ RK_INLINE void v_transpose(vf r[VL])
     RK_UNROLL for (int i = 0; i < VL; i++) r[i] = t[i];
 }
 
+enum { V_TURN_TERMS = 4 };
+
+/* r[x][j] = p[j * lane + x]. Halves are joined while they are loaded: a square of 8 x 8 then takes
+ * 16 shuffles of 24. */
+RK_INLINE void v_load_turned(const float *p, int64_t lane, vf r[V_TURN_TERMS])
+{
+    vf t[4];
+    RK_UNROLL for (int i = 0; i < 4; i++) t[i] = _mm256_insertf128_ps(
+        _mm256_castps128_ps256(_mm_loadu_ps(p + i * lane)), _mm_loadu_ps(p + (i + 4) * lane), 1);
+    vf a = _mm256_unpacklo_ps(t[0], t[1]), b = _mm256_unpackhi_ps(t[0], t[1]);
+    vf c = _mm256_unpacklo_ps(t[2], t[3]), d = _mm256_unpackhi_ps(t[2], t[3]);
+    r[0] = _mm256_shuffle_ps(a, c, 0x44);
+    r[1] = _mm256_shuffle_ps(a, c, 0xee);
+    r[2] = _mm256_shuffle_ps(b, d, 0x44);
+    r[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+
 #else
 
 RK_INLINE void v_transpose(vf r[VL])
@@ -122,6 +139,16 @@ RK_INLINE void v_accumulate(vf *sum, vf a, vf b)
 /* Between the terms of an unrolled product: loads stay with their term, so that they need no more registers
  * than there are. */
 #define RK_IN_ORDER() __asm__ volatile("" ::: "memory")
+
+#if !defined(RK_ISA_AVX2) || defined(RK_ISA_AVX512)
+enum { V_TURN_TERMS = VL };
+
+RK_INLINE void v_load_turned(const float *p, int64_t lane, vf r[V_TURN_TERMS])
+{
+    RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load(p + i * lane);
+    v_transpose(r);
+}
+#endif
 
 /* Names of conv_tile.c. */
 enum { TV = VL };

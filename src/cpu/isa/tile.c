@@ -188,21 +188,22 @@ RK_INLINE void step(const int rows, const int vecs, const rk__tile_mode mode, su
     }
 }
 
-/* VL terms at once: squares of b are turned, then each of their rows is a step. */
+/* A few terms at once: squares of b are turned, then each of their rows is a step. Elements of a are read
+ * again for each vector: several rows of them would fill the registers. */
 RK_INLINE void steps_turned(const int rows, const int vecs, sums acc, const float *a, int64_t a_row,
                             int64_t a_step, const float *b, int64_t b_lane)
 {
     RK_UNROLL for (int j = 0; j < vecs; j++)
     {
-        vf r[VL];
-        RK_UNROLL for (int i = 0; i < VL; i++)
-        {
-            r[i] = v_load(b + (j * VL + i) * b_lane);
-            __builtin_prefetch(b + (j * VL + i) * b_lane + TURNED_AHEAD);
-        }
-        v_transpose(r);
-        RK_UNROLL for (int x = 0; x < VL; x++) RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] =
+        vf r[V_TURN_TERMS];
+        if (VL == 16) /* elsewhere the prefetchers follow the columns of a narrower tile */
+            RK_UNROLL for (int i = 0; i < VL; i++)
+                __builtin_prefetch(b + (j * VL + i) * b_lane + TURNED_AHEAD);
+        v_load_turned(b + j * VL * b_lane, b_lane, r);
+        RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int x = 0; x < V_TURN_TERMS; x++) acc[i][j] =
             v_fma(v_set1(a[i * a_row + x * a_step]), r[x], acc[i][j]);
+        if (rows > 1)
+            __asm__ volatile("" ::: "memory");
     }
 }
 
@@ -288,7 +289,7 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
         int64_t k = t->run[r];
         if (mode == RK__TILE_TURNED) {
             const float *x = a[0];
-            for (; k >= VL; k -= VL, x += VL * a_step, b += VL)
+            for (; k >= V_TURN_TERMS; k -= V_TURN_TERMS, x += V_TURN_TERMS * a_step, b += V_TURN_TERMS)
                 steps_turned(rows, vecs, acc, x, a_row, a_step, b, t->b_lane);
             for (; k > 0; k--, x += a_step, b++)
                 step_gathered(rows, vecs, acc, x, a_row, b, t->b_lane);
@@ -469,7 +470,7 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 #define SHAPES(X)                                                                                 \
     ROWS_12(X, 1, PANEL)                                                                          \
     ROWS_6(X, 2, PANEL) ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL) ROWS_3(X, 4, COPY) \
-        ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_3(X, 4, TURNED)
+        ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
