@@ -19,7 +19,7 @@ enum {
     A_BLOCK_BYTES =
         VL == 16 ? 640 << 10 : 4 << 20, /* packed rows at hand: they stream, so far caches will do */
     A_DIRECT_COLUMNS = 128,             /* fewer columns do not repay the packing of rows */
-    TURNED_VECS = VL == 16 ? 4 : 2,       /* more columns at once than prefetchers follow are slower */
+    TURNED_VECS = VL == 16 ? 4 : 2,     /* more columns at once than prefetchers follow are slower */
     SWAP_MIN_TERMS = 64,                /* shorter sums do not repay turning the result */
     B_SMALL_BYTES = 200 << 10,          /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                /* columns whose packed block of k is kept for several row blocks */

@@ -128,8 +128,9 @@ static bool plain(const rk__tile *t)
     return t->cols == t->vecs * VL && !e->transposed && !e->pre && !e->bias_row && e->act <= RK_ACT_RELU;
 }
 
-/* A whole tile of c straight from the registers. */
-RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__tile *t)
+/* A whole tile of c straight from the registers. Without `masked` there is no mask, which spares the loop of
+ * column_body registers. */
+RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__tile *t, const bool masked)
 {
     const rk__epilogue *e = t->out;
     int64_t ldc = e->ldc, at = t->row * ldc + t->col;
@@ -146,7 +147,7 @@ RK_INLINE void finish_plain(const int rows, const int vecs, sums acc, const rk__
     if (e->act == RK_ACT_RELU)
         RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
             v_relu(acc[i][j]);
-    if (e->relu_mask)
+    if (masked && e->relu_mask)
         RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] =
             keep_positive(v_load(e->relu_mask + at + i * ldc + j * VL), acc[i][j]);
     RK_UNROLL for (int i = 0; i < rows; i++) RK_UNROLL for (int j = 0; j < vecs; j++)
@@ -247,7 +248,7 @@ RK_INLINE void leave(const int rows, const int vecs, sums acc, const rk__tile *t
     if (!t->last) {
         acc_store(rows, vecs, acc, level(t, here, depth));
     } else if (plain(t)) {
-        finish_plain(rows, vecs, acc, t);
+        finish_plain(rows, vecs, acc, t, true);
     } else if (t->out->transposed) {
         acc_store(rows, vecs, acc, t->turn->sum + t->turn->rows * vecs * VL);
         turn(t);
@@ -395,7 +396,8 @@ RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
 /* ---- few terms ---- */
 
 /* Tiles one below the other: what a call costs is shared. */
-RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, int64_t tiles)
+RK_INLINE void column_body(const int rows, const int vecs, const bool masked, const rk__tile *t,
+                           int64_t tiles)
 {
     float here[TILE_FLOATS] __attribute__((aligned(64)));
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
@@ -411,7 +413,7 @@ RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, in
             RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step;
         }
         if (registers) {
-            finish_plain(rows, vecs, acc, &at);
+            finish_plain(rows, vecs, acc, &at, masked);
         } else {
             acc_store(rows, vecs, acc, here);
             finish(&at, here);
@@ -419,12 +421,16 @@ RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, in
     }
 }
 
-#define COLUMN_SHAPE(rows, vecs)                                         \
-    static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles) \
-    {                                                                    \
-        column_body(rows, vecs, t, tiles);                               \
+#define COLUMN_SHAPE(rows, vecs)                                                \
+    static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles)        \
+    {                                                                           \
+        column_body(rows, vecs, false, t, tiles);                               \
+    }                                                                           \
+    static void column_masked_##rows##x##vecs(const rk__tile *t, int64_t tiles) \
+    {                                                                           \
+        column_body(rows, vecs, true, t, tiles);                                \
     }
-#define COLUMN_ROW(rows, vecs) [vecs] = column_##rows##x##vecs,
+#define COLUMN_ROW(rows, vecs) [vecs] = { column_##rows##x##vecs, column_masked_##rows##x##vecs },
 #if defined(RK_ISA_AVX512)
 #define COLUMNS(X) X(14, 1) X(14, 2)
 #elif defined(RK_ISA_AVX2)
@@ -435,16 +441,16 @@ RK_INLINE void column_body(const int rows, const int vecs, const rk__tile *t, in
 COLUMNS(COLUMN_SHAPE)
 
 typedef void column_kernel(const rk__tile *t, int64_t tiles);
-static column_kernel *const column_kernels[MOST_VECS + 1] = { COLUMNS(COLUMN_ROW) };
+static column_kernel *const column_kernels[MOST_VECS + 1][2] = { COLUMNS(COLUMN_ROW) };
 
 bool RK_NAME(tile_has_column)(int vecs)
 {
-    return column_kernels[vecs] != NULL;
+    return column_kernels[vecs][0] != NULL;
 }
 
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 {
-    column_kernels[t->vecs](t, tiles);
+    column_kernels[t->vecs][t->out->relu_mask != NULL](t, tiles);
 }
 
 /* ---- one function a shape ---- */
@@ -464,13 +470,15 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 #if defined(RK_ISA_AVX512)
 #define SHAPES(X)                                                                                         \
     ROWS_14(X, 1, PANEL)                                                                                  \
-    ROWS_14(X, 2, PANEL) ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) \
-        ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
+    ROWS_14(X, 2, PANEL)                                                                                  \
+    ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) \
+        ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)                                                                                 \
-    ROWS_12(X, 1, PANEL)                                                                          \
-    ROWS_6(X, 2, PANEL) ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL) ROWS_3(X, 4, COPY) \
-        ROWS_3(X, 4, DIRECT) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
+#define SHAPES(X)                                                                                  \
+    ROWS_12(X, 1, PANEL)                                                                           \
+    ROWS_6(X, 2, PANEL)                                                                            \
+    ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL) ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) \
+        X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
@@ -588,6 +596,24 @@ static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t 
     }
 }
 
+/* The last terms, fewer than VL, of VL lanes. */
+static void pack_turned_rest(const float *src, int64_t lane, int64_t terms, int64_t width, bool bf16,
+                             float *panel)
+{
+    vf r[VL];
+    for (; terms >= V_TURN_TERMS; terms -= V_TURN_TERMS, src += V_TURN_TERMS) {
+        v_load_turned(src, lane, r);
+        RK_UNROLL for (int i = 0; i < V_TURN_TERMS; i++, panel += width)
+            v_store(panel, bf16 ? v_bf16(r[i]) : r[i]);
+    }
+    if (terms <= 0)
+        return;
+    RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load_upto(src + i * lane, terms);
+    v_transpose(r);
+    RK_UNROLL for (int i = 0; i < VL; i++) if (i < terms)
+        v_store(panel + i * width, bf16 ? v_bf16(r[i]) : r[i]);
+}
+
 /* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
 static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes,
                       int64_t room, int64_t width, bool bf16, float *panel)
@@ -620,6 +646,11 @@ void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int6
             } else if (done > 0) {
                 (bf16 ? pack_turned(src + j * lane, lane, k, width, true, panel + j)
                       : pack_turned(src + j * lane, lane, k, width, false, panel + j));
+            }
+            if (step == 1 && lanes - j >= VL) {
+                pack_turned_rest(src + j * lane + done, lane, k - done, width, bf16,
+                                 panel + done * width + j);
+                continue;
             }
             pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width,
                       bf16, panel + j);
