@@ -19,14 +19,16 @@ enum { MOST_VECS = 2, MOST_ROWS = 6 };
 static const int rows_of[MOST_VECS] = { 6, 4 };
 #endif
 
+enum { UNROLL = 4 }; /* pixels a turn of a tile's loop */
 /* Floats of dy that are packed at once, and the fewest pixels: the panel stays in the first-level cache, and
  * reading and writing the sums costs little beside the multiply-adds. */
 enum { PANEL_FLOATS = 4096, PANEL_PIXELS = 128 };
 
 /* A piece of the chain for one tile. */
 typedef struct tile_args {
-    const float *x[MOST_ROWS]; /* of each row of the tile, at the first pixel */
-    const float *dy;           /* packed: vecs * TV floats a pixel */
+    const float *x;       /* where the image rows of the first pixel begin */
+    const ptrdiff_t *off; /* (tile rows) from there to what each row of the tile reads */
+    const float *dy;      /* packed: vecs * TV floats a pixel */
     int64_t images, rows, cols;
     int64_t pitch, image; /* of x: from row to row, from image to image */
     float *sum;           /* (tile rows, vecs * TV) */
@@ -36,27 +38,36 @@ typedef struct tile_args {
 /* clang-format off */
 #define EACH(i, n, most) RK_UNROLL for (int i = 0; i < (most); i++) if (i < (n))
 
+/* One pixel: u pixels on from x and from dy. */
+#define PIXEL(u)                                                                              \
+    do {                                                                                      \
+        tvec b[MOST_VECS];                                                                    \
+        EACH(v, vecs, MOST_VECS) b[v] = tv_load(dy + ((u) * vecs + v) * TV);                  \
+        EACH(m, rows, MOST_ROWS)                                                              \
+        {                                                                                     \
+            RK_OPAQUE(off[m]);                                                                \
+            const tvec a = tv_set1(x[off[m] + (u)]);                                          \
+            EACH(v, vecs, MOST_VECS) v_accumulate(&sum[m][v], a, b[v]);                       \
+        }                                                                                     \
+        RK_IN_ORDER();                                                                        \
+    } while (0)
+
 TV_INLINE void tile(const int rows, const int vecs, const tile_args *t)
 {
     tvec sum[MOST_ROWS][MOST_VECS];
     EACH(m, rows, MOST_ROWS)
         EACH(v, vecs, MOST_VECS) sum[m][v] = t->first ? tv_zero() : tv_load(t->sum + (m * vecs + v) * TV);
+    ptrdiff_t off[MOST_ROWS];
+    EACH(m, rows, MOST_ROWS) off[m] = t->off[m];
     const float *dy = t->dy;
     for (int64_t i = 0; i < t->images; i++)
         for (int64_t r = 0; r < t->rows; r++) {
-            const ptrdiff_t at = i * t->image + r * t->pitch;
-            const float *x[MOST_ROWS];
-            EACH(m, rows, MOST_ROWS) x[m] = t->x[m] + at;
-            for (int64_t c = 0; c < t->cols; c++) {
-                tvec b[MOST_VECS];
-                EACH(v, vecs, MOST_VECS) b[v] = tv_load(dy + v * TV);
-                EACH(m, rows, MOST_ROWS)
-                {
-                    const tvec a = tv_set1(x[m][c]);
-                    EACH(v, vecs, MOST_VECS) sum[m][v] = tv_fma(a, b[v], sum[m][v]);
-                }
-                dy += vecs * TV;
-            }
+            const float *x = t->x + i * t->image + r * t->pitch;
+            int64_t left = t->cols;
+            for (; left >= UNROLL; left -= UNROLL, x += UNROLL, dy += UNROLL * vecs * TV)
+                EACH(u, UNROLL, UNROLL) PIXEL(u);
+            for (; left > 0; left--, x++, dy += vecs * TV)
+                PIXEL(0);
         }
     EACH(m, rows, MOST_ROWS)
         EACH(v, vecs, MOST_VECS) tv_store(t->sum + (m * vecs + v) * TV, sum[m][v]);
@@ -114,7 +125,8 @@ typedef struct job {
 typedef struct part {
     const job *j;
     int64_t group, c0, c1, v0, v1;
-    float *image, *panel; /* workspaces */
+    ptrdiff_t *off;       /* (rows of r) in the image; a workspace, as these two */
+    float *image, *panel;
     int64_t images;       /* that `image` holds */
     int64_t image_size;
 } part;
@@ -159,13 +171,11 @@ static void run_panel(const part *p, int64_t v, int vecs, tile_args *t, const fl
                   count = (rows + rows_of[vecs - 1] - 1) / rows_of[vecs - 1];
     float *sum = sums + sums_at(p, v);
     int64_t r = 0;
+    t->x = x;
     for (int64_t i = 0; i < count; i++) {
         int high = (int)((rows - r + count - i - 1) / (count - i));
-        for (int m = 0; m < high; m++, r++) {
-            int64_t tap = r % j->taps, kh = tap / j->g->kw, kw = tap % j->g->kw;
-            t->x[m] = x + r / j->taps * j->view.plane +
-                      rk__conv_view_at(&j->view, kh * j->g->dil_h, kw * j->g->dil_w);
-        }
+        t->off = p->off + r;
+        r += high;
         t->sum = sum;
         tiles[vecs - 1][high - 1](t);
         sum += high * vecs * TV;
@@ -335,10 +345,21 @@ static rk_status get_workspaces(part *p, int worker, int levels, float **spare)
     int64_t held = p->images * plane > pixels + j->g->ow ? p->images * plane : pixels + j->g->ow;
     p->image = rk__workspace(j->dev, worker, RK__WS_B, (size_t)(p->images * p->image_size) * sizeof(float));
     p->panel = rk__workspace(j->dev, worker, RK__WS_C, (size_t)(held * MOST_VECS * TV) * sizeof(float));
+    p->off = rk__workspace(j->dev, worker, RK__WS_E, (size_t)((p->c1 - p->c0) * j->taps) * sizeof *p->off);
     *spare = levels
                  ? rk__workspace(j->dev, worker, RK__WS_D, (size_t)(levels * block_size(p)) * sizeof(float))
                  : NULL;
-    return p->image && p->panel && (*spare || !levels) ? RK_OK : RK_ENOMEM;
+    return p->image && p->panel && p->off && (*spare || !levels) ? RK_OK : RK_ENOMEM;
+}
+
+static void fill_offsets(const part *p)
+{
+    const job *j = p->j;
+    ptrdiff_t *off = p->off;
+    for (int64_t c = 0; c < p->c1 - p->c0; c++)
+        for (int64_t kh = 0; kh < j->g->kh; kh++)
+            for (int64_t kw = 0; kw < j->g->kw; kw++)
+                *off++ = c * j->view.plane + rk__conv_view_at(&j->view, kh * j->g->dil_h, kw * j->g->dil_w);
 }
 
 static void run_task(void *arg, int64_t task, int worker)
@@ -353,6 +374,7 @@ static void run_task(void *arg, int64_t task, int worker)
         atomic_store(&j->failed, true);
         return;
     }
+    fill_offsets(&p);
     int64_t lo, hi;
     rk_order_leaf(j->g->n, j->subtrees, subtree, &lo, &hi);
     if (j->order.acc == RK_ACC_CHAIN) {

@@ -140,6 +140,10 @@ RK_INLINE void v_accumulate(vf *sum, vf a, vf b)
  * than there are. */
 #define RK_IN_ORDER() __asm__ volatile("" ::: "memory")
 
+/* Hides where an integer comes from: what is added to it at each use stays a part of the address, instead of
+ * becoming one more integer that is kept. */
+#define RK_OPAQUE(i) __asm__("" : "+r"(i))
+
 #if !defined(RK_ISA_AVX2) || defined(RK_ISA_AVX512)
 enum { V_TURN_TERMS = VL };
 
