@@ -199,7 +199,10 @@ static void interleave_row(float *restrict to, const float *restrict from, int64
 static void interleave_rows(float *restrict to, const float *restrict even, const float *restrict odd,
                             int64_t n)
 {
-    for (int64_t c = 0; c < n; c++) {
+    int64_t c = 0;
+    for (; c + TV <= n; c += TV)
+        v_store_interleaved(to + 2 * c, tv_load(even + c), tv_load(odd + c));
+    for (; c < n; c++) {
         to[2 * c] = even[c];
         to[2 * c + 1] = odd[c];
     }

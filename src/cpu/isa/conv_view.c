@@ -61,6 +61,10 @@ TV_INLINE void copy_row(float *restrict dst, const float *restrict src, int64_t 
         tv_store(dst + n - TV, tv_load(src + n - TV));
     } else if (stride == 1) {
         tv_store_n(dst, n, tv_load_n(src, n));
+    } else if (stride == 2 && n >= TV) { /* likewise */
+        for (int64_t i = 0; i < n - TV; i += TV)
+            tv_store(dst + i, v_load_even(src + 2 * i));
+        tv_store(dst + n - TV, v_load_even(src + 2 * (n - TV)));
     } else if (stride == 2) {
         for (int64_t i = 0; i < n; i++)
             dst[i] = src[2 * i];

@@ -69,7 +69,38 @@ RK_INLINE void v_transpose(vf r[VL])
     }
 }
 
+/* Every second of the 2 * VL - 1 floats at p. */
+RK_INLINE vf v_load_even(const float *p)
+{
+    const __m512i index =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + VL - 1));
+}
+
+/* a[0] b[0] a[1] b[1] ... to p, 2 * VL floats. */
+RK_INLINE void v_store_interleaved(float *p, vf a, vf b)
+{
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    _mm512_storeu_ps(p, _mm512_permutex2var_ps(a, first, b));
+    _mm512_storeu_ps(p + VL, _mm512_permutex2var_ps(a, second, b));
+}
+
 #elif defined(RK_ISA_AVX2)
+
+RK_INLINE vf v_load_even(const float *p)
+{
+    /* The second load begins one float early, so that nothing behind the last is read: its odd ones count. */
+    __m256 t = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + VL - 1), 0xd8);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(t), 0xd8));
+}
+
+RK_INLINE void v_store_interleaved(float *p, vf a, vf b)
+{
+    __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(low, high, 0x20));
+    _mm256_storeu_ps(p + VL, _mm256_permute2f128_ps(low, high, 0x31));
+}
 
 RK_INLINE void v_transpose(vf r[VL])
 {
@@ -112,6 +143,22 @@ RK_INLINE void v_load_turned(const float *p, int64_t lane, vf r[V_TURN_TERMS])
 }
 
 #else
+
+RK_INLINE vf v_load_even(const float *p)
+{
+    vf r;
+    for (int i = 0; i < VL; i++)
+        r[i] = p[2 * i];
+    return r;
+}
+
+RK_INLINE void v_store_interleaved(float *p, vf a, vf b)
+{
+    for (int i = 0; i < VL; i++) {
+        p[2 * i] = a[i];
+        p[2 * i + 1] = b[i];
+    }
+}
 
 RK_INLINE void v_transpose(vf r[VL])
 {
