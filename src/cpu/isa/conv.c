@@ -61,16 +61,40 @@ static int tile_rows(const job *j, int64_t t)
 
 /* ---- tables ---- */
 
-/* Cuts the grid into vectors: by rows, or through row ends where that takes fewer. Returns how many. */
-static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, rk__conv_vec *vec)
+/* What storing a vector that crosses an end of a row costs, in terms of k. */
+enum { CROSSING = 8 };
+
+static int64_t vecs_by_rows(int64_t rows, int64_t cols)
 {
-    int64_t per_row = (cols + TV - 1) / TV, run = (rows - 1) * v->pitch + cols, count = 0;
-    bool through = (run + TV - 1) / TV < rows * per_row;
-    for (int64_t i = 0; i < (through ? (run + TV - 1) / TV : rows * per_row); i++) {
-        rk__conv_vec d = { .src = through ? i * TV : i / per_row * v->pitch + i % per_row * TV };
-        int64_t end = through ? run : i / per_row * v->pitch + cols;
-        for (int l = 0; l < TV && d.src + l < end; l++) {
-            int64_t r = (d.src + l) / v->pitch, c = (d.src + l) % v->pitch;
+    return rows * ((cols + TV - 1) / TV);
+}
+
+/* Rows one by one; the last vector of a row may begin early, so that it is whole. */
+static int64_t cut_rows(const rk__conv_view *v, int64_t rows, int64_t cols, rk__conv_vec *vec)
+{
+    const int64_t per_row = (cols + TV - 1) / TV;
+    for (int64_t i = 0; i < rows * per_row; i++) {
+        int64_t row = i / per_row, col = i % per_row * TV;
+        if (col + TV > cols)
+            col = cols > TV ? cols - TV : 0;
+        vec[i] = (rk__conv_vec){ .src = row * v->pitch + col,
+                                 .dst = row * cols + col,
+                                 .count = (int32_t)(cols < TV ? cols : TV) };
+        for (int l = 0; l < TV; l++)
+            vec[i].lane[l] = l;
+    }
+    return rows * per_row;
+}
+
+/* One run through all rows, what lies between them included. */
+static int64_t cut_run(const rk__conv_view *v, int64_t rows, int64_t cols, rk__conv_vec *vec)
+{
+    const int64_t run = (rows - 1) * v->pitch + cols;
+    int64_t count = 0;
+    for (int64_t src = 0; src < run; src += TV) {
+        rk__conv_vec d = { .src = src };
+        for (int l = 0; l < TV && src + l < run; l++) {
+            int64_t r = (src + l) / v->pitch, c = (src + l) % v->pitch;
             if (c >= cols)
                 continue;
             if (d.count == 0)
@@ -81,6 +105,15 @@ static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, rk__
             vec[count++] = d;
     }
     return count;
+}
+
+/* Cuts the grid into vectors, the way that costs less for k terms. Returns how many. */
+static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, int64_t k, rk__conv_vec *vec)
+{
+    const int64_t by_rows = vecs_by_rows(rows, cols), run = ((rows - 1) * v->pitch + cols + TV - 1) / TV;
+    const int64_t crossing = cols < TV ? CROSSING : 0; /* rows of less than a vector are never whole */
+    bool through = run < by_rows && run * (k + CROSSING) < by_rows * (k + crossing);
+    return (through ? cut_run : cut_rows)(v, rows, cols, vec);
 }
 
 static void pack_tile(void *arg, int64_t task, int worker)
@@ -214,24 +247,33 @@ static const float *grid_row(const job *j, const pass *s, const float *grids, in
     return grids + (s->k ? s->at + (channel * s->rows + r) * s->cols : j->out * j->h * j->w);
 }
 
+/* Two passes side by side, two columns apart. */
+static void interleave_pair(const job *j, const pass *even, const pass *odd, int64_t channel,
+                            const float *grids, float *to)
+{
+    const float *e = grid_row(j, even, grids, channel, 0), *o = grid_row(j, odd, grids, channel, 0);
+    const int64_t next_e = even->k ? even->cols : 0, next_o = odd->k ? odd->cols : 0;
+    for (int64_t r = 0; r < even->rows; r++, e += next_e, o += next_o, to += j->stride_h * j->w) {
+        interleave_rows(to, e, o, odd->cols);
+        if (even->cols > odd->cols)
+            to[2 * odd->cols] = e[odd->cols];
+    }
+}
+
 /* Gathers the passes' grids of one channel into its plane. Passes are ordered by ph, then pw. */
 static void interleave(const job *j, int64_t channel, const float *grids, float *plane)
 {
     for (int64_t p = 0; p < j->passes; p++) {
         const pass *s = &j->pass[p], *next = p + 1 < j->passes ? s + 1 : NULL;
-        const bool pair = j->stride_w == 2 && next && next->ph == s->ph;
-        for (int64_t r = 0; r < s->rows; r++) {
-            float *to = plane + (r * j->stride_h + s->ph) * j->w + s->pw;
-            const float *from = grid_row(j, s, grids, channel, r);
-            if (!pair) {
-                interleave_row(to, from, s->cols, j->stride_w);
-                continue;
-            }
-            interleave_rows(to, from, grid_row(j, next, grids, channel, r), next->cols);
-            if (s->cols > next->cols)
-                to[2 * next->cols] = from[next->cols];
+        float *to = plane + s->ph * j->w + s->pw;
+        if (j->stride_w == 2 && next && next->ph == s->ph) {
+            interleave_pair(j, s, next, channel, grids, to);
+            p++;
+            continue;
         }
-        p += pair;
+        for (int64_t r = 0; r < s->rows; r++)
+            interleave_row(to + r * j->stride_h * j->w, grid_row(j, s, grids, channel, r), s->cols,
+                           j->stride_w);
     }
 }
 
@@ -285,7 +327,7 @@ static rk_status make_tables(job *j)
     for (int64_t p = 0; p < j->passes; p++) {
         const pass *s = &j->pass[p];
         terms += s->k;
-        vecs += s->rows * ((s->cols + TV - 1) / TV);
+        vecs += vecs_by_rows(s->rows, s->cols);
     }
     size_t bytes = (size_t)vecs * sizeof(rk__conv_vec) + (size_t)terms * 2 * sizeof(ptrdiff_t) +
                    (size_t)(j->groups * j->out * terms + TV) * sizeof(float);
@@ -303,11 +345,11 @@ static rk_status make_tables(job *j)
         s->off = off;
         s->weight = off + s->k;
         s->vec = vec;
-        s->vecs = cut_grid(&j->view, s->rows, s->cols, vec);
+        s->vecs = cut_grid(&j->view, s->rows, s->cols, s->k, vec);
         s->at = at;
         a += j->groups * j->out * s->k;
         off += 2 * s->k;
-        vec += s->rows * ((s->cols + TV - 1) / TV);
+        vec += vecs_by_rows(s->rows, s->cols);
         at += j->out * s->rows * s->cols;
     }
     return RK_OK;

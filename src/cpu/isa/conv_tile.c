@@ -15,7 +15,7 @@ TV_INLINE tvec permute(tvec v, const int32_t *index)
 #endif
 }
 
-enum { LINE = 64 / sizeof(float) };
+enum { LINE = 64 / sizeof(float), PREFETCH_TERMS = 24 };
 
 static __attribute__((noinline)) void put_part(float *y, int32_t count, tvec v)
 {
@@ -78,7 +78,7 @@ TV_INLINE void tile(const int rows, const int vecs, const int period, void (*put
     EACH(v, vecs, RK__CONV_VECS) vec[v] = t->vec + (v < t->vecs ? v : t->vecs - 1);
     const float *x[RK__CONV_VECS], *a = t->a;
     EACH(v, vecs, RK__CONV_VECS) x[v] = t->x + vec[v]->src;
-    if (t->last) /* the lines that are written at the end come while k runs */
+    if (t->last && t->k >= PREFETCH_TERMS) /* the lines that are written at the end come while k runs */
         EACH(m, rows, RK__CONV_ROWS)
             for (int64_t i = vec[0]->dst; i <= vec[vecs - 1]->dst; i += LINE)
                 __builtin_prefetch(t->y + m * t->plane + i, 1);

@@ -80,6 +80,10 @@ static void copy_phase(const rk__conv_view *v, int64_t ph, int64_t pw, const flo
     meet(at_h, v->stride_h, v->h, v->rows, &r0, &r1);
     meet(at_w, v->stride_w, v->w, v->pitch, &c0, &c1);
     zero(dst, r0 * v->pitch);
+    if (v->stride_h == 1 && v->stride_w == 1 && c1 - c0 == v->w && v->w == v->pitch) { /* rows without gaps */
+        copy_row(dst + r0 * v->pitch, src + (r0 + at_h) * v->w, (r1 - r0) * v->w, 1);
+        r0 = r1;
+    }
     for (int64_t r = r0; r < r1; r++) {
         float *row = dst + r * v->pitch;
         zero(row, c0);
