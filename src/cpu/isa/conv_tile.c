@@ -106,12 +106,16 @@ TV_INLINE void tile(const int rows, const int vecs, const int period, void (*put
         EACH(m, rows, RK__CONV_ROWS)
             EACH(v, vecs, RK__CONV_VECS) sum[m][v] = tv_relu(sum[m][v]);
     if (t->last && t->whole) {
+        float *to[RK__CONV_VECS];
+        const int64_t plane = t->plane;
+        EACH(v, vecs, RK__CONV_VECS) to[v] = t->y + vec[v]->dst;
         EACH(m, rows, RK__CONV_ROWS)
-            EACH(v, vecs, RK__CONV_VECS) tv_store(t->y + m * t->plane + vec[v]->dst, sum[m][v]);
+            EACH(v, vecs, RK__CONV_VECS) tv_store(to[v] + m * plane, sum[m][v]);
         return;
     }
+    float *held = t->held;
     EACH(m, rows, RK__CONV_ROWS)
-        EACH(v, vecs, RK__CONV_VECS) tv_store(t->held + (m * vecs + v) * TV, sum[m][v]);
+        EACH(v, vecs, RK__CONV_VECS) tv_store(held + (m * vecs + v) * TV, sum[m][v]);
     if (t->last)
         put_some(t);
 }
