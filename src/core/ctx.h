@@ -5,6 +5,7 @@
 #include <rankine/tensor.h>
 
 #include "core/kernels.h"
+#include "core/order.h"
 
 #define RK_TRY(call)                \
     do {                            \
@@ -33,12 +34,25 @@ typedef void rk__close_fn(void *arg);
 /* How sums over samples are cut in the pass at hand (docs/architecture.md, "Canonical order"). The training
  * loop narrows it when it works in micro-batches. */
 typedef struct rk__grid {
-    int segments;         /* leaves of the tree over the samples of this pass */
-    bool chain;           /* this pass continues the chains of a shard (segments is 1) */
-    int64_t loss_samples; /* divisor of mean losses; 0: the samples of this pass */
-    int shards;           /* data shards in this pass: what statistics of one shard are taken over */
-    bool part;            /* a micro-batch: running statistics wait for the others (rk__running_finish) */
+    int segments;          /* leaves of the tree over the samples of this pass */
+    bool chain;            /* this pass continues the chains of a shard (segments is 1) */
+    int64_t batch_samples; /* of the whole batch: what means are over; 0: the samples of this pass */
+    int shards;            /* data shards in this pass: what statistics of one shard are taken over */
+    bool part;             /* a micro-batch: running statistics wait for the others (rk__running_finish) */
+    /* A rank whose share of the shards is no power of two holds several subtrees, side by side in one pass:
+     * part i ends at sample end[i] of the pass and has leaves[i] leaves. 0: one part, all of the pass. */
+    int parts;
+    int64_t end[RK_ORDER_PARTS];
+    int leaves[RK_ORDER_PARTS];
 } rk__grid;
+
+/* How ranks meet within an operation; all NULL where one rank has the whole batch. */
+typedef struct rk__meet {
+    void *arg;
+    /* [C] out (n) = the sum over the shards of all ranks in canonical order, of parts (rk__parts(), n): the
+     * sums over this rank's subtrees. f32, device memory. */
+    rk_status (*sum)(void *arg, const char *name, int64_t n, const void *parts, void *out);
+} rk__meet;
 
 struct rk_ctx {
     rk_status status;
@@ -50,6 +64,7 @@ struct rk_ctx {
     bool exact;
     uint64_t seed;
     rk__grid grid;
+    rk__meet meet;
     uint64_t step;
     int64_t first_sample;
     bool training;

@@ -154,6 +154,9 @@ typedef struct rk_kernels {
     /* two passes: mean, then biased variance about it */
     rk_status (*batch_norm_stats)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x,
                                   void *mean, void *var);
+    /* out (c) = the sum of (x - mean)^2: what batch_norm_stats divides for var, of a part of the samples */
+    rk_status (*sum_channel_squares)(rk_dev *, int64_t n, int64_t c, int64_t s, rk_order, const void *x,
+                                     const void *mean, void *out);
     /* y = (x - mean) / sqrt(var + eps) * gamma + beta; rstd (c) is written if not NULL; relu fused if asked
      */
     rk_status (*batch_norm)(rk_dev *, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,

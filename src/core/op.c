@@ -78,6 +78,16 @@ rk_status rk__call_check(const rk__call *c, rk_status st)
 
 /* ---- axes and shapes ---- */
 
+bool rk__one_of_each(const rk__call *c, const rk_tensor *t, int64_t n, const char *what)
+{
+    char text[160];
+    if (!t || (t->shape.ndim == 1 && t->shape.dim[0] == n))
+        return true;
+    rk_fail(c->ctx, RK_ESHAPE, "%s: %s is %s; (%lld) is wanted", c->name, what,
+            rk__shape_str(&t->shape, text, sizeof text), (long long)n);
+    return false;
+}
+
 bool rk__axis(rk_ctx *ctx, const char *name, const rk_tensor *x, int *axis)
 {
     int n = x->shape.ndim, given = *axis;

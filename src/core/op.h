@@ -34,6 +34,8 @@ rk_tensor *rk__call_end(rk__call *c, rk_tensor *y);
 rk_status rk__call_check(const rk__call *c, rk_status st);
 
 /* ---- axes and shapes ---- */
+/* t is NULL or has one axis of n; otherwise RK_ESHAPE is recorded. */
+bool rk__one_of_each(const rk__call *c, const rk_tensor *t, int64_t n, const char *what);
 bool rk__axis(rk_ctx *ctx, const char *name, const rk_tensor *x,
               int *axis); /* negative counts from the end */
 rk_shape rk__drop_axes(const rk_shape *s, unsigned axes, bool keep);
@@ -49,6 +51,17 @@ static inline void rk__drop_temp(rk_tensor *temp, const rk_tensor *x)
 {
     if (temp != x)
         rk__drop(temp);
+}
+
+static inline const void *rk__data_or_null(const rk_tensor *t)
+{
+    return t ? rk__data(t) : NULL;
+}
+
+/* Element i of the contiguous t. */
+static inline void *rk__at(const rk_tensor *t, int64_t i)
+{
+    return (char *)rk__data(t) + (size_t)i * rk_dtype_size(t->dtype);
 }
 
 /* ---- sums ---- */

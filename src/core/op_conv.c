@@ -33,6 +33,34 @@ typedef struct conv_attr {
     rk_act act;
 } conv_attr;
 
+static rk_status conv_weight_gradient(const rk_kernels *k, const rk_conv2d_args *args, rk_tensor *w,
+                                      rk_tensor *x, rk_tensor *g)
+{
+    const int64_t plane = args->oh * args->ow;
+    for (int p = 0; p < rk__parts(w->ctx); p++) {
+        rk__part part;
+        rk_conv2d_args a = *args;
+        RK_TRY(rk__grad_part(w, p, args->n, plane, &part));
+        a.n = part.n;
+        RK_TRY(k->conv2d_dw(w->ctx->dev, &a, part.order, rk__at(x, part.lo * a.c * a.h * a.w),
+                            rk__at(g, part.lo * a.oc * plane), rk__data(part.sum)));
+    }
+    return RK_OK;
+}
+
+static rk_status conv_bias_gradient(const rk_kernels *k, const rk_conv2d_args *args, rk_tensor *b,
+                                    rk_tensor *g)
+{
+    const int64_t plane = args->oh * args->ow;
+    for (int p = 0; p < rk__parts(b->ctx); p++) {
+        rk__part part;
+        RK_TRY(rk__grad_part(b, p, args->n, 1, &part));
+        RK_TRY(k->sum_channels(b->ctx->dev, part.n, args->oc, plane, part.order,
+                               rk__at(g, part.lo * args->oc * plane), rk__data(part.sum)));
+    }
+    return RK_OK;
+}
+
 static rk_status conv_gradients(rk__node *node, const rk_conv2d_args *args, rk_tensor *g)
 {
     rk_ctx *ctx = g->ctx;
@@ -42,21 +70,13 @@ static rk_status conv_gradients(rk__node *node, const rk_conv2d_args *args, rk_t
     if (!dy)
         return rk_failed(ctx);
     if (rk_requires_grad(w)) {
-        rk_order order;
-        rk_tensor *dw = rk__grad_begin(w, args->oh * args->ow, &order);
         rk_tensor *dense = rk__dense(x);
-        const void *from = rk__data(dense);
-        if (!dw || !from)
+        if (!rk__data(dense))
             return rk_failed(ctx);
-        RK_TRY(k->conv2d_dw(ctx->dev, args, order, from, dy, rk__data(dw)));
+        RK_TRY(conv_weight_gradient(k, args, w, dense, g));
     }
-    if (rk_requires_grad(b)) {
-        rk_order order;
-        rk_tensor *db = rk__grad_begin(b, 1, &order);
-        if (!db)
-            return rk_failed(ctx);
-        RK_TRY(k->sum_channels(ctx->dev, args->n, args->oc, args->oh * args->ow, order, dy, rk__data(db)));
-    }
+    if (rk_requires_grad(b))
+        RK_TRY(conv_bias_gradient(k, args, b, g));
     if (rk_requires_grad(x)) {
         rk_tensor *dx = rk__out(ctx, g->dtype, x->shape), *weight = rk__dense(w);
         const void *from = rk__data(weight);

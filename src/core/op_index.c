@@ -9,16 +9,20 @@ static rk_status embedding_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 {
     rk_tensor *table = node->in[0], *index = node->save[0];
     int64_t rows = rk__size(index), samples = index->shape.ndim ? index->shape.dim[0] : 1;
-    rk_order order;
-    rk_tensor *dt = rk__grad_begin(table, samples ? rows / samples : 1, &order);
-    const void *g = rk__data(dy), *at = rk__data(index);
-    void *to = dt ? rk__data(dt) : NULL;
-    if (!g || !at || !to)
+    const int64_t unit = samples ? rows / samples : 1, width = table->shape.dim[1];
+    if (!rk__data(dy) || !rk__data(index))
         return rk_failed(ctx);
-    rk_status st =
-        rk__kernels(ctx, dy->dtype)
-            ->take_rows_grad(ctx->dev, table->shape.dim[0], rows, table->shape.dim[1], order, g, at, to);
-    return st ? rk_fail(ctx, st, "embedding: the gradient's kernel failed") : RK_OK;
+    for (int p = 0; p < rk__parts(ctx); p++) {
+        rk__part part;
+        RK_TRY(rk__grad_part(table, p, samples, unit, &part));
+        rk_status st = rk__kernels(ctx, dy->dtype)
+                           ->take_rows_grad(ctx->dev, table->shape.dim[0], part.n * unit, width, part.order,
+                                            rk__at(dy, part.lo * unit * width), rk__at(index, part.lo * unit),
+                                            rk__data(part.sum));
+        if (st)
+            return rk_fail(ctx, st, "embedding: the gradient's kernel failed");
+    }
+    return RK_OK;
 }
 
 static const rk__op op_embedding = { "embedding", embedding_backward };

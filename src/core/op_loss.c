@@ -3,6 +3,27 @@
 
 #include <string.h>
 
+/* The same over the samples of all ranks. [C] */
+static rk_status sum_of_ranks(const rk_kernels *k, rk_tensor *values, rk_tensor *y)
+{
+    rk_ctx *ctx = y->ctx;
+    const int parts = rk__parts(ctx);
+    rk_tensor *sums = rk__out(ctx, y->dtype, RK_SHAPE(parts));
+    rk_shape s = values->shape;
+    for (int p = 0; p < parts; p++) {
+        rk__part part;
+        RK_TRY(rk__part_of(ctx, p, values->shape.dim[0], 1, &part));
+        s.dim[0] = part.n;
+        rk_tensor *rows = rk__view(values, s, values->stride, values->offset + part.lo * values->stride[0]);
+        void *to = rk__is_inert(rows) || rk__is_inert(sums) ? NULL : rk__at(sums, p);
+        if (!to)
+            return rk_failed(ctx);
+        RK_TRY(rk__sum_axes(k, rows, (1u << s.ndim) - 1, part.order, to));
+    }
+    RK_ASSERT(ctx->meet.sum);
+    return ctx->meet.sum(ctx->meet.arg, "loss", 1, rk__data(sums), rk__data(y));
+}
+
 /* The sum of values (n, ..) over samples in canonical order, times scale, into the scalar y. */
 static rk_status sum_scaled(const rk_kernels *k, rk_tensor *values, double scale, rk_tensor *y)
 {
@@ -10,8 +31,9 @@ static rk_status sum_scaled(const rk_kernels *k, rk_tensor *values, double scale
     void *to = rk__data(y);
     if (!to || rk__is_inert(values))
         return rk_failed(ctx);
-    unsigned all = (1u << values->shape.ndim) - 1;
-    RK_TRY(rk__sum_axes(k, values, all, rk__order(ctx, 1), to));
+    RK_TRY(ctx->meet.sum || rk__parts(ctx) > 1
+               ? sum_of_ranks(k, values, y)
+               : rk__sum_axes(k, values, (1u << values->shape.ndim) - 1, rk__order(ctx, 1), to));
     return k->mul_scalar(ctx->dev, 1, to, scale, to);
 }
 
@@ -19,7 +41,7 @@ static rk_status sum_scaled(const rk_kernels *k, rk_tensor *values, double scale
 static double mean_scale(const rk_ctx *ctx, int64_t terms, int64_t samples)
 {
     int64_t n =
-        ctx->grid.loss_samples > 0 && samples > 0 ? ctx->grid.loss_samples * (terms / samples) : terms;
+        ctx->grid.batch_samples > 0 && samples > 0 ? ctx->grid.batch_samples * (terms / samples) : terms;
     return n > 0 ? 1.0 / (double)n : 0;
 }
 

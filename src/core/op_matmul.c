@@ -66,6 +66,35 @@ static rk_gemm product(const matrices *a, const matrices *b, rk_tensor *c)
                       .ldc = b->cols };
 }
 
+/* Rows [lo, lo + n) of m. */
+static const void *row_of(const matrices *m, int64_t lo)
+{
+    return rk__at(m->t, lo * m->row);
+}
+
+/* The gradient of w is a' b, where the rows of a and b are those of `samples` samples: a sum over the
+ * samples, written where it belongs. */
+static rk_status sum_of_products(const rk_kernels *k, rk_tensor *w, int64_t samples, const matrices *a,
+                                 const matrices *b)
+{
+    rk_ctx *ctx = w->ctx;
+    const int64_t unit = samples ? a->rows / samples : 1;
+    if (!rk__data(a->t) || !rk__data(b->t))
+        return rk_failed(ctx);
+    for (int p = 0; p < rk__parts(ctx); p++) {
+        rk__part part;
+        RK_TRY(rk__grad_part(w, p, samples, unit, &part));
+        matrices turned = transposed(*a, true);
+        rk_gemm g = product(&turned, b, part.sum);
+        g.k = part.n * unit;
+        g.a = row_of(a, part.lo * unit);
+        g.b = row_of(b, part.lo * unit);
+        g.order = part.order;
+        RK_TRY(multiply(k, ctx, &g));
+    }
+    return RK_OK;
+}
+
 /* ---- matmul ---- */
 
 typedef struct matmul_attr {
@@ -188,22 +217,8 @@ static rk_status tall_weight_gradient(const rk_kernels *k, rk_tensor *a, rk_tens
     matrices ma, md;
     if (!tall(a, &ma) || !tall(dy, &md))
         return rk_failed(ctx);
-    int64_t samples = a->shape.dim[0];
-    rk_order order;
-    rk_tensor *db = rk__grad_begin(b, samples ? ma.rows / samples : 1, &order);
-    if (!db)
-        return rk_failed(ctx);
-    ma = transposed(ma, true);
-    rk_gemm g;
-    if (trans_b) {
-        md = transposed(md, true);
-        ma = transposed(ma, true);
-        g = product(&md, &ma, db);
-    } else {
-        g = product(&ma, &md, db);
-    }
-    g.order = order;
-    return multiply(k, ctx, &g);
+    return trans_b ? sum_of_products(k, b, a->shape.dim[0], &md, &ma)
+                   : sum_of_products(k, b, a->shape.dim[0], &ma, &md);
 }
 
 static rk_status tall_input_gradient(const rk_kernels *k, rk_tensor *a, rk_tensor *b, bool trans_b,
@@ -346,18 +361,17 @@ static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t
                                       rk_tensor *g)
 {
     rk_ctx *ctx = b->ctx;
-    rk_order order;
-    rk_tensor *db = rk__grad_begin(b, unit, &order);
-    if (!db)
-        return rk_failed(ctx);
-    rk_shape flat = { 2, { rows, b->shape.dim[0] } };
-    if (unit == 1) {
-        rk_tensor *view = rk__view(g, flat, NULL, g->offset);
-        return rk__is_inert(view) ? rk_failed(ctx) : rk__sum_axes(k, view, 1u, order, rk__data(db));
+    const int64_t width = b->shape.dim[0];
+    for (int p = 0; p < rk__parts(ctx); p++) {
+        rk__part part;
+        RK_TRY(rk__grad_part(b, p, rows / unit, unit, &part));
+        rk_shape s = unit == 1 ? RK_SHAPE(part.n, width) : RK_SHAPE(part.n, unit, width);
+        rk_tensor *view = rk__view(g, s, NULL, g->offset + part.lo * unit * width);
+        if (rk__is_inert(view))
+            return rk_failed(ctx);
+        RK_TRY(rk__sum_axes(k, view, unit == 1 ? 1u : 3u, part.order, rk__data(part.sum)));
     }
-    rk_shape by_sample = { 3, { rows / unit, unit, b->shape.dim[0] } };
-    rk_tensor *view = rk__view(g, by_sample, NULL, g->offset);
-    return rk__is_inert(view) ? rk_failed(ctx) : rk__sum_axes(k, view, 3u, order, rk__data(db));
+    return RK_OK;
 }
 
 static rk_status linear_gradients(rk__node *node, const rk_kernels *k, rk_tensor *g)
@@ -369,16 +383,8 @@ static rk_status linear_gradients(rk__node *node, const rk_kernels *k, rk_tensor
         !tall(g, &mg))
         return rk_failed(ctx);
     int64_t samples = x->shape.ndim > 1 ? x->shape.dim[0] : 1, unit = samples ? mx.rows / samples : 1;
-    if (rk_requires_grad(w)) {
-        rk_order order;
-        rk_tensor *dw = rk__grad_begin(w, unit, &order);
-        if (!dw)
-            return rk_failed(ctx);
-        matrices gt = transposed(mg, true);
-        rk_gemm p = product(&gt, &mx, dw);
-        p.order = order;
-        RK_TRY(multiply(k, ctx, &p));
-    }
+    if (rk_requires_grad(w))
+        RK_TRY(sum_of_products(k, w, samples, &mg, &mx));
     if (rk_requires_grad(b))
         RK_TRY(linear_bias_gradient(k, b, mg.rows, unit, g));
     if (rk_requires_grad(x)) {

@@ -146,6 +146,26 @@ static unsigned repeated_axes(const rk_shape *small, const rk_shape *wide)
     return mask;
 }
 
+/* Axis 0, the samples, is among those along which t was repeated. */
+static rk_status give_sum_of_samples(const rk_kernels *k, rk_tensor *t, rk_tensor *g, unsigned axes)
+{
+    rk_ctx *ctx = t->ctx;
+    for (int p = 0; p < rk__parts(ctx); p++) {
+        rk__part part;
+        RK_TRY(rk__grad_part(t, p, g->shape.dim[0], 1, &part));
+        rk_shape s = g->shape;
+        s.dim[0] = part.n;
+        rk_tensor *rows = rk__view(g, s, g->stride, g->offset + part.lo * g->stride[0]);
+        void *to = rk__data(part.sum);
+        if (rk__is_inert(rows) || !to)
+            return rk_failed(ctx);
+        rk_status st = rk__sum_axes(k, rows, axes, part.order, to);
+        if (st)
+            return rk_fail(ctx, st, "cannot sum the gradient of a broadcast tensor");
+    }
+    return RK_OK;
+}
+
 rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g)
 {
     rk_ctx *ctx = t->ctx;
@@ -155,16 +175,15 @@ rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g)
     const rk_kernels *k = rk__kernels(ctx, g->dtype);
     if (!k) /* a stored type: summed in f32, rounded once */
         return rk__grad_give(t, rk_reshape(rk_sum(g, axes, true), t->shape));
+    if (axes & 1)
+        return give_sum_of_samples(k, t, g, axes);
     rk_order order = { .segments = 1, .unit = 1, .acc = RK_ACC_SET };
-    bool samples = axes & 1;
-    rk_tensor *sum = samples ? rk__grad_begin(t, 1, &order) : rk__out(ctx, t->dtype, t->shape);
+    rk_tensor *sum = rk__out(ctx, t->dtype, t->shape);
     void *to = rk__data(sum);
-    if (!sum || !to)
+    if (!to)
         return rk_failed(ctx);
     rk_status st = rk__sum_axes(k, g, axes, order, to);
-    if (st)
-        return rk_fail(ctx, st, "cannot sum the gradient of a broadcast tensor");
-    return samples ? RK_OK : rk__grad_give(t, sum);
+    return st ? rk_fail(ctx, st, "cannot sum the gradient of a broadcast tensor") : rk__grad_give(t, sum);
 }
 
 typedef struct sum_attr {

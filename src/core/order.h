@@ -29,6 +29,36 @@ static inline void rk_order_leaf(int64_t n, int segments, int s, int64_t *lo, in
     }
 }
 
+/* A canonical subtree of the tree over all data shards: `leaves` is a power of two and divides `first`. */
+typedef struct rk_subtree {
+    int first, leaves;
+} rk_subtree;
+
+enum { RK_ORDER_PARTS = 20 }; /* most subtrees of one rank: 2 * log2(1024) */
+
+/* The shards of rank `rank` of `ranks`: [rank * shards / ranks, (rank + 1) * shards / ranks), as the fewest
+ * subtrees, in order; returns their number. */
+static inline int rk_order_parts(int shards, int ranks, int rank, rk_subtree part[RK_ORDER_PARTS])
+{
+    int at = (int)((int64_t)shards * rank / ranks), end = (int)((int64_t)shards * (rank + 1) / ranks), n = 0;
+    while (at < end) {
+        int leaves = at ? at & -at : shards;
+        while (leaves > end - at)
+            leaves /= 2;
+        part[n++] = (rk_subtree){ at, leaves };
+        at += leaves;
+    }
+    return n;
+}
+
+/* The samples [lo, hi) of a subtree in a batch of n. */
+static inline void rk_order_samples(int64_t n, int shards, rk_subtree part, int64_t *lo, int64_t *hi)
+{
+    int64_t none;
+    rk_order_leaf(n, shards, part.first, lo, &none);
+    rk_order_leaf(n, shards, part.first + part.leaves - 1, &none, hi);
+}
+
 /* Sums that are not over the samples of a batch (a row's norm, a softmax denominator, a clipping norm) use
  * fixed lanes: lane l adds elements l, l + RK_LANES, ... in one chain from +0; then lanes are added in a
  * balanced tree,

@@ -1,6 +1,7 @@
 /* The record of operations, and the walk that turns it into gradients. */
 #include "core/tape.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 bool rk__wants_grad(const rk_tensor *t)
@@ -32,7 +33,7 @@ rk_tensor *rk_grad(const rk_tensor *t)
 
 void rk_grad_zero(rk_tensor *t)
 {
-    if (t)
+    for (; t; t = t->next_part)
         t->grad_set = false;
 }
 
@@ -170,6 +171,68 @@ rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order)
     }
     t->grad_set = true;
     return t->grad;
+}
+
+/* ---- parts ---- */
+
+int rk__parts(const rk_ctx *ctx)
+{
+    return ctx->grid.parts > 1 ? ctx->grid.parts : 1;
+}
+
+rk_status rk__part_of(rk_ctx *ctx, int p, int64_t samples, int64_t unit, rk__part *out)
+{
+    const rk__grid *g = &ctx->grid;
+    *out = (rk__part){ .n = samples, .order = rk__order(ctx, unit) };
+    if (g->parts <= 1)
+        return RK_OK;
+    if (g->end[g->parts - 1] != samples)
+        return rk_fail(
+            ctx, RK_ESHAPE,
+            "a sum over %lld rows, but this rank's part of the batch has %lld samples: the first axis has to "
+            "be the samples",
+            (long long)samples, (long long)g->end[g->parts - 1]);
+    out->lo = p ? g->end[p - 1] : 0;
+    out->n = g->end[p] - out->lo;
+    out->order.segments = g->leaves[p];
+    return RK_OK;
+}
+
+static void free_part(void *arg)
+{
+    free(arg);
+}
+
+rk_tensor *rk__part_leaf(rk_tensor *t, int p)
+{
+    for (; p > 0; p--, t = t->next_part) {
+        if (t->next_part)
+            continue;
+        rk_tensor *next = rk__calloc(t->ctx, 1, sizeof *next);
+        if (!next || rk__at_close(t->ctx, free_part, next)) {
+            free(next);
+            return NULL;
+        }
+        *next = (rk_tensor){ .ctx = t->ctx, .dtype = t->dtype, .shape = t->shape, .persistent = true };
+        t->next_part = next;
+    }
+    return t;
+}
+
+rk_status rk__grad_part(rk_tensor *t, int p, int64_t samples, int64_t unit, rk__part *out)
+{
+    rk_ctx *ctx = t->ctx;
+    RK_TRY(rk__part_of(ctx, p, samples, unit, out));
+    if (t->node && (ctx->meet.sum || ctx->grid.parts > 1))
+        return rk_fail(ctx, RK_EUSAGE,
+                       "a weight that is the result of an operation cannot be trained by several ranks: the "
+                       "sum over the "
+                       "batch has to end in a parameter");
+    int segments = out->order.segments;
+    rk_tensor *leaf = t->node ? t : rk__part_leaf(t, p);
+    out->sum = leaf ? rk__grad_begin(leaf, unit, &out->order) : NULL;
+    out->order.segments = segments;
+    return out->sum ? RK_OK : rk_failed(ctx);
 }
 
 static rk_status copy_into(rk_tensor *to, const rk_tensor *from)

@@ -40,6 +40,7 @@ struct rk_tensor {
     uint64_t grad_pass;   /* the rk_backward() that wrote it last */
     rk__node *node;       /* what made it; NULL: a leaf */
     rk_tensor *next_step; /* the step's tensors, newest first */
+    rk_tensor *next_part; /* of a leaf: stands for it where the gradient of the next subtree is kept */
 };
 
 typedef struct rk__op {
@@ -110,5 +111,20 @@ rk_status rk__running_finish(rk_tensor *running, double momentum, int64_t shards
 rk_tensor *rk__grad_begin(rk_tensor *t, int64_t unit, rk_order *order);
 /* The order of a sum over the samples of this pass that is no parameter gradient. */
 rk_order rk__order(const rk_ctx *ctx, int64_t unit);
+
+/* Sums over samples are made part by part: a pass holds one subtree of the canonical tree or several. */
+typedef struct rk__part {
+    int64_t lo, n;  /* samples of the pass */
+    rk_order order; /* of the sum over them */
+    rk_tensor *sum; /* where a gradient goes */
+} rk__part;
+
+int rk__parts(const rk_ctx *ctx); /* how many */
+/* Part p of a sum over the `samples` of this pass, of `unit` terms each. */
+rk_status rk__part_of(rk_ctx *ctx, int p, int64_t samples, int64_t unit, rk__part *out);
+/* The same, with out->sum from rk__grad_begin() for that part of the gradient of t. */
+rk_status rk__grad_part(rk_tensor *t, int p, int64_t samples, int64_t unit, rk__part *out);
+/* The leaf that holds part p of the gradient of the leaf t (p 0: t itself). NULL after a failure. */
+rk_tensor *rk__part_leaf(rk_tensor *t, int p);
 
 #endif

@@ -192,7 +192,7 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
                             .chain = per_shard > 1,
                             .shards = pieces > shards ? 1 : (int)(shards / pieces),
                             .part = true,
-                            .loss_samples = b->n };
+                            .batch_samples = b->n };
     for (int64_t p = 0; p < pieces && !st; p++) {
         int64_t lo, hi;
         bounds(b->n, pieces, p, &lo, &hi);

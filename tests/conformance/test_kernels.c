@@ -187,6 +187,14 @@ CALL(batch_norm_stats)
     return k->batch_norm_stats(dev, ROWS, 3, 11, order, p[0], p[1], p[2]);
 }
 
+CALL(sum_channel_squares)
+{
+    (void)arg;
+    rk_order order = ORDER;
+    order.acc = RK_ACC_SET;
+    return k->sum_channel_squares(dev, ROWS, 3, 11, order, p[0], p[1], p[2]);
+}
+
 CALL(batch_norm)
 {
     (void)arg;
@@ -381,6 +389,7 @@ static const row rows[] = {
     ROW(rms_norm, 4, IN(CELLS, -1, 1), IN(COLS, -1, 1), OUT(CELLS, 1e-5), OUT(ROWS, 1e-6)),
     ROW(rms_norm_dx, 5, IN(CELLS, -1, 1), IN(COLS, -1, 1), IN(ROWS, 1, 2), IN(CELLS, -1, 1), OUT(CELLS, 1e-5)),
     ROW(batch_norm_stats, 3, IN(CELLS, -1, 1), OUT(3, 1e-6), OUT(3, 1e-6)),
+    ROW(sum_channel_squares, 3, IN(CELLS, -1, 1), IN(3, -0.1, 0.1), OUT(3, 1e-5)),
     ROW(batch_norm, 7, IN(CELLS, -1, 1), IN(3, -0.1, 0.1), IN(3, 0.5, 2), IN(3, -1, 1), IN(3, -1, 1), OUT(CELLS, 1e-5),
         OUT(3, 1e-6)),
     ROW(batch_norm_dparam, 6, IN(CELLS, -1, 1), IN(3, -0.1, 0.1), IN(3, 1, 2), IN(CELLS, -1, 1), OUT(3, 1e-5),

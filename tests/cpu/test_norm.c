@@ -181,16 +181,18 @@ TEST(batch_norm_sums_follow_the_order)
     for (cpu_iter it = { 0 }; cpu_next(&it);)
         for (int segments = 1; segments <= 8; segments *= 2) {
             rk_order order = { segments, 1, RK_ACC_SET };
-            float mean[C], sum[C], var[C], rstd[C], dgamma[C], dbeta[C], plain[C];
+            float mean[C], sum[C], var[C], rstd[C], dgamma[C], dbeta[C], plain[C], squares[C];
             CHECK_INT(it.k->batch_norm_stats(it.dev, N, C, S, order, x, mean, var), RK_OK);
             CHECK_INT(it.k->sum_channels(it.dev, N, C, S, order, x, sum), RK_OK);
             CHECK_INT(it.k->sum_channels(it.dev, N, C, S, order, dy, plain), RK_OK);
+            CHECK_INT(it.k->sum_channel_squares(it.dev, N, C, S, order, x, mean, squares), RK_OK);
             for (int c = 0; c < C; c++)
                 rstd[c] = 1 / sqrtf(var[c] + 1e-5f);
             CHECK_INT(it.k->batch_norm_dparam(it.dev, N, C, S, order, x, mean, rstd, dy, dgamma, dbeta),
                       RK_OK);
             for (int c = 0; c < C; c++) {
                 channel ch = { x + c * S, dy + c * S, mean[c], rstd[c], C, S };
+                CHECK(var[c] == squares[c] / (float)(N * S));
                 float want[4] = { sum[c] / (float)(N * S),
                                   ref_ordered(square_term, &ch, N, order, 0) / (float)(N * S),
                                   ref_ordered(weighted_term, &ch, N, order, 0), plain[c] };
@@ -209,13 +211,15 @@ TEST(columns_are_channels_of_one_element)
     for (cpu_iter it = { 0 }; cpu_next(&it);)
         for (int segments = 1; segments <= 8; segments *= 2) {
             rk_order order = { segments, 1, RK_ACC_SET };
-            float mean[C], var[C], rstd[C], dgamma[C], dbeta[C];
+            float mean[C], var[C], rstd[C], dgamma[C], dbeta[C], squares[C];
             it.k->batch_norm_stats(it.dev, N, C, 1, order, x, mean, var);
+            it.k->sum_channel_squares(it.dev, N, C, 1, order, x, mean, squares);
             for (int c = 0; c < C; c++)
                 rstd[c] = 1 / sqrtf(var[c] + 1e-5f);
             it.k->batch_norm_dparam(it.dev, N, C, 1, order, x, mean, rstd, dy, dgamma, dbeta);
             for (int c = 0; c < C; c++) {
                 channel ch = { x + c, dy + c, mean[c], rstd[c], C, 1 };
+                CHECK(var[c] == squares[c] / (float)N);
                 float want[2] = { ref_ordered(square_term, &ch, N, order, 0) / (float)N,
                                   ref_ordered(weighted_term, &ch, N, order, 0) };
                 float got[2] = { var[c], dgamma[c] };

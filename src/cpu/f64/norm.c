@@ -182,6 +182,17 @@ rk_status rk__sum_channels_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_
     return RK_OK;
 }
 
+rk_status rk__sum_channel_squares_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                      const void *x, const void *mean, void *out)
+{
+    (void)dev;
+    for (int64_t i = 0; i < c; i++) {
+        series t = { .x = x, .c = c, .s = s, .channel = i, .centre = ((const double *)mean)[i] };
+        rk__ordered_f64(sample_square_term, &t, n, order, (double *)out + i);
+    }
+    return RK_OK;
+}
+
 rk_status rk__batch_norm_stats_f64(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
                                    const void *x, void *mean, void *var)
 {

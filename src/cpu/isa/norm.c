@@ -312,6 +312,16 @@ static void channel_sums(void *arg, int64_t task, int worker)
     });
 }
 
+static void channel_squares(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const channel_job *j = arg;
+    EACH_BLOCK(j, task, {
+        float *out[2] = { j->first + c0, NULL };
+        sum_block(ROW_SQUARE, j, c0, count, 1, j->mean + c0, out);
+    });
+}
+
 static void channel_stats(void *arg, int64_t task, int worker)
 {
     (void)worker;
@@ -363,6 +373,20 @@ rk_status RK_NAME(sum_channels)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk
     }
     channel_job j = { .n = n, .c = c, .s = s, .order = order, .x = dy, .first = out };
     run_channels(dev, &j, 0.1, channel_sums);
+    return RK_OK;
+}
+
+rk_status RK_NAME(sum_channel_squares)(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order order,
+                                       const void *x, const void *mean, void *out)
+{
+    if (s == 1) {
+        strip_job columns = { .kind = COL_SQUARE, .order = order, .weighted = out };
+        columns.src = (col_src){ .x = x, .centre = mean, .rows = n, .cols = c };
+        run_strips(dev, &columns);
+        return RK_OK;
+    }
+    channel_job j = { .n = n, .c = c, .s = s, .order = order, .x = x, .mean = mean, .first = out };
+    run_channels(dev, &j, 0.1, channel_squares);
     return RK_OK;
 }
 

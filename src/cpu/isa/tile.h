@@ -81,7 +81,7 @@ typedef struct rk__tile {
                     it */
     int held_levels;
     const rk__epilogue *out;
-    rk__turn *turn; /* where out->transposed */
+    rk__turn *turn;   /* where out->transposed */
     int64_t row, col; /* of the tile in the product (in c: transposed if out says so) */
 } rk__tile;
 
