@@ -1,0 +1,83 @@
+/* Communicators: how ranks meet. THE collective table; comm_self.c is one rank alone, comm_mpi.c MPI ranks,
+ * which share memory within a node.
+ *
+ * A communicator belongs to a context and is used by its thread. Calls marked [C] are made by every rank of
+ * the communicator in one order, under one name and with sizes that fit together. Ranks that do not, fail
+ * within a second with what each of them called, instead of waiting for ever. A rank whose context has failed
+ * tells the others at its next call here, and they fail with "rank 3: ..." and its status.
+ *
+ * Failures are recorded in the context. `name` says what is moved ("gradients 2", "fc1.weight"); it is
+ * copied. */
+#ifndef RK_PARALLEL_COMM_H
+#define RK_PARALLEL_COMM_H
+
+#include "core/ctx.h"
+
+typedef struct rk_comm rk_comm;
+typedef struct rk_request rk_request; /* a collective under way */
+
+/* One leg: what goes to, or comes from, one rank. */
+typedef struct rk_leg {
+    void *data; /* NULL where bytes is 0 */
+    size_t bytes;
+} rk_leg;
+
+typedef struct rk_comm_table {
+    const char *name;
+    void (*close)(rk_comm *c);
+    /* [C] Memory that the ranks of a node read in place; page-aligned, zeroed. Bytes may differ between
+     * ranks. NULL: recorded. */
+    void *(*alloc)(rk_comm *c, size_t bytes);
+    void (*release)(rk_comm *c, void *p); /* [C] */
+    /* [C] Starts: send[i] goes to rank i, recv[i] comes from it (size legs each; one's own leg too). When
+     * done, recv[i].data is where the bytes lie: in the memory given or, if that was NULL, wherever the
+     * communicator has them: in the sender's own memory if both share a node and it came from alloc(). Such a
+     * leg may be read until this rank starts another collective after the wait that ends with
+     * rk__comm_wait(); send buffers may be changed when a collective started after that wait is complete. */
+    rk_status (*exchange)(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv, rk_request **out);
+    /* [C] Starts: everyone gets everyone's piece. piece[i] is where rank i's lies on this rank; one's own is
+     * there already. Sizes are the same everywhere. */
+    rk_status (*all_gather)(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out);
+    rk_status (*broadcast)(rk_comm *c, const char *name, int root, void *data, size_t bytes,
+                           rk_request **out);           /* [C] starts */
+    rk_status (*barrier)(rk_comm *c, const char *name); /* [C] returns when all have called */
+    /* Not collective; tag from 0 to 1023. recv blocks; send may. */
+    rk_status (*send)(rk_comm *c, int to, int tag, const void *data, size_t bytes);
+    rk_status (*recv)(rk_comm *c, int from, int tag, void *data, size_t bytes);
+    bool (*progress)(rk_comm *c,
+                     rk_request *r); /* pushes on whatever is under way; true: r is done (r may be NULL) */
+    rk_status (*wait)(rk_comm *c, rk_request *r); /* until done; frees r */
+    /* [C] Ranks of one color meet in a new communicator, ordered by key. color < 0: none (*out NULL). */
+    rk_status (*split)(rk_comm *c, int color, int key, rk_comm **out);
+    void (*abort)(rk_comm *c, int code) __attribute__((noreturn)); /* ends all ranks */
+} rk_comm_table;
+
+struct rk_comm {
+    const rk_comm_table *table;
+    rk_ctx *ctx;
+    int rank, size;
+    int node, nodes;          /* number of this rank's node; how many there are */
+    int node_rank, node_size; /* within the node */
+    uint64_t sent, received;  /* bytes of payload that left for, or came from, other ranks */
+    uint64_t sent_far;        /* of them over the network */
+    double waited;            /* seconds in waits and barriers */
+};
+
+/* [C] Every rank the launcher gave; comm_self where none was. Closed with the context. */
+rk_status rk__comm_open(rk_ctx *ctx, rk_comm **out);
+/* One rank alone. */
+rk_status rk__comm_self(rk_ctx *ctx, rk_comm **out);
+/* Was this process started by mpirun, srun or another launcher, as one of several ranks? Looks at the
+ * environment. */
+bool rk__comm_launched(void);
+/* For tests and benchmarks: table by name ("self", "mpi"), NULL if it is not there. */
+rk_status rk__comm_named(rk_ctx *ctx, const char *name, rk_comm **out);
+
+/* Blocking forms. */
+rk_status rk__comm_exchange(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv);
+rk_status rk__comm_all_gather(rk_comm *c, const char *name, const rk_leg *piece);
+rk_status rk__comm_broadcast(rk_comm *c, const char *name, int root, void *data, size_t bytes);
+/* out (size, n) of everyone's n values, in order of rank: for small things that must be agreed on. */
+rk_status rk__comm_all_values(rk_comm *c, const char *name, const void *mine, size_t bytes, void *out);
+
+#endif
