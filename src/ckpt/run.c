@@ -297,7 +297,8 @@ rk_status rk__run_open(rk_ctx *ctx, const rk_run_cfg *cfg, rk_run **out)
         st = open_for_writing(run, &f);
     if (st) {
         rk__run_close(run);
-        return rk_fail(ctx, st, "%s", f.msg);
+        return rk_fail(ctx, st, "%s%s", f.msg,
+                       st == RK_EIO ? "; a run needs a folder that can be written to" : "");
     }
     *out = run;
     return RK_OK;

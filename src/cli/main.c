@@ -1,6 +1,7 @@
 /* rankine VERB ...: one file a verb. */
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 
@@ -43,8 +44,20 @@ static bool wants_help(int argc, char **argv)
     return false;
 }
 
+/* Where 0, 1 or 2 is closed the next file that is opened would get its number, and our own words. Opened the
+ * wrong way round, so that using them fails as it would have. */
+static bool keep_standard_files(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
+    if (!keep_standard_files())
+        return rk_exit_code(RK_EIO);
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is a failed write, with a reason, not a death */
     if (argc < 2)
         return cli_fail(RK_EUSAGE, "what to do? rankine help lists the verbs");

@@ -87,6 +87,14 @@ static void say_stopped(const cli_report *r, const char *run)
             (long long)cli_report_step(r), run);
 }
 
+/* The run's folder is what a training is for, not the log: the exit code speaks of the former. */
+static void say_log_lost(const char *run)
+{
+    if (fflush(stdout) || ferror(stdout))
+        fprintf(stderr, "rankine: the log could not be written to standard output; %s/metrics.jsonl has it\n",
+                run);
+}
+
 static int run_train(const cli_args *a)
 {
     rk_ctx *ctx = NULL;
@@ -110,15 +118,14 @@ static int run_train(const cli_args *a)
                                               .stop = &stop_requested,
                                               .fresh = cli_has(a, "fresh"),
                                               .allow_change = cli_has(a, "allow-change") });
-    bool preempted = st == RK_EPREEMPTED;
-    if (preempted)
+    if (st == RK_EPREEMPTED)
         say_stopped(report, run);
     cli_report_close(report);
-    if (preempted) {
-        rk_close(ctx);
-        return rk_exit_code(RK_EPREEMPTED);
-    }
-    return cli_close(ctx);
+    if (st != RK_OK && st != RK_EPREEMPTED)
+        return cli_close(ctx);
+    say_log_lost(run);
+    rk_close(ctx);
+    return rk_exit_code(st);
 }
 
 static const cli_flag flags[] = {

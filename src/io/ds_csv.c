@@ -137,12 +137,14 @@ static rk_status take_rows(rk_ctx *ctx, rk__ds_csv_set *d, const rk_data_cfg *cf
     bool more;
     RK_TRY(rk__csv_next(in, &more));
     if (!more)
-        return rk_fail(ctx, RK_EDATA, "%s: an empty file", d->path);
+        return rk_fail(ctx, RK_EDATA, "%s: an empty file; wanted rows%s", d->path,
+                       cfg->no_header ? "" : " below a line that names the columns");
     RK_TRY(name_columns(ctx, d, in, !cfg->no_header));
     if (!cfg->no_header)
         RK_TRY(rk__csv_next(in, &more));
     if (!more)
-        return rk_fail(ctx, RK_EDATA, "%s: a header, but no rows", d->path);
+        return rk_fail(ctx, RK_EDATA,
+                       "%s: a header, but no rows (data.header: false if the first line is a row)", d->path);
     if (rk__csv_count(in) != d->n_cols)
         return rk_fail(ctx, RK_EDATA, "%s:%lld: %d fields, but there are %d columns", d->path,
                        (long long)rk__csv_line(in), rk__csv_count(in), d->n_cols);

@@ -18,9 +18,10 @@ rk_status rk__file_open(rk_ctx *ctx, const char *path, int *fd, int64_t *size)
     if (*fd < 0)
         return rk_fail(ctx, RK_ENOINPUT, "%s: %s", path, strerror(errno));
     if (fstat(*fd, &s) != 0 || !S_ISREG(s.st_mode)) {
+        const char *what = S_ISDIR(s.st_mode) ? "a folder" : "a device, pipe or socket";
         close(*fd);
         *fd = -1;
-        return rk_fail(ctx, RK_ENOINPUT, "%s: not a regular file", path);
+        return rk_fail(ctx, RK_ENOINPUT, "%s: %s, wanted a file", path, what);
     }
     *size = s.st_size;
     return RK_OK;

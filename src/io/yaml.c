@@ -148,8 +148,11 @@ static rk_status syntax_error(rk__doc_builder *b, const yaml_parser_t *p)
     const char *what = p->problem ? p->problem : "not YAML";
     if (p->error == YAML_READER_ERROR)
         return rk_fail(b->ctx, b->bad, "%s: byte %zu: %s", b->file, p->problem_offset, what);
-    return rk__build_fail(b, (int)p->problem_mark.line + 1, (int)p->problem_mark.column + 1, "%s%s%s", what,
-                          p->context ? " " : "", p->context ? p->context : "");
+    bool tab = strstr(what, "cannot start any token") && p->buffer.pointer < p->buffer.last &&
+               *p->buffer.pointer == '\t';
+    return rk__build_fail(b, (int)p->problem_mark.line + 1, (int)p->problem_mark.column + 1, "%s%s%s%s", what,
+                          p->context ? " " : "", p->context ? p->context : "",
+                          tab ? ": a tab; indent with spaces" : "");
 }
 
 static rk_status stream(rk__doc_builder *b, yaml_parser_t *p)

@@ -135,6 +135,9 @@ static rk_status wrong_type(rk_ctx *ctx, const rk_doc *d, const option *o)
                        : d->kind == RK_DOC_MAP  ? "a map"
                        : d->kind == RK_DOC_LIST ? "a list"
                                                 : "nothing";
+    if (o->kind == KIND_INT && d->kind == RK_DOC_FLOAT && d->text && !strpbrk(d->text, ".eEnN"))
+        return rk__doc_fail(ctx, RK_ECONFIG, d, "%s: %s is out of range, wanted %lld to %lld", o->key, what,
+                            (long long)o->imin, (long long)o->imax);
     const char *want = o->kind == KIND_INT    ? "a whole number"
                        : o->kind == KIND_NUM  ? "a number"
                        : o->kind == KIND_BOOL ? "true or false"

@@ -53,10 +53,9 @@ static rk_status check_plan(rk__trainer *t)
 {
     const rk_config *c = t->cfg;
     if (t->total < 1)
-        return rk_fail(t->ctx, RK_ECONFIG,
-                       "nothing to do: run.steps and run.epochs are 0, or the data is smaller than a "
-                       "batch (%lld samples of %lld)",
-                       (long long)rk_loader_samples(t->setup.train), (long long)c->batch_global);
+        return rk_fail(
+            t->ctx, RK_ECONFIG,
+            "nothing to do: run.steps and run.epochs are both 0; one of them says how long to train");
     if (c->optim_min_lr > c->optim_lr)
         return rk_fail(t->ctx, RK_ECONFIG, "optim.min_lr %g is above optim.lr %g", c->optim_min_lr,
                        c->optim_lr);
@@ -481,10 +480,21 @@ static rk_status steps(rk__trainer *t)
     return finish(t, why);
 }
 
+static void warn_of_plan(rk__trainer *t)
+{
+    int64_t samples = rk_loader_samples(t->setup.train);
+    if (t->cfg->batch_global > samples)
+        rk__report_text(t, RK_EVENT_WARN,
+                        "batch.global %lld is more than the %lld training samples: each step takes "
+                        "all of them",
+                        (long long)t->cfg->batch_global, (long long)samples);
+}
+
 static rk_status train(rk__trainer *t)
 {
     RK_TRY(prepare(t));
     rk__report_banner(t);
+    warn_of_plan(t);
     if (t->step >= t->total && rk__journal_has(t->cfg->run_dir, "DONE")) {
         rk__report_text(t, RK_EVENT_END,
                         "already finished: step %lld of %lld; more run.steps or run.epochs continue it, "
