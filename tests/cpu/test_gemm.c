@@ -181,11 +181,13 @@ static bool same_everywhere(problem *p)
 TEST(shapes)
 {
     static const int64_t shape[][3] = {
-        { 1, 1, 1 },     { 1, 7, 33 },   { 7, 1, 33 },     { 33, 7, 1 },    { 7, 33, 7 },   { 6, 16, 16 },
-        { 14, 32, 9 },   { 33, 33, 33 }, { 1, 70, 130 },   { 2, 100, 40 },  { 3, 129, 50 }, { 4, 40, 600 },
-        { 5, 64, 65 },   { 12, 9, 100 }, { 16, 300, 64 },  { 17, 100, 30 }, { 64, 10, 51 }, { 20, 130, 1100 },
-        { 100, 40, 4 },  { 3, 5, 2100 }, { 200, 257, 20 }, { 9, 600, 16 },  { 1, 48, 4 },   { 4, 48, 23 },
-        { 4, 37, 1030 }, { 20, 70, 6 },
+        { 1, 1, 1 },      { 1, 7, 33 },   { 7, 1, 33 },      { 33, 7, 1 },     { 7, 33, 7 },
+        { 6, 16, 16 },    { 14, 32, 9 },  { 33, 33, 33 },    { 1, 70, 130 },   { 2, 100, 40 },
+        { 3, 129, 50 },   { 4, 40, 600 }, { 5, 64, 65 },     { 12, 9, 100 },   { 16, 300, 64 },
+        { 17, 100, 30 },  { 64, 10, 51 }, { 20, 130, 1100 }, { 100, 40, 4 },   { 3, 5, 2100 },
+        { 200, 257, 20 }, { 9, 600, 16 }, { 1, 48, 4 },      { 4, 48, 23 },    { 4, 37, 1030 },
+        { 1, 260, 21 },   { 2, 333, 9 },  { 3, 1030, 8 },    { 13, 1100, 70 }, { 16, 56, 40 },
+        { 20, 70, 6 },
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int t = 0; t < 4; t++) {
@@ -222,14 +224,15 @@ TEST(segments)
 
 TEST(what_follows_the_sum)
 {
-    for (int what = 0; what < 64; what++)
+    static const int64_t shape[][2] = { { 3, 100 }, { 37, 49 }, { 2, 300 } };
+    for (int what = 0; what < 32 * 3; what++)
         for (int t = 0; t < 4; t++) {
-            problem p = make(what & 1 ? 37 : 3, what & 1 ? 49 : 100, 20, t & 1, t & 2, 0);
-            p.g.bias = what & 2 ? p.bias : NULL;
-            p.g.act = what & 4 ? RK_ACT_RELU : RK_ACT_NONE;
-            p.g.pre = what & 8 ? p.pre : NULL;
-            p.g.relu_mask = what & 16 ? p.mask : NULL;
-            p.g.order.acc = what & 32 ? RK_ACC_CHAIN : RK_ACC_SET;
+            problem p = make(shape[what / 32][0], shape[what / 32][1], 20, t & 1, t & 2, 0);
+            p.g.bias = what & 1 ? p.bias : NULL;
+            p.g.act = what & 2 ? RK_ACT_RELU : RK_ACT_NONE;
+            p.g.pre = what & 4 ? p.pre : NULL;
+            p.g.relu_mask = what & 8 ? p.mask : NULL;
+            p.g.order.acc = what & 16 ? t & 1 ? RK_ACC_ADD : RK_ACC_CHAIN : RK_ACC_SET;
             CHECK_SAME(&p);
         }
 }
@@ -392,7 +395,8 @@ TEST(nothing_beyond_the_operands)
                                         { 5, 64, 17 },   { 13, 17, 9 },  { 17, 100, 33 }, { 64, 50, 8 },
                                         { 33, 7, 65 },   { 2, 100, 40 }, { 40, 97, 66 },  { 96, 40, 5 },
                                         { 31, 32, 100 }, { 9, 3, 1 },    { 1, 48, 4 },    { 4, 48, 23 },
-                                        { 20, 64, 4 },   { 20, 40, 7 } };
+                                        { 20, 64, 4 },   { 20, 40, 7 },  { 1, 263, 9 },   { 2, 257, 17 },
+                                        { 7, 1029, 35 }, { 8, 50, 9 } };
     open_all();
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int how = 0; how < 64; how++)

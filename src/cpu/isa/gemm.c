@@ -8,6 +8,7 @@
  * product of two bf16 numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is
  * not used: it adds two terms an instruction and takes denormals for zero, so its bits are not those of a
  * chain. */
+#include "cpu/isa/sweep.h"
 #include "cpu/isa/tile.h"
 
 #include <string.h>
@@ -25,6 +26,11 @@ enum {
     COLUMN_BLOCK = 4096,                /* columns whose packed block of k is kept for several row blocks */
     THIN_TERMS = 32,                    /* so few that a call costs as much as they do */
     MIN_TASK_TERMS = 1 << 17,           /* multiply-adds worth a thread: about 3 us */
+    SWEEP_LEAST_COLUMNS = 256,          /* rows of b long enough for a prefetcher */
+    SWEEP_LONG_COLUMNS = 1024,          /* so long that tiles lose their prefetchers and cache sets */
+    SWEEP_MOST_ROWS = 16,               /* more repay the packing of b */
+    SWEEP_SUMS = 6144,                  /* sums of a group of rows: 24 KB */
+    SWEEP_STRIP = 32,                   /* rows of b that several groups of rows find in a near cache */
     PACK_ROWS = 16                      /* k rows packed before the next panel: their lines are read once */
 };
 
@@ -194,7 +200,7 @@ static int vecs_for(int64_t m, int64_t n, bool turned)
         return 8;
     if (m <= rk__tile_rows(4) && n > 3 * VL)
         return 4;
-    if (VL == 8 && m == rk__tile_rows(3) && n > 2 * VL)
+    if (VL == 8 && m % 4 == 0 && m <= 16 && n > 2 * VL) /* whole tiles: four rows by three vectors */
         return 3;
     return (int)min64(ceil_div(n, VL), TILE_VECS);
 }
@@ -473,8 +479,73 @@ static bool pass_memory(pass *s)
     return true;
 }
 
+/* ---- few rows, long rows of b (sweep.h) ---- */
+
+typedef struct sweeps {
+    const product *p;
+    int64_t tasks, block, row; /* columns of a block; floats of a row of sums */
+    float *sum;                /* (tasks, m, row) */
+} sweeps;
+
+static bool is_swept(const product *p)
+{
+    return p->b_lane == 1 && p->segments == 1 && !p->chain && !p->bf16 && p->k > 0 && !p->out.transposed &&
+           p->m <= SWEEP_MOST_ROWS && p->n >= (p->m <= 2 ? SWEEP_LEAST_COLUMNS : SWEEP_LONG_COLUMNS);
+}
+
+static void sweep_block(const sweeps *w, float *sum, int64_t col, int64_t cols)
+{
+    const product *p = w->p;
+    int64_t groups = ceil_div(p->m, SWEEP_ROWS), each = groups > 1 ? SWEEP_STRIP : p->k;
+    for (int64_t k = 0; k < p->k; k += each)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t row = p->m * g / groups;
+            RK_NAME(sweep)
+            (&(rk__sweep){ .rows = (int)(p->m * (g + 1) / groups - row),
+                           .cols = cols,
+                           .k = min64(each, p->k - k),
+                           .a = p->a + row * p->a_row + k * p->a_step,
+                           .a_row = p->a_row,
+                           .a_step = p->a_step,
+                           .b = p->b + k * p->b_step + col,
+                           .b_step = p->b_step,
+                           .sum = sum + row * w->row,
+                           .sum_row = w->row,
+                           .resume = k > 0 });
+        }
+    RK_NAME(finish_sums)(&p->out, sum, w->row, col, p->m, cols);
+}
+
+static void sweep_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const sweeps *w = arg;
+    int64_t vecs = ceil_div(w->p->n, VL), from, to;
+    cut(0, vecs, w->tasks, task, &from, &to);
+    to = min64(to * VL, w->p->n);
+    for (int64_t col = from * VL; col < to; col += w->block)
+        sweep_block(w, w->sum + task * w->p->m * w->row, col, min64(w->block, to - col));
+}
+
+static rk_status sweep_all(const team *t, const product *p)
+{
+    sweeps w = { .p = p, .tasks = t->threads };
+    int64_t most = ceil_div(ceil_div(p->n, VL), w.tasks) * VL;
+    w.block = SWEEP_SUMS / min64(p->m, SWEEP_ROWS);
+    w.block = ceil_div(ceil_div(most, ceil_div(most, w.block)), 4 * VL) * 4 * VL;
+    w.row = w.block + 16; /* not a multiple of a page */
+    size_t floats = (size_t)(w.tasks * p->m * w.row);
+    w.sum = rk__workspace(t->dev, t->worker, RK__WS_C, floats * sizeof(float));
+    if (!w.sum)
+        return RK_ENOMEM;
+    team_run(t, w.tasks, sweep_task, &w);
+    return RK_OK;
+}
+
 static rk_status multiply(const team *t, const product *p)
 {
+    if (is_swept(p))
+        return sweep_all(t, p);
     plan pl = { 0 };
     if (!plan_blocks(&pl, p, t))
         return RK_ENOMEM;

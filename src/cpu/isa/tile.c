@@ -122,6 +122,12 @@ void RK_NAME(tile_flush)(const rk__tile *t)
     t->turn->rows = 0;
 }
 
+void RK_NAME(finish_sums)(const rk__epilogue *e, const float *sum, int64_t step, int64_t col, int64_t rows,
+                          int64_t cols)
+{
+    finish_rows(e, sum, step, 0, col, rows, cols);
+}
+
 static bool plain(const rk__tile *t)
 {
     const rk__epilogue *e = t->out;
@@ -468,17 +474,19 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 #define ROWS_12(X, v, m)      ROWS_7(X, v, m) X(8, v, m) X(9, v, m) X(10, v, m) X(11, v, m) X(12, v, m)
 #define ROWS_14(X, v, m)      ROWS_12(X, v, m) X(13, v, m) X(14, v, m)
 #if defined(RK_ISA_AVX512)
-#define SHAPES(X)                                                                                         \
-    ROWS_14(X, 1, PANEL)                                                                                  \
-    ROWS_14(X, 2, PANEL)                                                                                  \
-    ROWS_7(X, 4, PANEL) ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) \
-        ROWS_3(X, 4, TURNED)
+#define SHAPES(X)        \
+    ROWS_14(X, 1, PANEL) \
+    ROWS_14(X, 2, PANEL) \
+    ROWS_7(X, 4, PANEL)  \
+    ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)                                                                                  \
-    ROWS_12(X, 1, PANEL)                                                                           \
-    ROWS_6(X, 2, PANEL)                                                                            \
-    ROWS_4(X, 3, PANEL) ROWS_3(X, 4, PANEL) X(1, 8, PANEL) ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) \
-        X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
+#define SHAPES(X)                                                                             \
+    ROWS_12(X, 1, PANEL)                                                                      \
+    ROWS_6(X, 2, PANEL)                                                                       \
+    ROWS_4(X, 3, PANEL)                                                                       \
+    ROWS_3(X, 4, PANEL)                                                                       \
+    X(1, 8, PANEL) ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) ROWS_4(X, 3, COPY) X(4, 3, DIRECT) \
+        X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif

@@ -109,6 +109,11 @@ void RK_NAME(tile_flush)(const rk__tile *t);
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles);
 bool RK_NAME(tile_has_column)(int vecs);
 
+/* Rows 0 .. rows of c from column `col` on, from finished sums.
+ * sum   (rows, cols) in rows of `step` floats, each readable up to a whole vector; not transposed */
+void RK_NAME(finish_sums)(const rk__epilogue *e, const float *sum, int64_t step, int64_t col, int64_t rows,
+                          int64_t cols);
+
 /* Packs k rows of `lanes` floats into rows of `width` >= lanes floats, zeros after the last lane.
  * src   element (k, l) is src[k * step + l * lane]
  * panel k * width floats
