@@ -23,6 +23,7 @@ typedef struct pass {
     float *a;          /* packed weights, all groups */
     rk__conv_vec *vec;
     int64_t vecs;
+    bool whole; /* every vector keeps all lanes */
     int64_t at; /* of its plane 0 among the pass-ordered outputs of a sample's group */
 } pass;
 
@@ -116,6 +117,14 @@ static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, int6
     return (through ? cut_run : cut_rows)(v, rows, cols, vec);
 }
 
+static bool all_whole(const rk__conv_vec *vec, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (vec[i].count != TV)
+            return false;
+    return true;
+}
+
 static void pack_tile(void *arg, int64_t task, int worker)
 {
     const job *j = arg;
@@ -183,9 +192,9 @@ static void run_vectors(const job *j, const pass *s, int64_t group, int64_t t0, 
             for (int64_t v = v0; v < v1; v += most) {
                 t.vec = s->vec + v;
                 t.vecs = (int)(v1 - v < most ? v1 - v : most);
-                t.whole = true;
-                for (int n = 0; n < t.vecs; n++)
-                    t.whole &= t.vec[n].count == TV;
+                t.whole = s->whole;
+                if (!t.whole)
+                    t.whole = all_whole(t.vec, t.vecs);
                 RK_NAME(conv_tile)(&t);
                 t.held += t.first && t.last ? 0 : RK__CONV_HELD;
             }
@@ -346,6 +355,7 @@ static rk_status make_tables(job *j)
         s->weight = off + s->k;
         s->vec = vec;
         s->vecs = cut_grid(&j->view, s->rows, s->cols, s->k, vec);
+        s->whole = all_whole(vec, s->vecs);
         s->at = at;
         a += j->groups * j->out * s->k;
         off += 2 * s->k;
