@@ -210,13 +210,28 @@ typedef struct pool_attr {
     rk_pool2d k;
 } pool_attr;
 
+/* A maximum is positive where the element it came from is: the backward of a ReLU before a maximum masks the
+ * few gradients of the outputs instead of all those of the inputs. */
+static rk_tensor *masked_by_input(rk__node *node, rk_tensor *dy)
+{
+    if (!node->nsave || !rk__relu_mask(node->in[0]))
+        return dy;
+    rk_tensor *g = rk__grad_room(node, dy);
+    const void *y = rk__data(node->out), *from = rk__data(dy);
+    void *to = rk__data(g);
+    if (!y || !from || !to)
+        return rk__inert(dy->ctx);
+    rk_status st = rk__kernels(dy->ctx, dy->dtype)->relu_grad(dy->ctx->dev, rk__size(dy), y, from, 0, to);
+    return st ? rk__op_failed(dy->ctx, "relu", st) : g;
+}
+
 static rk_status pool_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 {
     pool_attr a;
     memcpy(&a, node->attr, sizeof a);
     const rk_kernels *k = rk__kernels(ctx, dy->dtype);
-    rk_tensor *x = node->in[0], *dx = rk__out(ctx, dy->dtype, x->shape);
-    const void *from = rk__data(dy);
+    rk_tensor *x = node->in[0], *dx = rk__out(ctx, dy->dtype, x->shape), *g = masked_by_input(node, dy);
+    const void *from = rk__data(g);
     void *to = rk__data(dx);
     if (!from || !to)
         return rk_failed(ctx);

@@ -5,6 +5,8 @@
 #include "core/tape.h"
 #include "test.h"
 
+#include <string.h>
+
 static rk_ctx *opened(void)
 {
     rk_ctx *ctx;
@@ -135,6 +137,40 @@ TEST(gradients_flow_through_views)
     CHECK_CLOSE(grad_at(x, 1), 2 * 2 * 2, 1e-15, 0);
     CHECK_CLOSE(grad_at(x, 2), 2 * 2 * 3, 1e-15, 0);
     CHECK_INT(rk_close(ctx), 0);
+}
+
+/* The gradient of x in sum(max_pool(relu(x)) * r). Keeping relu's output forbids the fused way. */
+static void pooled_relu_gradient(const rk_pool_cfg *cfg, bool keep, float *out, size_t bytes)
+{
+    rk_ctx *ctx = opened();
+    rk_tensor *x = rk_tensor_make(ctx, RK_F32, RK_SHAPE(2, 3, 7, 9));
+    rk_tensor_read(rk_randn(ctx, RK_F32, RK_SHAPE(2, 3, 7, 9), 1), out, bytes);
+    rk_tensor_write(x, out, bytes);
+    rk_require_grad(x, true);
+    rk_tensor *h = rk_relu(x), *y = rk_max_pool2d(keep ? rk_keep(h) : h, cfg);
+    rk_tensor *r = rk_randn(ctx, RK_F32, rk_tensor_shape(y), 2);
+    rk_tensor *flat = rk_reshape(rk_mul(y, r), RK_SHAPE(rk_tensor_size(y)));
+    CHECK_OK(ctx, rk_backward(rk_sum(flat, 0, false)));
+    rk_tensor_read(rk_grad(x), out, bytes);
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+/* Windows apart, and windows that share elements; many hold nothing positive. */
+TEST(relu_before_a_maximum_is_undone_by_either)
+{
+    enum { SIZE = 2 * 3 * 7 * 9 };
+    static float fused[SIZE], plain[SIZE];
+    const rk_pool_cfg cfg[] = { { .kernel = { 2, 2 } },
+                                { .kernel = { 3, 3 }, .stride = { 1, 1 }, .pad = { 1, 1 } } };
+    for (int i = 0; i < 2; i++) {
+        pooled_relu_gradient(&cfg[i], false, fused, sizeof fused);
+        pooled_relu_gradient(&cfg[i], true, plain, sizeof plain);
+        CHECK(memcmp(fused, plain, sizeof plain) == 0);
+        int zeros = 0;
+        for (int e = 0; e < SIZE; e++)
+            zeros += plain[e] == 0;
+        CHECK(zeros > SIZE / 4 && zeros < SIZE);
+    }
 }
 
 TEST(a_training_step_allocates_nothing_once_planned)
