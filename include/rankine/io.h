@@ -29,16 +29,18 @@ typedef struct rk_data_cfg {
     const char *normalize; /* "none", "scale" (u8 to [0,1]), "standard" (per channel / column, from the
                               training part); NULL: standard */
     /* augmentation, training only, drawn from Philox by (seed, epoch, sample) */
-    int shift;       /* up to this many pixels in each direction */
-    int crop_pad;    /* pad by this and crop at random */
-    bool flip;       /* horizontally with probability 1/2 */
-    double noise;    /* standard deviation of added normal noise */
-    int threads;     /* prefetch threads; 0: 1 */
-    int prefetch;    /* batches ahead; 0: 4 */
-    int64_t epochs;  /* end after so many; 0: endless */
-    int rank, ranks; /* which part of each global batch is served; 0, 0: all of it */
-    int64_t limit;   /* use only the first so many samples; 0: all */
-    bool no_labels;  /* x alone is read (prediction): y of a batch is NULL */
+    int shift;      /* up to this many pixels in each direction */
+    int crop_pad;   /* pad by this and crop at random */
+    bool flip;      /* horizontally with probability 1/2 */
+    double noise;   /* standard deviation of added normal noise */
+    int threads;    /* prefetch threads; 0: 1 */
+    int prefetch;   /* batches ahead; 0: 4 */
+    int64_t epochs; /* end after so many; 0: endless */
+    /* Which part of each global batch is served: the shards [rank * shards / ranks, (rank + 1) * shards /
+     * ranks) of `shards` (a power of two; 0: as many as ranks). 0, 0: all of it. */
+    int rank, ranks, shards;
+    int64_t limit;  /* use only the first so many samples; 0: all */
+    bool no_labels; /* x alone is read (prediction): y of a batch is NULL */
     const char
         *schema; /* rk_loader_schema() of another loader: columns, categories, classes and normalisation are
                     its own, so that new data is treated like the training data; NULL: from the data */

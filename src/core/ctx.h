@@ -65,6 +65,7 @@ struct rk_ctx {
     uint64_t seed;
     rk__grid grid;
     rk__meet meet;
+    struct rk_comm *comm; /* parallel/comm.h; NULL: one rank */
     uint64_t step;
     int64_t first_sample;
     bool training;

@@ -120,6 +120,9 @@ typedef struct rk_kernels {
                             int64_t *index);
     /* sum of squares in double over the chunk grid; true in *bad if any element is not finite */
     rk_status (*sum_squares)(rk_dev *, int64_t n, const void *x, double *out, bool *bad);
+    /* the same before the tree: sums (host, one a chunk of RK_CHUNK elements, the last may be short); not
+     * finite where an element is not */
+    rk_status (*chunk_squares)(rk_dev *, int64_t n, const void *x, double *sums);
 
     /* ---- rows (rows, cols) ---- */
     rk_status (*softmax)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);

@@ -70,4 +70,13 @@ enum { RK_LANES = 16 };
  * are added in a halving tree, as above. */
 enum { RK_CHUNK = 4096 };
 
+/* The sum of x[lo, hi), not empty, in that tree. */
+static inline double rk_order_tree(const double *x, int64_t lo, int64_t hi)
+{
+    if (hi - lo == 1)
+        return x[lo];
+    int64_t mid = rk_order_mid(lo, hi);
+    return rk_order_tree(x, lo, mid) + rk_order_tree(x, mid, hi);
+}
+
 #endif

@@ -80,6 +80,8 @@ rk_tensor *rk__inert(rk_ctx *ctx);
  * argument). */
 rk_ctx *rk__ready(rk_tensor *const *ts, int n);
 rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
+/* A persistent tensor over memory of the caller's, who keeps it as long as the context lives; not cleared. */
+rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
 rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride,
                     int64_t offset); /* shares storage, no history */
 rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save,

@@ -255,6 +255,33 @@ failed:
     return rk__inert(ctx);
 }
 
+static void free_handle(void *arg)
+{
+    rk_tensor *t = arg;
+    free(t->storage);
+    free(t);
+}
+
+rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *data)
+{
+    int64_t n;
+    size_t bytes;
+    if (rk_failed(ctx) || rk__shape_size(ctx, &shape, &n) ||
+        rk__mul_size(ctx, (size_t)n, rk_dtype_size(dtype), &bytes))
+        return rk__inert(ctx);
+    rk_tensor *t = rk__calloc(ctx, 1, sizeof *t);
+    rk__storage *s = rk__calloc(ctx, 1, sizeof *s);
+    if (!t || !s || rk__at_close(ctx, free_handle, t)) {
+        free(t);
+        free(s);
+        return rk__inert(ctx);
+    }
+    *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1 };
+    *t = (rk_tensor){ .ctx = ctx, .dtype = dtype, .shape = shape, .storage = s, .persistent = true };
+    row_major(t);
+    return t;
+}
+
 rk_tensor *rk_zeros(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
 {
     rk_tensor *t = rk__out(ctx, dtype, shape);

@@ -34,10 +34,12 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_data_cfg *c)
         return bad_cfg(ctx, "data: threads are 0 to 256, batches ahead 0 to 4096");
     if (c->epochs < 0 || c->limit < 0)
         return bad_cfg(ctx, "data: epochs and limit must not be negative");
-    int ranks = c->ranks ? c->ranks : 1;
-    if (ranks < 1 || (ranks & (ranks - 1)) || c->rank < 0 || c->rank >= ranks)
+    int ranks = c->ranks ? c->ranks : 1, shards = c->shards ? c->shards : ranks;
+    if (shards < 1 || (shards & (shards - 1)) || ranks < 1 || ranks > shards || c->rank < 0 ||
+        c->rank >= ranks)
         return bad_cfg(
-            ctx, "data: the number of parts of a batch must be a power of two, and the part one of them");
+            ctx, "data: the shards of a batch must be a power of two, and the ranks that share them not more "
+                 "than the shards");
     return RK_OK;
 }
 
@@ -232,8 +234,10 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
     l->drop_last = cfg->drop_last;
     l->usable = cfg->drop_last ? l->r.part / l->batch * l->batch : l->r.part;
     l->epochs = cfg->epochs;
-    l->rank = cfg->rank;
-    l->ranks = cfg->ranks ? cfg->ranks : 1;
+    int ranks = cfg->ranks ? cfg->ranks : 1;
+    l->shards = cfg->shards ? cfg->shards : ranks;
+    l->first_shard = (int)((int64_t)l->shards * cfg->rank / ranks);
+    l->own_shards = (int)((int64_t)l->shards * (cfg->rank + 1) / ranks) - l->first_shard;
     l->n_threads = cfg->threads ? cfg->threads : 1;
     l->prefetch = cfg->prefetch ? cfg->prefetch : 4;
     l->reconstruction = cfg->task && !strcmp(cfg->task, "reconstruction");

@@ -63,7 +63,8 @@ struct rk_loader {
     rk__recipe r;
     int64_t batch, usable; /* samples of a global batch; of an epoch that are served */
     int64_t epochs;
-    int rank, ranks, n_threads, prefetch;
+    int shards, first_shard, own_shards; /* of each global batch */
+    int n_threads, prefetch;
     bool drop_last, reconstruction;
     rk_data_cfg cfg; /* as it was asked for, with strings of our own; schema and share are NULL */
     int64_t cursor;

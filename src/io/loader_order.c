@@ -25,7 +25,7 @@ bool rk__loader_plan(const rk_loader *l, int64_t cursor, rk__plan *p)
     p->next = cursor + p->global;
     p->index = epoch * ((l->usable + l->batch - 1) / l->batch) + pos / l->batch;
     p->epoch_end = pos + p->global == l->usable;
-    rk_order_leaf(p->global, l->ranks, l->rank, &p->lo, &hi);
+    rk_order_samples(p->global, l->shards, (rk_subtree){ l->first_shard, l->own_shards }, &p->lo, &hi);
     p->n = hi - p->lo;
     return true;
 }

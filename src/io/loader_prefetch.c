@@ -96,7 +96,7 @@ static rk_status start_threads(rk_loader *l)
 
 rk_status rk__prefetch_start(rk_loader *l)
 {
-    int64_t n = l->batch / l->ranks + 1; /* halving gives no rank more */
+    int64_t n = (l->batch / l->shards + 1) * l->own_shards; /* halving gives no shard more */
     n = n < l->usable ? n : l->usable;
     int64_t fit = AHEAD_BYTES / (n * l->r.elems * 4 + 1);
     l->n_slots = l->prefetch + 1 < fit ? l->prefetch + 1 : fit > 2 ? (int)fit : 2;

@@ -160,6 +160,15 @@ CALL(sum_squares)
     return st;
 }
 
+CALL(chunk_squares)
+{
+    (void)arg;
+    double sum = 0;
+    rk_status st = k->chunk_squares(dev, CELLS, p[0], &sum);
+    put(k, p[1], 0, sum);
+    return st;
+}
+
 #define CALL_ROWS(name, ...)                          \
     CALL(name)                                        \
     {                                                 \
@@ -374,6 +383,7 @@ static const row rows[] = {
     ROW(reduce_max, 3, IN(CELLS, -1, 1), OUT(ROWS, 0), OUT(ROWS, 0)),
     ROW(reduce_min, 3, IN(CELLS, -1, 1), OUT(ROWS, 0), OUT(ROWS, 0)),
     ROW(sum_squares, 2, IN(CELLS, -1, 1), OUT(2, 1e-6)),
+    ROW(chunk_squares, 2, IN(CELLS, -1, 1), OUT(1, 1e-6)),
     ROW(softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 1e-6)),
     ROW(softmax_grad, 3, IN(CELLS, 0, 0.1), IN(CELLS, -1, 1), OUT(CELLS, 1e-5)),
     ROW(log_softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 2e-6)),

@@ -214,6 +214,9 @@ TEST(squares_go_by_chunks)
             bool bad = true;
             CHECK_INT(it.k->sum_squares(it.dev, n, x, &got, &bad), RK_OK);
             CHECK(got == want && !bad);
+            double chunk[32];
+            CHECK_INT(it.k->chunk_squares(it.dev, n, x, chunk), RK_OK);
+            CHECK(n == 0 || rk_order_tree(chunk, 0, (n + RK_CHUNK - 1) / RK_CHUNK) == want);
         }
         CHECK(ref_free(x, n));
     }

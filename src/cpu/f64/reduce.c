@@ -98,6 +98,14 @@ rk_status rk__sum_squares_f64(rk_dev *dev, int64_t n, const void *x, double *out
     return RK_OK;
 }
 
+rk_status rk__chunk_squares_f64(rk_dev *dev, int64_t n, const void *x, double *sums)
+{
+    (void)dev;
+    for (int64_t c = 0; c * RK_CHUNK < n; c++)
+        sums[c] = chunk_squares(x, n, c, c + 1);
+    return RK_OK;
+}
+
 rk_status rk__fill_f64(rk_dev *dev, int64_t n, double value, void *y)
 {
     (void)dev;

@@ -173,28 +173,28 @@ static void squares_task(void *arg, int64_t task, int worker)
     }
 }
 
-static double tree(const double *x, int64_t lo, int64_t hi)
+rk_status RK_NAME(chunk_squares)(rk_dev *dev, int64_t n, const void *x, double *sums)
 {
-    if (hi - lo == 1)
-        return x[lo];
-    int64_t mid = rk_order_mid(lo, hi);
-    return tree(x, lo, mid) + tree(x, mid, hi);
+    squares_job j = { .n = n, .chunks = (n + RK_CHUNK - 1) / RK_CHUNK, .x = x, .sums = sums };
+    int64_t tasks;
+    j.each = rows_split(dev, j.chunks, 0.1 * RK_CHUNK, &tasks);
+    if (n > 0)
+        rk__parallel(dev, tasks, squares_task, &j);
+    return RK_OK;
 }
 
 rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *out, bool *bad)
 {
-    squares_job j = { .n = n, .chunks = (n + RK_CHUNK - 1) / RK_CHUNK, .x = x };
+    const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;
     *out = 0;
     *bad = false;
     if (n == 0)
         return RK_OK;
-    j.sums = rk__workspace(dev, 0, RK__WS_A, (size_t)j.chunks * sizeof *j.sums);
-    if (!j.sums)
+    double *sums = rk__workspace(dev, 0, RK__WS_A, (size_t)chunks * sizeof *sums);
+    if (!sums)
         return RK_ENOMEM;
-    int64_t tasks;
-    j.each = rows_split(dev, j.chunks, 0.1 * RK_CHUNK, &tasks);
-    rk__parallel(dev, tasks, squares_task, &j);
-    *out = tree(j.sums, 0, j.chunks);
+    RK_NAME(chunk_squares)(dev, n, x, sums);
+    *out = rk_order_tree(sums, 0, chunks);
     *bad = !isfinite(*out); /* squares of finite floats cannot overflow a double's range */
     return RK_OK;
 }
