@@ -25,6 +25,8 @@ enum {
     B_SMALL_BYTES = 200 << 10,          /* a block of columns that fits beside them */
     COLUMN_BLOCK = 4096,                /* columns whose packed block of k is kept for several row blocks */
     THIN_TERMS = 32,                    /* so few that a call costs as much as they do */
+    WIDE_TERMS = 2,                     /* so few that writing c takes longest */
+    SPREAD_LEAST_TERMS = 8,             /* ways of a set of the first-level cache */
     MIN_TASK_TERMS = 1 << 17,           /* multiply-adds worth a thread: about 3 us */
     SWEEP_LEAST_COLUMNS = 256,          /* rows of b long enough for a prefetcher */
     SWEEP_LONG_COLUMNS = 1024,          /* so long that tiles lose their prefetchers and cache sets */
@@ -191,12 +193,14 @@ static int64_t first_row(const product *p, const plan *pl, int64_t panel)
     return panel * each + min64(panel, more);
 }
 
-/* Few rows take wide tiles, so that enough chains run side by side; few columns take tall ones. */
-static int vecs_for(int64_t m, int64_t n, bool turned)
+/* Few rows take wide tiles, so that enough chains run side by side, and so do few terms, whose time goes into
+ * writing long pieces of c; few columns take tall ones. */
+static int vecs_for(const product *p, bool turned)
 {
+    const int64_t m = p->m, n = p->n;
     if (turned)
         return TURNED_VECS;
-    if (m <= rk__tile_rows(8) && n > 4 * VL)
+    if ((m <= rk__tile_rows(8) && n > 4 * VL) || (VL == 8 && p->k <= WIDE_TERMS && n >= 8 * VL))
         return 8;
     if (m <= rk__tile_rows(4) && n > 3 * VL)
         return 4;
@@ -208,7 +212,7 @@ static int vecs_for(int64_t m, int64_t n, bool turned)
 static void plan_panels(plan *pl, const product *p, const team *t)
 {
     pl->b_turned = turns_in_registers(p);
-    pl->vecs = vecs_for(p->m, p->n, pl->b_turned);
+    pl->vecs = vecs_for(p, pl->b_turned);
     pl->width = (int64_t)pl->vecs * VL;
     pl->col_panels = ceil_div(p->n, pl->width);
     pl->most_rows = rk__tile_rows(pl->vecs);
@@ -223,14 +227,14 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     if (pl->row_step < 1)
         pl->row_step = 1;
     pl->row_step = ceil_div(pl->row_panels, ceil_div(pl->row_panels, pl->row_step));
+    pl->thin =
+        p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
     bool one = pl->row_step >= pl->row_panels;
     pl->col_step = one ? pl->col_panels : min64(pl->col_panels, COLUMN_BLOCK / pl->width);
     /* In place: each element of a is then read once a panel, at a stride. */
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
     pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
-    pl->thin =
-        p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
     pl->a_direct |= pl->thin;
     pl->b_direct = !p->bf16 && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
 }
@@ -542,14 +546,34 @@ static rk_status sweep_all(const team *t, const product *p)
     return RK_OK;
 }
 
-static rk_status multiply(const team *t, const product *p)
+/* Rows that lie a multiple of a page apart share a set of the first-level cache, and every tile reads a few
+ * floats of each: with many terms they are copied apart first. */
+static bool spread_rows(const team *t, product *p)
 {
+    const int64_t step = ceil_div(p->m, VL) * VL + 16;
+    if (p->a_row != 1 || p->a_step * (int64_t)sizeof(float) % 4096 || p->k <= SPREAD_LEAST_TERMS ||
+        p->n < 2 * TILE_COLS)
+        return true;
+    float *rows = rk__workspace(t->dev, t->worker, RK__WS_A, (size_t)(p->k * step) * sizeof(float));
+    if (!rows)
+        return false;
+    RK_NAME(pack)(p->a, p->a_step, 1, p->k, p->m, step, false, rows);
+    p->a = rows;
+    p->a_step = step;
+    return true;
+}
+
+static rk_status multiply(const team *t, const product *whole)
+{
+    product own = *whole, *p = &own;
     if (is_swept(p))
         return sweep_all(t, p);
     plan pl = { 0 };
     if (!plan_blocks(&pl, p, t))
         return RK_ENOMEM;
     plan_panels(&pl, p, t);
+    if (pl.thin && !spread_rows(t, p))
+        return RK_ENOMEM;
     pass s = { .p = p, .plan = &pl, .team = t };
     if (!pass_memory(&s))
         return RK_ENOMEM;

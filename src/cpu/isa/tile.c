@@ -440,7 +440,7 @@ RK_INLINE void column_body(const int rows, const int vecs, const bool masked, co
 #if defined(RK_ISA_AVX512)
 #define COLUMNS(X) X(14, 1) X(14, 2)
 #elif defined(RK_ISA_AVX2)
-#define COLUMNS(X) X(12, 1) X(6, 2) X(4, 3) X(3, 4)
+#define COLUMNS(X) X(12, 1) X(6, 2) X(4, 3) X(3, 4) X(1, 8)
 #else
 #define COLUMNS(X) X(4, 1) X(2, 2)
 #endif
