@@ -45,7 +45,8 @@ static inline int bench_compare(const void *a, const void *b)
 }
 
 /* Waits until the threads of the contender before sleep (libgomp's spin for milliseconds, on cores that the
- * next one needs), then runs once untimed, which wakes the threads of this one: in training they are awake. */
+ * next one needs), then runs once untimed, which wakes the threads of this one: in training they are awake.
+ */
 static inline void bench_take_over(const bench_side *s)
 {
     nanosleep(&(struct timespec){ .tv_nsec = BENCH_REST_NS }, NULL);

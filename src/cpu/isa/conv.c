@@ -17,10 +17,10 @@ enum { SHARED_PACK = 1 << 16 };
 typedef struct pass {
     int64_t rows, cols; /* the grid */
     int64_t ph, pw;     /* its phase of the output */
-    int64_t k, taps;   /* terms; of one channel */
-    ptrdiff_t *off;    /* (k) in the image */
-    ptrdiff_t *weight; /* (k) in a row of weights */
-    float *a;          /* packed weights, all groups */
+    int64_t k, taps;    /* terms; of one channel */
+    ptrdiff_t *off;     /* (k) in the image */
+    ptrdiff_t *weight;  /* (k) in a row of weights */
+    float *a;           /* packed weights, all groups */
     rk__conv_vec *vec;
     int64_t vecs;
     bool whole; /* every vector keeps all lanes */
@@ -31,6 +31,7 @@ typedef struct job {
     rk_dev *dev;
     rk__conv_view view;
     bool bf16, relu;
+    bool in_place; /* the image is read where it is */
     int64_t n, groups;
     int64_t in, out;            /* channels of a group: of the image, of the output */
     int64_t h, w;               /* output plane */
@@ -297,7 +298,7 @@ static void run_task(void *arg, int64_t task, int worker)
     split = split < t0 ? t0 : split > t1 ? t1 : split;
     bool phased = j->passes > 1;
 
-    float *image =
+    float *copy =
         rk__workspace(j->dev, worker, RK__WS_B, (size_t)rk__conv_view_size(&j->view, j->in) * sizeof(float));
     float *held =
         rk__workspace(j->dev, worker, RK__WS_C, (size_t)(t1 - t0) * SHARE * RK__CONV_HELD * sizeof(float));
@@ -305,12 +306,14 @@ static void run_task(void *arg, int64_t task, int worker)
     if (phased)
         grids =
             rk__workspace(j->dev, worker, RK__WS_D, (size_t)(j->out * j->h * j->w + j->w) * sizeof(float));
-    if (!image || !held || (phased && !grids)) {
+    if (!copy || !held || (phased && !grids)) {
         atomic_store(&j->failed, true);
         return;
     }
     const float *src = j->src + (sample * j->groups + group) * j->in * j->view.h * j->view.w;
-    RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, image);
+    if (!j->in_place)
+        RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, copy);
+    const float *image = j->in_place ? src : copy;
     const int64_t plane = j->h * j->w, m0 = tile_row(j, t0), m1 = tile_row(j, t1);
     if (phased)
         memset(grids + j->out * plane, 0, (size_t)j->w * sizeof(float));
@@ -365,6 +368,26 @@ static rk_status make_tables(job *j)
     return RK_OK;
 }
 
+/* Sets of lines in a first-level cache, and lines in a set. */
+enum { CACHE_SETS_BYTES = 4096, CACHE_WAYS = 8 };
+
+/* An unpadded image whose vectors all lie within its planes need not be copied, if its channels do not meet
+ * in few sets of the cache. To be asked when the vectors are known, and before offsets are. */
+static void read_in_place(job *j)
+{
+    rk__conv_view *v = &j->view;
+    const int64_t bytes = v->h * v->w * (int64_t)sizeof(float);
+    int64_t apart = CACHE_SETS_BYTES; /* the largest power of two that planes are multiples of */
+    while (bytes % apart)
+        apart /= 2;
+    j->in_place = !j->bf16 && v->rows == v->h && v->cols == v->w && v->pad_h == 0 && v->pad_w == 0 &&
+                  v->stride_h == 1 && v->stride_w == 1 && j->in <= CACHE_SETS_BYTES / apart * CACHE_WAYS;
+    for (int64_t p = 0; p < j->passes; p++)
+        j->in_place = j->in_place && (j->pass[p].whole || j->pass[p].k == 0);
+    if (j->in_place)
+        v->plane = v->h * v->w;
+}
+
 static rk_status run(job *j)
 {
     pack_weights(j);
@@ -410,6 +433,7 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
     rk_status st = make_tables(&j);
     if (st)
         return st;
+    read_in_place(&j);
     for (int64_t k = 0; k < only.k; k++) {
         int64_t kh = k / g->kw % g->kh, kw = k % g->kw;
         only.weight[k] = k;
@@ -531,6 +555,7 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
     rk_status st = make_tables(&j);
     if (st)
         return st;
+    read_in_place(&j);
     for (int64_t p = 0; p < j.passes; p++)
         fill_pass(&j, g, &ah, &aw, &j.pass[p]);
     return run(&j);

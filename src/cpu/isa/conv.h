@@ -61,7 +61,7 @@ typedef struct rk__conv_tile {
     const float *a;       /* packed: rows of k */
     const ptrdiff_t *off; /* (k) */
     int64_t k;
-    int period;           /* terms after which off[] repeats itself, `advance` further on; 0: it does not */
+    int period; /* terms after which off[] repeats itself, `advance` further on; 0: it does not */
     int64_t advance;
     const float *x;
     const rk__conv_vec *vec; /* (vecs) */

@@ -125,9 +125,9 @@ typedef struct job {
 typedef struct part {
     const job *j;
     int64_t group, c0, c1, v0, v1;
-    ptrdiff_t *off;       /* (rows of r) in the image; a workspace, as these two */
+    ptrdiff_t *off; /* (rows of r) in the image; a workspace, as these two */
     float *image, *panel;
-    int64_t images;       /* that `image` holds */
+    int64_t images; /* that `image` holds */
     int64_t image_size;
 } part;
 

@@ -72,8 +72,7 @@ RK_INLINE void v_transpose(vf r[VL])
 /* Every second of the 2 * VL - 1 floats at p. */
 RK_INLINE vf v_load_even(const float *p)
 {
-    const __m512i index =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(_mm512_loadu_ps(p), index, _mm512_loadu_ps(p + VL - 1));
 }
 
