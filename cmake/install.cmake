@@ -1,7 +1,7 @@
 # Program, both libraries, headers, pkg-config file, man page.
 # In a static library the private dependencies are the user's to link, so rankine.pc names them.
 set(RANKINE_PC_PRIVATE "")
-foreach(library ${HDF5_C_LIBRARIES})
+foreach(library ${HDF5_C_LIBRARIES} ${MPI_C_LIBRARIES})
     string(APPEND RANKINE_PC_PRIVATE " ${library}")
 endforeach()
 # The prefix is where the file lies, so that `cmake --install --prefix` and a moved tree both work.

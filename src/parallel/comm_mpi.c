@@ -1,0 +1,274 @@
+/* The network: MPI's point-to-point messages, in pieces that fit its int counts. Ranks that wait poll, so
+ * that they can also look after shared memory, failures and their own sleep. */
+#include "parallel/comm_net.h"
+
+#include <mpi.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+struct rk__net {
+    rk_ctx *ctx;
+    MPI_Comm comm;
+    int rank, size;
+    int top_tag;
+    size_t piece; /* largest message; longer ones travel in pieces */
+};
+
+struct rk__posts {
+    rk__net *net;
+    MPI_Request *request;
+    size_t *bytes;       /* what each has to bring; SIZE_MAX: a message that leaves */
+    MPI_Status *arrived; /* scratch of rk__posts_test() */
+    int count, room;
+};
+
+/* ---- start and end ---- */
+
+static int number_in(const char *name)
+{
+    const char *text = getenv(name);
+    return text && *text ? (int)strtol(text, NULL, 10) : 0;
+}
+
+int rk__net_launched(void)
+{
+    if (number_in("OMPI_COMM_WORLD_SIZE") > 0)
+        return number_in("OMPI_COMM_WORLD_SIZE");
+    if (getenv("PMI_RANK") && number_in("PMI_SIZE") > 0)
+        return number_in("PMI_SIZE");
+    if (!getenv("PMIX_RANK"))
+        return 0;
+    int tasks = number_in("SLURM_STEP_NUM_TASKS");
+    return tasks > 0 ? tasks : 2; /* several, as far as can be known before MPI starts */
+}
+
+static void finish(void)
+{
+    int over = 1;
+    MPI_Finalized(&over);
+    if (!over)
+        MPI_Finalize();
+}
+
+static rk_status failed(rk_ctx *ctx, const char *what, int error)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(error, text, &length);
+    return rk_fail(ctx, RK_EPEER, "MPI: %s: %s", what, text);
+}
+
+/* Calls of one thread at a time. Several contexts of a process share one MPI, which cannot start twice: it
+ * ends with the process. */
+static rk_status start(rk_ctx *ctx)
+{
+    int begun = 0, level;
+    MPI_Initialized(&begun);
+    if (begun)
+        return RK_OK;
+    int error = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
+    if (error)
+        return failed(ctx, "cannot start", error);
+    atexit(finish);
+    return RK_OK;
+}
+
+/* A domain around a communicator that it owns from now on. */
+static rk_status wrap(rk_ctx *ctx, MPI_Comm comm, rk__net **out)
+{
+    rk__net *net = *out = rk__calloc(ctx, 1, sizeof *net);
+    int *top = NULL, there = 0;
+    if (!net)
+        return RK_ENOMEM;
+    net->ctx = ctx;
+    net->comm = comm;
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(comm, &net->rank);
+    MPI_Comm_size(comm, &net->size);
+    MPI_Comm_get_attr(comm, MPI_TAG_UB, &top, &there);
+    net->top_tag = there ? *top : 32767;
+    net->piece = (size_t)1 << 30;
+    int lowered = number_in("RANKINE_COMM_PIECE"); /* tests: 2 GiB at a smaller scale */
+    if (lowered > 0)
+        net->piece = (size_t)lowered;
+    return RK_OK;
+}
+
+rk_status rk__net_open(rk_ctx *ctx, rk__net **out)
+{
+    MPI_Comm comm;
+    *out = NULL;
+    RK_TRY(start(ctx));
+    int error = MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    return error ? failed(ctx, "cannot open a communicator", error) : wrap(ctx, comm, out);
+}
+
+rk_status rk__net_split(rk__net *net, int color, int key, rk__net **out)
+{
+    MPI_Comm comm;
+    *out = NULL;
+    int error = MPI_Comm_split(net->comm, color < 0 ? MPI_UNDEFINED : color, key, &comm);
+    if (error)
+        return failed(net->ctx, "cannot split a communicator", error);
+    return comm == MPI_COMM_NULL ? RK_OK : wrap(net->ctx, comm, out);
+}
+
+rk_status rk__net_split_node(rk__net *net, rk__net **out)
+{
+    MPI_Comm comm;
+    *out = NULL;
+    int error = MPI_Comm_split_type(net->comm, MPI_COMM_TYPE_SHARED, net->rank, MPI_INFO_NULL, &comm);
+    return error ? failed(net->ctx, "cannot find the ranks of this node", error) : wrap(net->ctx, comm, out);
+}
+
+void rk__net_close(rk__net *net)
+{
+    int over = 1;
+    if (!net)
+        return;
+    MPI_Finalized(&over);
+    if (!over && !rk_failed(net->ctx)) /* collective: after a failure the others may be elsewhere */
+        MPI_Comm_free(&net->comm);
+    free(net);
+}
+
+void rk__net_abort(rk__net *net, int code)
+{
+    MPI_Abort(net->comm, code);
+    abort();
+}
+
+int rk__net_rank(const rk__net *net)
+{
+    return net->rank;
+}
+
+int rk__net_size(const rk__net *net)
+{
+    return net->size;
+}
+
+uint32_t rk__net_top_tag(const rk__net *net)
+{
+    return (uint32_t)net->top_tag;
+}
+
+rk_status rk__net_gather(rk__net *net, const void *mine, size_t bytes, void *all)
+{
+    int error = MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, net->comm);
+    return error ? failed(net->ctx, "cannot gather", error) : RK_OK;
+}
+
+/* ---- messages ---- */
+
+rk_status rk__posts_open(rk__net *net, rk__posts **out)
+{
+    rk__posts *p = *out = rk__calloc(net->ctx, 1, sizeof *p);
+    if (!p)
+        return RK_ENOMEM;
+    p->net = net;
+    return RK_OK;
+}
+
+static rk_status make_room(rk__posts *p, size_t more)
+{
+    rk_ctx *ctx = p->net->ctx;
+    if (more > 1u << 20)
+        return rk_fail(ctx, RK_ENOMEM, "a message in %zu pieces", more);
+    if (p->count + (int)more <= p->room)
+        return RK_OK;
+    int room = 2 * p->room + (int)more;
+    MPI_Request *request = realloc(p->request, (size_t)room * sizeof *request);
+    p->request = request ? request : p->request;
+    size_t *bytes = realloc(p->bytes, (size_t)room * sizeof *bytes);
+    p->bytes = bytes ? bytes : p->bytes;
+    MPI_Status *arrived = realloc(p->arrived, (size_t)room * sizeof *arrived);
+    p->arrived = arrived ? arrived : p->arrived;
+    if (!request || !bytes || !arrived)
+        return rk_fail(ctx, RK_ENOMEM, "out of memory: %d messages under way", room);
+    p->room = room;
+    return RK_OK;
+}
+
+static size_t pieces(const rk__net *net, size_t bytes)
+{
+    return bytes / net->piece + (bytes % net->piece != 0);
+}
+
+rk_status rk__posts_send(rk__posts *p, int to, uint32_t tag, const void *data, size_t bytes)
+{
+    rk__net *net = p->net;
+    RK_TRY(make_room(p, pieces(net, bytes)));
+    for (size_t at = 0; at < bytes; at += net->piece) {
+        size_t n = bytes - at < net->piece ? bytes - at : net->piece;
+        int error = MPI_Isend((const char *)data + at, (int)n, MPI_BYTE, to, (int)tag, net->comm,
+                              &p->request[p->count]);
+        if (error)
+            return failed(net->ctx, "cannot send", error);
+        p->bytes[p->count++] = SIZE_MAX;
+    }
+    return RK_OK;
+}
+
+rk_status rk__posts_recv(rk__posts *p, int from, uint32_t tag, void *data, size_t bytes)
+{
+    rk__net *net = p->net;
+    RK_TRY(make_room(p, pieces(net, bytes)));
+    for (size_t at = 0; at < bytes; at += net->piece) {
+        size_t n = bytes - at < net->piece ? bytes - at : net->piece;
+        int error =
+            MPI_Irecv((char *)data + at, (int)n, MPI_BYTE, from, (int)tag, net->comm, &p->request[p->count]);
+        if (error)
+            return failed(net->ctx, "cannot receive", error);
+        p->bytes[p->count++] = n;
+    }
+    return RK_OK;
+}
+
+/* What arrived has the length that was expected. */
+static rk_status check_lengths(rk__posts *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        int n = 0;
+        if (p->bytes[i] == SIZE_MAX)
+            continue;
+        MPI_Get_count(&p->arrived[i], MPI_BYTE, &n);
+        if ((size_t)n != p->bytes[i])
+            return rk_fail(p->net->ctx, RK_EHANG, "rank %d sent %d bytes where %zu were expected",
+                           p->arrived[i].MPI_SOURCE, n, p->bytes[i]);
+    }
+    return RK_OK;
+}
+
+rk_status rk__posts_test(rk__posts *p, bool *done)
+{
+    int all = 0;
+    *done = p->count == 0;
+    if (*done)
+        return RK_OK;
+    int error = MPI_Testall(p->count, p->request, &all, p->arrived);
+    if (error)
+        return failed(p->net->ctx, "a message was lost", error);
+    if (!all)
+        return RK_OK;
+    RK_TRY(check_lengths(p));
+    p->count = 0;
+    *done = true;
+    return RK_OK;
+}
+
+void rk__posts_close(rk__posts *p)
+{
+    if (!p)
+        return;
+    for (int i = 0; i < p->count; i++)
+        if (p->request[i] != MPI_REQUEST_NULL) {
+            MPI_Cancel(&p->request[i]);
+            MPI_Request_free(&p->request[i]);
+        }
+    free(p->request);
+    free(p->bytes);
+    free(p->arrived);
+    free(p);
+}

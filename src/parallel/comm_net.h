@@ -1,0 +1,43 @@
+/* Messages between ranks, over MPI: all of it that Rankine uses. comm_mpi.c is the only file that knows MPI.
+ */
+#ifndef RK_PARALLEL_COMM_NET_H
+#define RK_PARALLEL_COMM_NET_H
+
+#include "core/ctx.h"
+
+typedef struct rk__net rk__net;     /* ranks that can send to each other; a message domain of its own */
+typedef struct rk__posts rk__posts; /* messages under way */
+
+enum { RK__NET_TAGS = 1024 }; /* tags below belong to send and recv, those above to collectives */
+
+/* How many ranks the launcher started, as the environment says; 0: no launcher. */
+int rk__net_launched(void);
+
+/* [C] Every rank of the job. Starts MPI at the first call; it ends with the process. */
+rk_status rk__net_open(rk_ctx *ctx, rk__net **out);
+/* [C] Ranks of one color, ordered by key. color < 0: none (*out NULL). */
+rk_status rk__net_split(rk__net *net, int color, int key, rk__net **out);
+/* [C] The ranks that share this machine's memory. */
+rk_status rk__net_split_node(rk__net *net, rk__net **out);
+void rk__net_close(rk__net *net); /* [C] unless the context has failed; NULL is allowed */
+
+int rk__net_rank(const rk__net *net);
+int rk__net_size(const rk__net *net);
+uint32_t rk__net_top_tag(const rk__net *net); /* the largest tag */
+
+/* [C] all (size, bytes) of everyone's, in order of rank. Blocks; for start-up. */
+rk_status rk__net_gather(rk__net *net, const void *mine, size_t bytes, void *all);
+
+/* Messages are posted to a list and are under way until rk__posts_done(); memory is theirs until then. Any
+ * number of bytes; 0 is no message. Between two ranks messages of one tag arrive in order. */
+rk_status rk__posts_open(rk__net *net, rk__posts **out);
+rk_status rk__posts_send(rk__posts *p, int to, uint32_t tag, const void *data, size_t bytes);
+rk_status rk__posts_recv(rk__posts *p, int from, uint32_t tag, void *data, size_t bytes);
+/* Pushes on. RK_EPEER: the network failed. *done: all have arrived or left; the list is empty again. */
+rk_status rk__posts_test(rk__posts *p, bool *done);
+void rk__posts_close(rk__posts *p); /* what is under way is given up; NULL is allowed */
+
+/* Ends all ranks of the job. */
+void rk__net_abort(rk__net *net, int code) __attribute__((noreturn));
+
+#endif
