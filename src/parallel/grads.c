@@ -1,0 +1,191 @@
+#include "parallel/grads.h"
+
+#include "core/tape.h"
+#include "parallel/tree.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 16 }; /* floats of a cache line: parameters begin at one */
+
+struct rk__grads {
+    rk__job *job;
+    rk_tensor **t;
+    int n;
+    int64_t *at;    /* (n + 1) where parameter i begins in the flat vector */
+    int64_t *bound; /* (ranks + 1) piece r is [bound[r], bound[r + 1]) */
+    float *part;    /* (parts, total): this rank's subtrees */
+    float *sum;     /* (total): what all of them come to */
+    int most_parts; /* of any rank */
+    rk_leg *send, *recv, *piece;
+    const float **from;
+};
+
+static int64_t total(const rk__grads *g)
+{
+    return g->at[g->n];
+}
+
+static void grads_free(void *arg)
+{
+    rk__grads *g = arg;
+    free(g->t);
+    free(g->at);
+    free(g->bound);
+    free(g->send);
+    free(g->recv);
+    free(g->piece);
+    free(g->from);
+    free(g);
+}
+
+/* Where the piece that begins nearest to `wish` may begin: at a chunk of a parameter. */
+static int64_t cut_near(const rk__grads *g, int64_t wish)
+{
+    int i = 0;
+    while (i + 1 < g->n && g->at[i + 1] <= wish)
+        i++;
+    int64_t below = g->at[i] + (wish - g->at[i]) / RK_CHUNK * RK_CHUNK, above = below + RK_CHUNK;
+    if (above > g->at[i + 1])
+        above = g->at[i + 1];
+    return wish - below <= above - wish ? below : above;
+}
+
+static rk_status lay_out(rk__grads *g, rk_tensor *const *t)
+{
+    const int ranks = g->job->ranks;
+    for (int i = 0; i < g->n; i++) {
+        g->t[i] = t[i];
+        g->at[i + 1] = g->at[i] + (rk_tensor_size(t[i]) + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    for (int r = 1; r < ranks; r++)
+        g->bound[r] = cut_near(g, total(g) * r / ranks);
+    g->bound[ranks] = total(g);
+    for (int r = 0; r < ranks; r++) {
+        int parts = g->job->first[r + 1] - g->job->first[r];
+        g->most_parts = parts > g->most_parts ? parts : g->most_parts;
+    }
+    return RK_OK;
+}
+
+static rk_status take_memory(rk__grads *g)
+{
+    rk_comm *c = g->job->comm;
+    size_t bytes = (size_t)total(g) * sizeof(float);
+    g->part = c->table->alloc(c, bytes * (size_t)rk__job_parts(g->job));
+    g->sum = c->table->alloc(c, bytes);
+    return rk_failed(g->job->ctx);
+}
+
+/* The leaf of part p writes its gradient to `to`. */
+static rk_status place(rk_tensor *leaf, float *to)
+{
+    if (!leaf)
+        return RK_ENOMEM;
+    if (!leaf->grad) {
+        leaf->grad = rk__tensor_over(leaf->ctx, leaf->dtype, leaf->shape, to);
+        if (rk__is_inert(leaf->grad)) {
+            leaf->grad = NULL;
+            return rk_failed(leaf->ctx);
+        }
+        leaf->grad->holds_grad = true;
+    }
+    leaf->grad->storage->data = to;
+    return RK_OK;
+}
+
+rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out)
+{
+    rk_ctx *ctx = j->ctx;
+    *out = NULL;
+    rk__grads *g = rk__calloc(ctx, 1, sizeof *g);
+    if (!g || rk__at_close(ctx, grads_free, g)) {
+        free(g);
+        return RK_ENOMEM;
+    }
+    *g = (rk__grads){ .job = j, .n = n };
+    size_t ranks = (size_t)j->ranks;
+    g->t = rk__calloc(ctx, (size_t)n, sizeof *g->t);
+    g->at = rk__calloc(ctx, (size_t)n + 1, sizeof *g->at);
+    g->bound = rk__calloc(ctx, ranks + 1, sizeof *g->bound);
+    g->send = rk__calloc(ctx, ranks, sizeof *g->send);
+    g->recv = rk__calloc(ctx, ranks, sizeof *g->recv);
+    g->piece = rk__calloc(ctx, ranks, sizeof *g->piece);
+    g->from = rk__calloc(ctx, (size_t)j->parts, sizeof *g->from);
+    RK_TRY(rk_failed(ctx));
+    RK_TRY(lay_out(g, t));
+    RK_TRY(take_memory(g));
+    for (int i = 0; i < n; i++)
+        for (int p = 0; p < rk__job_parts(j); p++)
+            RK_TRY(place(rk__part_leaf(t[i], p), g->part + p * total(g) + g->at[i]));
+    *out = g;
+    return RK_OK;
+}
+
+void rk__grads_begin(rk__grads *g)
+{
+    for (int i = 0; i < g->n; i++)
+        g->t[i]->grad->storage->data = g->part + g->at[i];
+}
+
+/* Gradients that nothing wrote are sums of nothing; those that were written elsewhere come home. */
+static rk_status complete(rk__grads *g)
+{
+    for (int i = 0; i < g->n; i++)
+        for (int p = 0; p < rk__job_parts(g->job); p++) {
+            rk_tensor *leaf = rk__part_leaf(g->t[i], p);
+            float *home = g->part + p * total(g) + g->at[i];
+            size_t bytes = (size_t)rk_tensor_size(leaf) * sizeof(float);
+            if (!leaf)
+                return RK_ENOMEM;
+            if (!leaf->grad_set)
+                memset(home, 0, bytes);
+            else if (rk__data(leaf->grad) != home)
+                memcpy(home, rk__data(leaf->grad), bytes);
+        }
+    return RK_OK;
+}
+
+/* Part number p of every rank: piece r to rank r. */
+static rk_status exchange_part(rk__grads *g, int p)
+{
+    const rk__job *j = g->job;
+    const int64_t *b = g->bound;
+    for (int r = 0; r < j->ranks; r++) {
+        bool mine = p < rk__job_parts(j), theirs = j->first[r] + p < j->first[r + 1];
+        g->send[r] = (rk_leg){ g->part + p * total(g) + b[r], mine ? (size_t)(b[r + 1] - b[r]) * sizeof(float) : 0 };
+        g->recv[r] = (rk_leg){ NULL, theirs ? (size_t)(b[j->rank + 1] - b[j->rank]) * sizeof(float) : 0 };
+    }
+    RK_TRY(rk__comm_exchange(j->comm, "gradients", g->send, g->recv));
+    for (int r = 0; r < j->ranks; r++)
+        if (g->recv[r].bytes)
+            g->from[j->first[r] + p] = g->recv[r].data;
+    return RK_OK;
+}
+
+rk_status rk__grads_sum(rk__grads *g)
+{
+    rk__job *j = g->job;
+    const int64_t *b = g->bound, lo = b[j->rank], n = b[j->rank + 1] - lo;
+    RK_TRY(complete(g));
+    for (int p = 0; p < g->most_parts; p++)
+        RK_TRY(exchange_part(g, p));
+    RK_TRY(rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo));
+    for (int r = 0; r < j->ranks; r++)
+        g->piece[r] = (rk_leg){ g->sum + b[r], (size_t)(b[r + 1] - b[r]) * sizeof(float) };
+    RK_TRY(rk__comm_all_gather(j->comm, "gradients", g->piece));
+    for (int i = 0; i < g->n; i++) {
+        g->t[i]->grad->storage->data = g->sum + g->at[i];
+        g->t[i]->grad_set = true;
+    }
+    return RK_OK;
+}
+
+size_t rk__grads_bytes(const rk__grads *g)
+{
+    const rk__job *j = g->job;
+    int64_t own = g->bound[j->rank + 1] - g->bound[j->rank], sent = 0;
+    sent += (total(g) - own) * rk__job_parts(j);
+    sent += own * (j->ranks - 1);
+    return (size_t)sent * sizeof(float);
+}
