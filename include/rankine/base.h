@@ -55,6 +55,7 @@ typedef struct rk_open_cfg {
     int data_shards;    /* V of the grid: power of two, 1 to 1024; 0: 8 */
     uint64_t seed;      /* root of every random number */
     bool inexact;       /* parallel.exact: false; allows faster orders of addition */
+    bool alone;         /* one rank by itself, whatever the launcher started: nothing is collective */
 } rk_open_cfg;
 
 /* [C] Opens a context. cfg may be NULL. On failure *out still is a context that knows the reason

@@ -101,6 +101,7 @@ static int run_train(const cli_args *a)
     rk_config *cfg = NULL;
     if (!a->n_words == !cli_has(a, "config"))
         return cli_fail(RK_EUSAGE, "train: give one configuration: rankine train %s", a->verb->synopsis);
+    catch_signals(); /* before the ranks meet: a launcher may ask to stop by then */
     if (open_as_configured(a, &ctx, &cfg))
         return cli_close(ctx);
     const char *run = rk_config_run_dir(cfg);
@@ -111,7 +112,6 @@ static int run_train(const cli_args *a)
         rk_fail(ctx, RK_ENOMEM, "out of memory");
         return cli_close(ctx);
     }
-    catch_signals();
     rk_status st = rk_train(ctx, cfg,
                             &(rk_train_opts){ .on_event = cli_report_event,
                                               .user = report,

@@ -42,6 +42,7 @@ typedef struct rk__grid {
     /* A rank whose share of the shards is no power of two holds several subtrees, side by side in one pass:
      * part i ends at sample end[i] of the pass and has leaves[i] leaves. 0: one part, all of the pass. */
     int parts;
+    int first_part; /* number of the first part of this pass among the rank's */
     int64_t end[RK_ORDER_PARTS];
     int leaves[RK_ORDER_PARTS];
 } rk__grid;

@@ -195,11 +195,33 @@ static rk_status move_running(rk_tensor *running, double momentum, rk_tensor *su
     return shards > 0 ? k->ema(ctx->dev, n, 1 - momentum, rk__data(sum), rk__data(running)) : RK_OK;
 }
 
+/* The sums of the parts of all ranks. */
+static rk_status meet_running(rk_tensor *running, rk_tensor **sum)
+{
+    rk_ctx *ctx = running->ctx;
+    const int parts = rk__parts(ctx);
+    const int64_t n = rk__size(running);
+    rk_tensor *by_part = rk_zeros(ctx, running->dtype, RK_SHAPE(parts, n));
+    *sum = rk__out(ctx, running->dtype, RK_SHAPE(n));
+    RK_TRY(rk_failed(ctx));
+    for (int p = 0; p < parts; p++) {
+        rk_tensor *leaf = rk__part_leaf(running, p), *part = leaf ? rk_grad(leaf) : NULL;
+        if (part)
+            RK_TRY(ctx->device->copy_strided(ctx->dev, rk_dtype_size(running->dtype), 1, &n, (int64_t[]){ 1 },
+                                             rk__data(part), (int64_t[]){ 1 }, rk__at(by_part, p * n)));
+    }
+    return meet(ctx, n, by_part, *sum);
+}
+
 rk_status rk__running_finish(rk_tensor *running, double momentum, int64_t shards)
 {
+    rk_ctx *ctx = running->ctx;
     rk_tensor *sum = rk_grad(running);
-    RK_TRY(rk_failed(running->ctx));
-    rk_status st = sum ? move_running(running, momentum, sum, shards) : RK_OK;
+    rk_status st = rk_failed(ctx);
+    if (!st && ctx->ranks > 1)
+        st = meet_running(running, &sum);
+    if (!st && sum)
+        st = move_running(running, momentum, sum, shards);
     rk_grad_zero(running);
     return st ? rk_fail(running->ctx, st, "batch_norm: running statistics cannot be updated") : RK_OK;
 }
@@ -210,12 +232,13 @@ static rk_tensor *running_sum(const rk__call *c, rk_tensor *running, rk_tensor *
     rk_order order;
     if (!c->ctx->grid.part)
         return own;
-    if (rk_grad(running)) {
+    running = rk__part_leaf(running, c->ctx->grid.first_part);
+    if (running && rk_grad(running)) {
         rk_fail(c->ctx, RK_ECONFIG,
                 "a batch norm that is used twice needs the whole batch at once: leave batch.micro out");
         return NULL;
     }
-    return rk__grad_begin(running, 1, &order);
+    return running ? rk__grad_begin(running, 1, &order) : NULL;
 }
 
 /* n / (n - 1) for variances, as other frameworks keep them. */

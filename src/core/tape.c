@@ -223,13 +223,13 @@ rk_status rk__grad_part(rk_tensor *t, int p, int64_t samples, int64_t unit, rk__
 {
     rk_ctx *ctx = t->ctx;
     RK_TRY(rk__part_of(ctx, p, samples, unit, out));
-    if (t->node && (ctx->meet.sum || ctx->grid.parts > 1))
+    if (t->node && (ctx->ranks > 1 || ctx->grid.parts > 1))
         return rk_fail(ctx, RK_EUSAGE,
                        "a weight that is the result of an operation cannot be trained by several ranks: the "
                        "sum over the "
                        "batch has to end in a parameter");
     int segments = out->order.segments;
-    rk_tensor *leaf = t->node ? t : rk__part_leaf(t, p);
+    rk_tensor *leaf = t->node ? t : rk__part_leaf(t, ctx->grid.first_part + p);
     out->sum = leaf ? rk__grad_begin(leaf, unit, &out->order) : NULL;
     out->order.segments = segments;
     return out->sum ? RK_OK : rk_failed(ctx);

@@ -126,7 +126,7 @@ int rk__parts(const rk_ctx *ctx); /* how many */
 rk_status rk__part_of(rk_ctx *ctx, int p, int64_t samples, int64_t unit, rk__part *out);
 /* The same, with out->sum from rk__grad_begin() for that part of the gradient of t. */
 rk_status rk__grad_part(rk_tensor *t, int p, int64_t samples, int64_t unit, rk__part *out);
-/* The leaf that holds part p of the gradient of the leaf t (p 0: t itself). NULL after a failure. */
+/* The leaf that holds the rank's part p of the gradient of the leaf t (p 0: t itself). NULL after a failure. */
 rk_tensor *rk__part_leaf(rk_tensor *t, int p);
 
 #endif

@@ -45,10 +45,11 @@ static rk_status finish_running(const rk__accumulator *a, const rk_module *m, in
     return RK_OK;
 }
 
-rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, rk__loss_fn *loss, void *arg,
+rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net, rk__loss_fn *loss, void *arg,
                                int64_t micro)
 {
-    *a = (rk__accumulator){ .ctx = ctx, .net = net, .loss = loss, .loss_arg = arg, .micro = micro };
+    rk_ctx *ctx = job->ctx;
+    *a = (rk__accumulator){ .ctx = ctx, .job = job, .net = net, .loss = loss, .loss_arg = arg, .micro = micro };
     int n = rk_param_count(net);
     a->trained = list_make(ctx, (size_t)n, sizeof *a->trained);
     a->sums = list_make(ctx, (size_t)n * MAX_LEVELS, sizeof *a->sums);
@@ -59,9 +60,10 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk_ctx *ctx, rk_module *net, 
         if (!p.buffer && !p.frozen)
             a->trained[a->n_trained++] = p.tensor;
     }
+    a->n_params = a->n_trained;
     if (net)
         add_running(a, net->root);
-    return RK_OK;
+    return job->ranks > 1 ? rk__grads_make(job, a->trained, a->n_params, &a->grads) : RK_OK;
 }
 
 /* ---- the whole batch at once ---- */
@@ -100,13 +102,22 @@ static rk_status make_level(rk__accumulator *a, int level)
     return rk_failed(a->ctx);
 }
 
-/* The gradient a parameter got in the subtree at hand; one that got none is a sum of nothing: +0. */
-static rk_status working_gradient(rk_tensor *t, rk_tensor **g)
+/* The leaf of a parameter that holds its gradient of the part at hand. */
+static rk_tensor *leaf_at_hand(const rk__accumulator *a, int i)
 {
+    return rk__part_leaf(a->trained[i], a->ctx->grid.first_part);
+}
+
+/* The gradient a parameter got in the subtree at hand; one that got none is a sum of nothing: +0. */
+static rk_status working_gradient(const rk__accumulator *a, int i, rk_tensor **g)
+{
+    rk_tensor *t = leaf_at_hand(a, i);
+    rk_order order;
+    if (!t)
+        return RK_ENOMEM;
     *g = rk_grad(t);
     if (*g)
         return RK_OK;
-    rk_order order;
     *g = rk__grad_begin(t, 1, &order);
     if (!*g)
         return rk_failed(t->ctx);
@@ -120,7 +131,7 @@ static rk_status add_level(rk__accumulator *a, int level)
     const rk_kernels *k = rk__kernels(a->ctx, RK_F32);
     for (int i = 0; i < a->n_trained; i++) {
         rk_tensor *g, *left = a->sums[level * a->n_trained + i];
-        RK_TRY(working_gradient(a->trained[i], &g));
+        RK_TRY(working_gradient(a, i, &g));
         rk_status st = k->add(a->ctx->dev, rk__size(g), rk__data(left), rk__data(g), 0, rk__data(g));
         if (st)
             return rk_fail(a->ctx, st, "gradients cannot be added");
@@ -128,17 +139,29 @@ static rk_status add_level(rk__accumulator *a, int level)
     return RK_OK;
 }
 
-/* Puts the working gradients aside as the sums of `level`: memory changes hands, nothing is copied. */
+/* Memory changes hands where it may: gradients that other ranks read stay where they are. */
+static rk_status move_sum(const rk__accumulator *a, rk_tensor *from, rk_tensor *to)
+{
+    const int64_t n = rk__size(to), one = 1;
+    if (a->grads)
+        return a->ctx->device->copy_strided(a->ctx->dev, sizeof(float), 1, &n, &one, rk__data(from), &one,
+                                            rk__data(to));
+    rk__storage *s = from->storage;
+    from->storage = to->storage;
+    to->storage = s;
+    return RK_OK;
+}
+
+/* Puts the working gradients aside as the sums of `level`. */
 static rk_status put_aside(rk__accumulator *a, int level)
 {
     RK_TRY(make_level(a, level));
     for (int i = 0; i < a->n_trained; i++) {
-        rk_tensor *g, *to = a->sums[level * a->n_trained + i];
-        RK_TRY(working_gradient(a->trained[i], &g));
-        rk__storage *s = g->storage;
-        g->storage = to->storage;
-        to->storage = s;
-        rk_grad_zero(a->trained[i]);
+        rk_tensor *g;
+        RK_TRY(working_gradient(a, i, &g));
+        if (move_sum(a, g, a->sums[level * a->n_trained + i]))
+            return rk_fail(a->ctx, RK_EDEVICE, "gradients cannot be copied");
+        rk_grad_zero(leaf_at_hand(a, i));
     }
     return RK_OK;
 }
@@ -179,33 +202,50 @@ static rk_status make_outs(rk__accumulator *a, int64_t pieces)
     return a->outs ? RK_OK : RK_ENOMEM;
 }
 
+/* The pieces of one subtree of `leaves` shards, whose samples are [lo, hi) of this rank's. */
+static rk_status subtree_in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces, int leaves,
+                                   int64_t from, int64_t to, int *n_outs)
+{
+    rk_ctx *ctx = a->ctx;
+    int64_t per_shard = pieces > leaves ? pieces / leaves : 1, subtrees = pieces / per_shard;
+    ctx->grid.segments = ctx->grid.shards = pieces > leaves ? 1 : (int)(leaves / pieces);
+    ctx->grid.chain = per_shard > 1;
+    for (int64_t p = 0; p < pieces; p++) {
+        int64_t lo, hi;
+        bounds(to - from, pieces, p, &lo, &hi);
+        rk_set_step(ctx, step, b->first + from + lo);
+        if (hi > lo)
+            RK_TRY(one_piece(a, b, from + lo, from + hi, &a->outs[(*n_outs)++]));
+        if ((p + 1) % per_shard == 0)
+            RK_TRY(climb(a, p / per_shard, subtrees));
+    }
+    return RK_OK;
+}
+
+/* pieces: of the whole batch, over all ranks. */
 static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces,
                            double *loss_value)
 {
     rk_ctx *ctx = a->ctx;
     const rk__grid grid = ctx->grid;
-    int64_t shards = ctx->data_shards, per_shard = pieces > shards ? pieces / shards : 1;
-    int64_t subtrees = pieces / per_shard;
+    const rk__meet meet = ctx->meet;
+    const int64_t shards = ctx->data_shards;
+    int64_t from = 0;
     int n_outs = 0;
-    rk_status st = make_outs(a, pieces);
-    ctx->grid = (rk__grid){ .segments = pieces > shards ? 1 : (int)(shards / pieces),
-                            .chain = per_shard > 1,
-                            .shards = pieces > shards ? 1 : (int)(shards / pieces),
-                            .part = true,
-                            .batch_samples = b->n };
-    for (int64_t p = 0; p < pieces && !st; p++) {
-        int64_t lo, hi;
-        bounds(b->n, pieces, p, &lo, &hi);
-        rk_set_step(ctx, step, b->first + lo);
-        if (hi > lo)
-            st = one_piece(a, b, lo, hi, &a->outs[n_outs++]);
-        if (!st && (p + 1) % per_shard == 0)
-            st = climb(a, p / per_shard, subtrees);
+    rk_status st = make_outs(a, pieces + RK_ORDER_PARTS);
+    ctx->meet = (rk__meet){ 0 }; /* ranks have different numbers of pieces */
+    for (int p = 0; p < rk__job_parts(a->job) && !st; p++) {
+        int leaves = rk__job_part(a->job, p)->leaves;
+        int64_t to = grid.parts > 1 ? grid.end[p] : b->n, own = pieces * leaves / shards;
+        ctx->grid = (rk__grid){ .part = true, .first_part = p, .batch_samples = b->global };
+        st = subtree_in_pieces(a, b, step, own > 0 ? own : 1, leaves, from, to, &n_outs);
+        from = to;
     }
     ctx->grid = grid;
+    ctx->meet = meet;
     rk_set_step(ctx, step, b->first);
     if (!st)
-        st = finish_running(a, a->net->root, b->n < shards ? b->n : shards);
+        st = finish_running(a, a->net->root, b->global < shards ? b->global : shards);
     if (!st)
         st = whole_loss(a, b, a->outs, n_outs, loss_value);
     return st ? st : rk_failed(ctx);
@@ -215,7 +255,11 @@ rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, d
 {
     *loss_value = 0;
     RK_TRY(rk_failed(a->ctx));
+    rk__job_grid(a->job, b->global);
     rk_set_step(a->ctx, step, b->first);
-    int64_t pieces = a->micro > 0 ? pieces_of(b->n, a->micro) : 1;
-    return pieces > 1 ? in_pieces(a, b, step, pieces, loss_value) : whole(a, b, loss_value);
+    if (a->grads)
+        rk__grads_begin(a->grads);
+    int64_t pieces = a->micro > 0 ? pieces_of(b->global, a->micro) : 1;
+    RK_TRY(pieces > 1 && b->n > a->micro ? in_pieces(a, b, step, pieces, loss_value) : whole(a, b, loss_value));
+    return a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
 }

@@ -16,15 +16,16 @@ rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__me
     rk_no_grad_begin(ctx);
     s->smooth = false;
     for (rk_batch b; (limit <= 0 || m->samples < limit) && rk_loader_next(data, &b); rk_step_end(ctx)) {
+        rk__job_grid(s->job, b.global);
         rk_tensor *out = rk_forward(s->net, b.x);
         double loss = rk_item(rk__setup_loss(s, out, b.y));
-        if (rk_failed(ctx) || rk__metrics_add(m, out, b.y, loss))
+        if (rk_failed(ctx) || rk__metrics_add(m, s->job, out, b.y, b.global, loss))
             break;
     }
     s->smooth = true;
     rk_no_grad_end(ctx);
     rk_set_training(ctx, training);
-    return rk_failed(ctx);
+    return rk_failed(ctx) ? rk_failed(ctx) : rk__metrics_meet(m, s->job);
 }
 
 /* ---- a trained run ---- */

@@ -146,7 +146,16 @@ static rk_status resume(rk__trainer *t)
     return rk_loader_seek(t->setup.train, t->cursor);
 }
 
-static rk_status open_run(rk__trainer *t)
+/* [C] What the first rank has decided. */
+static rk_status agree(rk__trainer *t, const char *name, int64_t *value)
+{
+    rk_ctx *ctx = t->ctx;
+    if (ctx->ranks == 1)
+        return rk_failed(ctx);
+    return rk__comm_broadcast(ctx->comm, name, 0, value, sizeof *value);
+}
+
+static rk_status open_first(rk__trainer *t)
 {
     const rk_config *c = t->cfg;
     rk_run_cfg rc = { .dir = c->run_dir,
@@ -163,8 +172,22 @@ static rk_status open_run(rk__trainer *t)
     return rk__run_open(t->ctx, &rc, &t->run);
 }
 
+/* The first rank makes and locks the folder; then the others may look at it. */
+static rk_status open_run(rk__trainer *t)
+{
+    int64_t made = 1;
+    if (t->speaks)
+        open_first(t);
+    RK_TRY(agree(t, "the run's folder", &made));
+    if (t->speaks)
+        return RK_OK;
+    return rk__run_open(t->ctx, &(rk_run_cfg){ .dir = t->cfg->run_dir, .read_only = true }, &t->run);
+}
+
 static rk_status write_config(rk__trainer *t)
 {
+    if (!t->speaks)
+        return RK_OK;
     char *pretty = rk_config_json(t->cfg, 2);
     rk_status st = pretty ? rk__journal_file(t->ctx, t->cfg->run_dir, "config.json", pretty)
                           : rk_fail(t->ctx, RK_ENOMEM, "out of memory");
@@ -195,13 +218,14 @@ static rk_status prepare(rk__trainer *t)
     rk_optim_cfg oc = optim_of(t->cfg);
     t->optim = rk_optim_make(t->setup.net, &oc);
     RK_TRY_GOTO(done, rk_failed(t->ctx));
-    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->ctx, t->setup.net, rk__setup_loss, &t->setup,
+    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
                                            t->cfg->batch_micro));
     RK_TRY_GOTO(done, list_state(t));
     if (has)
         RK_TRY_GOTO(done, resume(t));
     RK_TRY_GOTO(done, write_config(t));
-    st = rk__journal_open(&t->journal, t->ctx, t->cfg->run_dir, t->step, t->cfg->log_tensorboard);
+    if (t->speaks)
+        st = rk__journal_open(&t->journal, t->ctx, t->cfg->run_dir, t->step, t->cfg->log_tensorboard);
 done:
     rk__snap_info_free(&info);
     return st;
@@ -258,7 +282,7 @@ static void poll_save(rk__trainer *t)
     rk_status st;
     int64_t step;
     char why[512];
-    if (!rk__run_poll(t->run, &st, &step, why, sizeof why))
+    if (!t->speaks || !rk__run_poll(t->run, &st, &step, why, sizeof why))
         return;
     if (st)
         save_failed(t, st, why);
@@ -268,7 +292,7 @@ static void poll_save(rk__trainer *t)
 
 static void begin_save(rk__trainer *t, bool best)
 {
-    if (t->asked_step == t->step)
+    if (!t->speaks || t->asked_step == t->step)
         return;
     int64_t done;
     char why[512] = "";
@@ -287,7 +311,7 @@ static void begin_save(rk__trainer *t, bool best)
 }
 
 /* The state of now, durable. Tried twice: a disk that was full may not be any more. */
-static rk_status save_now(rk__trainer *t)
+static rk_status save_first(rk__trainer *t)
 {
     char why[512] = "", last[64];
     if (t->saved_step == t->step)
@@ -307,6 +331,14 @@ static rk_status save_now(rk__trainer *t)
     }
     return rk_fail(t->ctx, RK_EIO, "step %lld: the snapshot cannot be saved: %s%s", (long long)t->step, why,
                    last_good(t, last));
+}
+
+static rk_status save_now(rk__trainer *t)
+{
+    int64_t saved = 1;
+    if (t->speaks)
+        save_first(t);
+    return agree(t, "the snapshot", &saved);
 }
 
 /* ---- evaluation ---- */
@@ -393,7 +425,7 @@ static rk_status take_step(rk__trainer *t, const rk_batch *b)
     t->step++;
     t->cursor = rk_loader_cursor(t->setup.train);
     t->window.steps++;
-    t->window.samples += b->n;
+    t->window.samples += b->global;
     return RK_OK;
 }
 
@@ -407,10 +439,14 @@ static bool file_asks(rk__trainer *t, const char *name)
     return true;
 }
 
-/* Asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with each log line). */
-static bool asked_to_stop(rk__trainer *t, bool look)
+/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with each log
+ * line)? All stop before the same step. */
+static rk_status asked_to_stop(rk__trainer *t, bool look, bool *stop)
 {
-    return (t->opts->stop && *t->opts->stop) || (look && file_asks(t, "STOP"));
+    int64_t asked = (t->opts->stop && *t->opts->stop) || (look && t->speaks && file_asks(t, "STOP"));
+    RK_TRY(rk__job_add_counts(t->setup.job, "stop", 1, &asked));
+    *stop = asked > 0;
+    return RK_OK;
 }
 
 static rk_status finish(rk__trainer *t, const char *why)
@@ -422,7 +458,8 @@ static rk_status finish(rk__trainer *t, const char *why)
             begin_save(t, true);
     }
     RK_TRY(save_now(t));
-    RK_TRY(rk__report_result(t, why));
+    if (t->speaks)
+        RK_TRY(rk__report_result(t, why));
     rk__report_text(t, RK_EVENT_END, "%s", why);
     return RK_OK;
 }
@@ -447,7 +484,7 @@ static rk_status after_step(rk__trainer *t, bool *stop)
         *stop = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
         t->window.begin += rk__seconds() - begin; /* training is measured, not this */
     }
-    if (best || t->step % t->ckpt_every == 0 || (log && file_asks(t, "CHECKPOINT")))
+    if (best || t->step % t->ckpt_every == 0 || (log && t->speaks && file_asks(t, "CHECKPOINT")))
         begin_save(t, best);
     poll_save(t);
     return rk_failed(t->ctx);
@@ -458,7 +495,9 @@ static rk_status steps(rk__trainer *t)
     bool patience_over = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
     t->window = (rk__window){ .begin = rk__seconds() };
     while (t->step < t->total && !patience_over) {
-        if (asked_to_stop(t, t->step % t->cfg->log_every == 0))
+        bool stop;
+        RK_TRY(asked_to_stop(t, t->step % t->cfg->log_every == 0, &stop));
+        if (stop)
             return preempted(t);
         rk_batch b;
         double begin = rk__seconds();
@@ -495,7 +534,9 @@ static rk_status train(rk__trainer *t)
     RK_TRY(prepare(t));
     rk__report_banner(t);
     warn_of_plan(t);
-    if (t->step >= t->total && rk__journal_has(t->cfg->run_dir, "DONE")) {
+    int64_t done = t->step >= t->total && rk__journal_has(t->cfg->run_dir, "DONE");
+    RK_TRY(agree(t, "whether the run is done", &done));
+    if (done) {
         rk__report_text(t, RK_EVENT_END,
                         "already finished: step %lld of %lld; more run.steps or run.epochs continue it, "
                         "--fresh starts anew",
@@ -504,7 +545,8 @@ static rk_status train(rk__trainer *t)
     }
     char path[4200];
     snprintf(path, sizeof path, "%s/DONE", t->cfg->run_dir);
-    unlink(path);
+    if (t->speaks)
+        unlink(path);
     if (t->step)
         rk__report_text(t, RK_EVENT_START, "resumed from step %lld", (long long)t->step);
     else
@@ -515,7 +557,9 @@ static rk_status train(rk__trainer *t)
 
 rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
 {
-    static const rk_train_opts none;
+    rk_train_opts quiet = { .stop = opts ? opts->stop : NULL,
+                            .fresh = opts && opts->fresh,
+                            .allow_change = opts && opts->allow_change };
     if (!ctx || !cfg)
         return RK_EUSAGE;
     RK_TRY(rk_failed(ctx));
@@ -523,7 +567,8 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
         return rk_fail(ctx, rk_failed(cfg->ctx), "%s", rk_error(cfg->ctx));
     rk__trainer t = { .ctx = ctx,
                       .cfg = cfg,
-                      .opts = opts ? opts : &none,
+                      .opts = ctx->rank == 0 && opts ? opts : &quiet,
+                      .speaks = ctx->rank == 0,
                       .started = rk__seconds(),
                       .journal = { .metrics = -1, .events = -1 },
                       .eval_step = -1,

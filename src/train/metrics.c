@@ -22,6 +22,7 @@ rk_status rk__metrics_init(rk__metrics *m, rk_ctx *ctx, int64_t classes, int64_t
 void rk__metrics_free(rk__metrics *m)
 {
     free(m->confusion);
+    free(m->errors);
     free(m->out);
     free(m->want);
     free(m->label);
@@ -57,15 +58,52 @@ static void count_sample(rk__metrics *m, const float *logit, int64_t truth)
         m->confusion[truth * m->classes + best]++;
 }
 
-rk_status rk__metrics_add(rk__metrics *m, rk_tensor *out, rk_tensor *target, double loss)
+/* The errors of each data shard of this rank; those of the others come from them. [C] */
+static rk_status add_errors(rk__metrics *m, rk__job *job, int64_t samples, int64_t width)
+{
+    rk_ctx *ctx = job->ctx;
+    const int64_t shards = ctx->data_shards;
+    if (!m->errors)
+        m->errors = rk__calloc(ctx, (size_t)(2 * shards * (job->ranks + 1)), sizeof *m->errors);
+    if (!m->errors)
+        return RK_ENOMEM;
+    memset(m->errors, 0, (size_t)(2 * shards) * sizeof *m->errors);
+    int64_t begin = 0;
+    for (int p = 0; p < rk__job_parts(job); p++) {
+        const rk_subtree *part = rk__job_part(job, p);
+        int64_t end = ctx->grid.parts > 1 ? ctx->grid.end[p] : samples;
+        for (int leaf = 0; leaf < part->leaves; leaf++) {
+            int64_t lo, hi;
+            rk_order_leaf(end - begin, part->leaves, leaf, &lo, &hi);
+            double *abs = &m->errors[part->first + leaf], *square = abs + shards;
+            for (int64_t i = (begin + lo) * width; i < (begin + hi) * width; i++) {
+                double d = (double)m->out[i] - (double)m->want[i];
+                *abs += fabs(d);
+                *square += d * d;
+            }
+        }
+        begin = end;
+    }
+    if (job->ranks > 1) {
+        double *all = m->errors + 2 * shards;
+        RK_TRY(rk__comm_all_values(job->comm, "errors", m->errors, (size_t)(2 * shards) * sizeof *all, all));
+        for (int64_t i = 0; i < 2 * shards * job->ranks; i++)
+            m->errors[i % (2 * shards)] = i < 2 * shards ? all[i] : m->errors[i % (2 * shards)] + all[i];
+    }
+    m->abs_error += rk_order_tree(m->errors, 0, shards);
+    m->square_error += rk_order_tree(m->errors, shards, 2 * shards);
+    return RK_OK;
+}
+
+rk_status rk__metrics_add(rk__metrics *m, rk__job *job, rk_tensor *out, rk_tensor *target, int64_t global, double loss)
 {
     rk_ctx *ctx = rk_tensor_ctx(out);
     RK_TRY(rk_failed(ctx));
     int64_t n = rk_tensor_size(out), samples = rk_tensor_shape(out).dim[0];
     RK_TRY(reserve(m, ctx, n > samples ? n : samples));
     RK_TRY(rk_tensor_read(out, m->out, (size_t)n * sizeof *m->out));
-    m->samples += samples;
-    m->loss += loss * (double)samples;
+    m->samples += global;
+    m->loss += loss * (double)global;
     if (m->classes > 0) {
         RK_TRY(rk_tensor_read(target, m->label, (size_t)samples * sizeof *m->label));
         for (int64_t i = 0; i < samples; i++)
@@ -73,13 +111,18 @@ rk_status rk__metrics_add(rk__metrics *m, rk_tensor *out, rk_tensor *target, dou
         return RK_OK;
     }
     RK_TRY(rk_tensor_read(target, m->want, (size_t)n * sizeof *m->want));
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)m->out[i] - (double)m->want[i];
-        m->abs_error += fabs(d);
-        m->square_error += d * d;
-    }
     m->elements += n;
-    return RK_OK;
+    return add_errors(m, job, samples, samples ? n / samples : 0);
+}
+
+rk_status rk__metrics_meet(rk__metrics *m, rk__job *job)
+{
+    int64_t counts[] = { m->correct, m->in_topk, m->elements };
+    RK_TRY(rk__job_add_counts(job, "metrics", 3, counts));
+    m->correct = counts[0];
+    m->in_topk = counts[1];
+    m->elements = counts[2];
+    return m->confusion ? rk__job_add_counts(job, "confusion", m->classes * m->classes, m->confusion) : RK_OK;
 }
 
 /* Is name one of "a,b c"? */

@@ -8,7 +8,7 @@
 
 /* ---- data ---- */
 
-static rk_data_cfg data_of(const rk_config *c)
+static rk_data_cfg data_of(const rk_ctx *ctx, const rk_config *c)
 {
     return (rk_data_cfg){
         .path = c->data_path,
@@ -34,6 +34,9 @@ static rk_data_cfg data_of(const rk_config *c)
         .threads = (int)c->data_threads,
         .prefetch = (int)c->data_prefetch,
         .limit = c->data_limit,
+        .rank = ctx->rank,
+        .ranks = ctx->ranks,
+        .shards = ctx->data_shards,
     };
 }
 
@@ -41,7 +44,7 @@ static rk_data_cfg data_of(const rk_config *c)
 static rk_loader *open_eval(rk__setup *s)
 {
     const rk_config *c = s->cfg;
-    rk_data_cfg d = data_of(c);
+    rk_data_cfg d = data_of(s->ctx, c);
     if (!c->data_eval && !(c->data_split > 0))
         return NULL;
     d.validation = !c->data_eval;
@@ -101,10 +104,11 @@ rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const 
                        "%s: data.path is missing: the file to train on, or the prefix of an IDX pair",
                        cfg->source);
     apply_grid(ctx, cfg);
+    RK_TRY(rk__job_open(ctx, &s->job));
     RK_TRY(choose_loss(s));
     if (recorded)
         s->schema = rk__recorded(ctx, recorded, "data");
-    rk_data_cfg d = data_of(cfg);
+    rk_data_cfg d = data_of(ctx, cfg);
     d.schema = s->schema;
     s->train = rk_loader_make(ctx, &d);
     RK_TRY(rk_failed(ctx));
@@ -421,6 +425,7 @@ rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, co
     *s = (rk__setup){ .ctx = ctx, .cfg = cfg, .target = target_of(cfg), .smooth = true };
     RK_TRY(rk_failed(ctx));
     apply_grid(ctx, cfg);
+    RK_TRY(rk__job_open(ctx, &s->job));
     RK_TRY(choose_loss(s));
     rk_doc *doc = NULL;
     RK_TRY(rk__json_parse(ctx, cfg->source, (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc));

@@ -17,6 +17,7 @@ typedef enum rk__target {
 typedef struct rk__setup {
     rk_ctx *ctx;
     const rk_config *cfg;
+    rk__job *job;
     rk__target target;
     rk_loader *train, *eval; /* either may be NULL */
     rk_module *net;

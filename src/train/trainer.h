@@ -16,7 +16,8 @@ typedef struct rk__trainer {
     rk_ctx *ctx;
     const rk_config *cfg;
     const rk_train_opts *opts;
-    rk_run *run;
+    rk_run *run; /* ranks other than the first: to read only */
+    bool speaks; /* the first rank: writes the run's folder and tells the caller */
     rk__setup setup;
     rk_optim *optim;
     rk__schedule schedule;
