@@ -13,10 +13,11 @@ typedef struct rk_optim rk_optim;   /* optim.h */
 typedef struct rk_loader rk_loader; /* io.h */
 
 /* [C] Writes a snapshot of everything into run folder `dir` and returns once it is durable. opt, data may be
- * NULL. With data, the loader of the training data, and a network that rk_forward(root) runs, the snapshot also
- * tells the layers and how the data is treated, so that rk_evaluate(), rk_predict() and `rankine eval` can use
- * it; the loss they tell is cross entropy for classes and the mean squared error otherwise. A snapshot's number
- * is that of the optimiser's steps. RK_ECONFIG: dir holds that step, or a later one, of another training. */
+ * NULL. With data, the loader of the training data, and a network that rk_forward(root) runs, the snapshot
+ * also tells the layers and how the data is treated, so that rk_evaluate(), rk_predict() and `rankine eval`
+ * can use it; the loss they tell is cross entropy for classes and the mean squared error otherwise. A
+ * snapshot's number is that of the optimiser's steps. RK_ECONFIG: dir holds that step, or a later one, of
+ * another training. */
 RK_API rk_status rk_save(const char *dir, rk_module *net, rk_optim *opt, rk_loader *data);
 /* [C] Continues from the newest whole snapshot in `dir`; nothing there yet is fine (RK_OK, nothing changed).
  */

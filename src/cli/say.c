@@ -40,7 +40,7 @@ int cli_flush(void)
 int cli_close(rk_ctx *ctx)
 {
     rk_status st = rk_failed(ctx);
-    if (st)
+    if (st && rk_rank(ctx) == 0) /* the first rank knows what went wrong on the others */
         cli_fail(st, "%s", ctx && *rk_error(ctx) ? rk_error(ctx) : rk_status_name(st));
     rk_close(ctx);
     return st ? rk_exit_code(st) : cli_flush();

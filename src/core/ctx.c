@@ -55,7 +55,7 @@ static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)
     return ctx->status;
 }
 
-rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
+rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out)
 {
     static const rk_open_cfg defaults;
     rk_ctx *ctx = *out = calloc(1, sizeof *ctx);

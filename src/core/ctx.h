@@ -79,6 +79,9 @@ struct rk_ctx {
     rk_tensor *step_tensors; /* newest first */
 };
 
+/* rk_open() for one rank by itself. */
+rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out);
+
 const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
 
 /* Runs fn(arg) in rk_close(). RK_ENOMEM is recorded. */

@@ -12,12 +12,14 @@ struct rk__grads {
     rk__job *job;
     rk_tensor **t;
     int n;
-    int64_t *at;    /* (n + 1) where parameter i begins in the flat vector */
-    int64_t *bound; /* (ranks + 1) piece r is [bound[r], bound[r + 1]) */
-    float *part;    /* (parts, total): this rank's subtrees */
-    float *sum;     /* (total): what all of them come to */
-    int most_parts; /* of any rank */
-    rk_leg *send, *recv, *piece;
+    int64_t *at;          /* (n + 1) where parameter i begins in the flat vector */
+    int64_t *bound;       /* (ranks + 1) piece r is [bound[r], bound[r + 1]) */
+    float *part;          /* (parts, total): this rank's subtrees */
+    float *sum;           /* (total): what all of them come to */
+    int most_parts;       /* of any rank */
+    rk_leg *send, *piece; /* (ranks) */
+    rk_leg *recv;         /* (most_parts, ranks) */
+    rk_request *request[RK_ORDER_PARTS];
     const float **from;
 };
 
@@ -109,11 +111,11 @@ rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out
     g->at = rk__calloc(ctx, (size_t)n + 1, sizeof *g->at);
     g->bound = rk__calloc(ctx, ranks + 1, sizeof *g->bound);
     g->send = rk__calloc(ctx, ranks, sizeof *g->send);
-    g->recv = rk__calloc(ctx, ranks, sizeof *g->recv);
     g->piece = rk__calloc(ctx, ranks, sizeof *g->piece);
     g->from = rk__calloc(ctx, (size_t)j->parts, sizeof *g->from);
     RK_TRY(rk_failed(ctx));
     RK_TRY(lay_out(g, t));
+    g->recv = rk__calloc(ctx, (size_t)g->most_parts * ranks, sizeof *g->recv);
     RK_TRY(take_memory(g));
     for (int i = 0; i < n; i++)
         for (int p = 0; p < rk__job_parts(j); p++)
@@ -146,20 +148,33 @@ static rk_status complete(rk__grads *g)
     return RK_OK;
 }
 
-/* Part number p of every rank: piece r to rank r. */
-static rk_status exchange_part(rk__grads *g, int p)
+/* Part number p of every rank sets out: piece r to rank r. */
+static rk_status start_part(rk__grads *g, int p)
 {
     const rk__job *j = g->job;
     const int64_t *b = g->bound;
+    rk_leg *recv = g->recv + p * j->ranks;
     for (int r = 0; r < j->ranks; r++) {
         bool mine = p < rk__job_parts(j), theirs = j->first[r] + p < j->first[r + 1];
-        g->send[r] = (rk_leg){ g->part + p * total(g) + b[r], mine ? (size_t)(b[r + 1] - b[r]) * sizeof(float) : 0 };
-        g->recv[r] = (rk_leg){ NULL, theirs ? (size_t)(b[j->rank + 1] - b[j->rank]) * sizeof(float) : 0 };
+        g->send[r] =
+            (rk_leg){ g->part + p * total(g) + b[r], mine ? (size_t)(b[r + 1] - b[r]) * sizeof(float) : 0 };
+        recv[r] = (rk_leg){ NULL, theirs ? (size_t)(b[j->rank + 1] - b[j->rank]) * sizeof(float) : 0 };
     }
-    RK_TRY(rk__comm_exchange(j->comm, "gradients", g->send, g->recv));
-    for (int r = 0; r < j->ranks; r++)
-        if (g->recv[r].bytes)
-            g->from[j->first[r] + p] = g->recv[r].data;
+    return j->comm->table->exchange(j->comm, "gradients", g->send, recv, &g->request[p]);
+}
+
+/* All set out before the first arrives: what arrived may be read until another sets out. */
+static rk_status exchange(rk__grads *g)
+{
+    const rk__job *j = g->job;
+    for (int p = 0; p < g->most_parts; p++)
+        RK_TRY(start_part(g, p));
+    for (int p = 0; p < g->most_parts; p++) {
+        RK_TRY(j->comm->table->wait(j->comm, g->request[p]));
+        for (int r = 0; r < j->ranks; r++)
+            if (j->first[r] + p < j->first[r + 1])
+                g->from[j->first[r] + p] = g->recv[p * j->ranks + r].data;
+    }
     return RK_OK;
 }
 
@@ -168,8 +183,7 @@ rk_status rk__grads_sum(rk__grads *g)
     rk__job *j = g->job;
     const int64_t *b = g->bound, lo = b[j->rank], n = b[j->rank + 1] - lo;
     RK_TRY(complete(g));
-    for (int p = 0; p < g->most_parts; p++)
-        RK_TRY(exchange_part(g, p));
+    RK_TRY(exchange(g));
     RK_TRY(rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo));
     for (int r = 0; r < j->ranks; r++)
         g->piece[r] = (rk_leg){ g->sum + b[r], (size_t)(b[r + 1] - b[r]) * sizeof(float) };

@@ -18,10 +18,11 @@ static rk_status share_out(rk__job *j)
 {
     const int shards = j->ctx->data_shards;
     if (j->ranks > shards)
-        return rk_fail(j->ctx, RK_ECONFIG,
-                       "%d ranks, but grid.data is %d: a rank needs a shard of the batch. Start at most %d ranks, or a "
-                       "new run with a larger grid.data",
-                       j->ranks, shards, shards);
+        return rk_fail(
+            j->ctx, RK_ECONFIG,
+            "%d ranks, but grid.data is %d: a rank needs a shard of the batch. Start at most %d ranks, or a "
+            "new run with a larger grid.data",
+            j->ranks, shards, shards);
     j->first = rk__calloc(j->ctx, (size_t)j->ranks + 1, sizeof *j->first);
     j->part = rk__calloc(j->ctx, (size_t)shards, sizeof *j->part);
     if (!j->first || !j->part)

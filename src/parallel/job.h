@@ -15,9 +15,9 @@ typedef struct rk__job {
     int64_t gather_size; /* floats */
 } rk__job;
 
-/* [C] Joins the ranks of ctx->comm over the ctx->data_shards of the grid and makes ctx->meet theirs; *out lives as
- * long as ctx. One rank alone: fine, nothing meets.
- * Errors: RK_ECONFIG if there are more ranks than shards. */
+/* [C] Joins the ranks of ctx->comm over the ctx->data_shards of the grid and makes ctx->meet theirs; *out
+ * lives as long as ctx. One rank alone: fine, nothing meets. Errors: RK_ECONFIG if there are more ranks than
+ * shards. */
 rk_status rk__job_open(rk_ctx *ctx, rk__job **out);
 
 /* Subtrees of this rank, and the first of them. */

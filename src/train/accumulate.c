@@ -49,7 +49,9 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
                                int64_t micro)
 {
     rk_ctx *ctx = job->ctx;
-    *a = (rk__accumulator){ .ctx = ctx, .job = job, .net = net, .loss = loss, .loss_arg = arg, .micro = micro };
+    *a = (rk__accumulator){
+        .ctx = ctx, .job = job, .net = net, .loss = loss, .loss_arg = arg, .micro = micro
+    };
     int n = rk_param_count(net);
     a->trained = list_make(ctx, (size_t)n, sizeof *a->trained);
     a->sums = list_make(ctx, (size_t)n * MAX_LEVELS, sizeof *a->sums);
@@ -203,8 +205,8 @@ static rk_status make_outs(rk__accumulator *a, int64_t pieces)
 }
 
 /* The pieces of one subtree of `leaves` shards, whose samples are [lo, hi) of this rank's. */
-static rk_status subtree_in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces, int leaves,
-                                   int64_t from, int64_t to, int *n_outs)
+static rk_status subtree_in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces,
+                                   int leaves, int64_t from, int64_t to, int *n_outs)
 {
     rk_ctx *ctx = a->ctx;
     int64_t per_shard = pieces > leaves ? pieces / leaves : 1, subtrees = pieces / per_shard;
@@ -260,6 +262,7 @@ rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, d
     if (a->grads)
         rk__grads_begin(a->grads);
     int64_t pieces = a->micro > 0 ? pieces_of(b->global, a->micro) : 1;
-    RK_TRY(pieces > 1 && b->n > a->micro ? in_pieces(a, b, step, pieces, loss_value) : whole(a, b, loss_value));
+    RK_TRY(pieces > 1 && b->n > a->micro ? in_pieces(a, b, step, pieces, loss_value)
+                                         : whole(a, b, loss_value));
     return a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
 }

@@ -33,7 +33,8 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
  *
  * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a
  * subtree of V / pieces shards, and gradients are added in the binary tree above; with more, the pieces of a
- * shard continue its chains. A rank does so within each of its subtrees. So every sum is the one of the whole batch (core/order.h). */
+ * shard continue its chains. A rank does so within each of its subtrees. So every sum is the one of the whole
+ * batch (core/order.h). */
 rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, double *loss_value);
 
 #endif

@@ -439,8 +439,8 @@ static bool file_asks(rk__trainer *t, const char *name)
     return true;
 }
 
-/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with each log
- * line)? All stop before the same step. */
+/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with
+ * each log line)? All stop before the same step. */
 static rk_status asked_to_stop(rk__trainer *t, bool look, bool *stop)
 {
     int64_t asked = (t->opts->stop && *t->opts->stop) || (look && t->speaks && file_asks(t, "STOP"));

@@ -95,7 +95,8 @@ static rk_status add_errors(rk__metrics *m, rk__job *job, int64_t samples, int64
     return RK_OK;
 }
 
-rk_status rk__metrics_add(rk__metrics *m, rk__job *job, rk_tensor *out, rk_tensor *target, int64_t global, double loss)
+rk_status rk__metrics_add(rk__metrics *m, rk__job *job, rk_tensor *out, rk_tensor *target, int64_t global,
+                          double loss)
 {
     rk_ctx *ctx = rk_tensor_ctx(out);
     RK_TRY(rk_failed(ctx));

@@ -1,5 +1,5 @@
-/* What an evaluation counts. Counts are integers; sums are in double: over the samples of a data shard in order, then
- * in the tree over the shards, so that they do not depend on who holds them. */
+/* What an evaluation counts. Counts are integers; sums are in double: over the samples of a data shard in
+ * order, then in the tree over the shards, so that they do not depend on who holds them. */
 #ifndef RK_TRAIN_METRICS_H
 #define RK_TRAIN_METRICS_H
 
@@ -24,9 +24,10 @@ typedef struct rk__metrics {
 
 rk_status rk__metrics_init(rk__metrics *m, rk_ctx *ctx, int64_t classes, int64_t topk);
 void rk__metrics_free(rk__metrics *m);
-/* [C] out (n, classes) with target (n) i64, or out and target of one shape: this rank's part of a batch of `global`
- * samples, for which ctx->grid is set; loss: the mean over the batch. */
-rk_status rk__metrics_add(rk__metrics *m, rk__job *job, rk_tensor *out, rk_tensor *target, int64_t global, double loss);
+/* [C] out (n, classes) with target (n) i64, or out and target of one shape: this rank's part of a batch of
+ * `global` samples, for which ctx->grid is set; loss: the mean over the batch. */
+rk_status rk__metrics_add(rk__metrics *m, rk__job *job, rk_tensor *out, rk_tensor *target, int64_t global,
+                          double loss);
 /* [C] Counts become those of all ranks: once, at the end. */
 rk_status rk__metrics_meet(rk__metrics *m, rk__job *job);
 /* The named values, filtered by `wanted` ("loss,accuracy"; NULL: all that fit). Returns how many. Names are

@@ -1,0 +1,50 @@
+/* rk_open(): the context of core, and the ranks it belongs to. */
+#include "parallel/comm.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Ranks that the launcher put on this node; 0: it does not say. */
+static int ranks_here(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                                         "SLURM_NTASKS_PER_NODE" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        long n = v ? strtol(v, NULL, 10) : 0;
+        if (n > 0 && n < 1 << 16)
+            return (int)n;
+    }
+    return 0;
+}
+
+/* A launcher that binds ranks has shared out the cores already; otherwise they are shared here. */
+static int own_cores(void)
+{
+    cpu_set_t set;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int ranks = ranks_here();
+    if (sched_getaffinity(0, sizeof set, &set))
+        return 0;
+    int allowed = CPU_COUNT(&set);
+    if (allowed < online || ranks < 2)
+        return allowed;
+    return allowed / ranks > 0 ? allowed / ranks : 1;
+}
+
+rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
+{
+    rk_open_cfg c = cfg ? *cfg : (rk_open_cfg){ 0 };
+    bool join = !c.alone && rk__comm_launched();
+    if (join && c.threads == 0)
+        c.threads = own_cores();
+    RK_TRY(rk__open(&c, out));
+    if (!join)
+        return RK_OK;
+    rk_ctx *ctx = *out;
+    RK_TRY(rk__comm_open(ctx, &ctx->comm));
+    ctx->rank = ctx->comm->rank;
+    ctx->ranks = ctx->comm->size;
+    return RK_OK;
+}
