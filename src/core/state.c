@@ -54,7 +54,25 @@ static rk_status grow(rk_state *st)
     return RK_OK;
 }
 
-static rk_status add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t, int64_t *cursor)
+rk_piece rk__piece_whole(const rk_shape *s)
+{
+    rk_piece p = { .whole = *s, .box = *s, .to = 1 };
+    for (int i = 0; i < s->ndim; i++)
+        p.to *= s->dim[i];
+    return p;
+}
+
+bool rk__piece_is_whole(const rk_piece *p)
+{
+    rk_piece all = rk__piece_whole(&p->whole);
+    for (int i = 0; i < p->whole.ndim; i++)
+        if (p->box.dim[i] != p->whole.dim[i])
+            return false;
+    return p->from == 0 && p->to == all.to;
+}
+
+static rk_status add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t, const rk_piece *piece,
+                     int64_t *cursor)
 {
     RK_TRY(rk_failed(st->ctx));
     if (!rk__state_name_ok(name))
@@ -68,19 +86,31 @@ static rk_status add(rk_state *st, rk_state_kind kind, const char *name, rk_tens
     char *copy = rk__strdup(st->ctx, name);
     if (!copy)
         return rk_failed(st->ctx);
-    st->entries[st->n++] = (rk_state_entry){ .name = copy, .kind = kind, .tensor = t, .cursor = cursor };
+    st->entries[st->n] = (rk_state_entry){ .name = copy, .kind = kind, .tensor = t, .cursor = cursor };
+    if (piece)
+        st->entries[st->n].piece = *piece;
+    st->n++;
     return RK_OK;
 }
 
 rk_status rk__state_add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t)
 {
     RK_ASSERT(kind != RK_STATE_CURSOR && t);
-    return add(st, kind, name, t, NULL);
+    rk_shape s = rk_tensor_shape(t);
+    rk_piece whole = rk__piece_whole(&s);
+    return add(st, kind, name, t, &whole, NULL);
+}
+
+rk_status rk__state_add_piece(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t,
+                              const rk_piece *piece)
+{
+    RK_ASSERT(kind != RK_STATE_CURSOR && t && rk_tensor_size(t) == piece->to - piece->from);
+    return add(st, kind, name, t, piece, NULL);
 }
 
 rk_status rk__state_add_cursor(rk_state *st, const char *name, int64_t *cursor)
 {
-    return add(st, RK_STATE_CURSOR, name, NULL, cursor);
+    return add(st, RK_STATE_CURSOR, name, NULL, NULL, cursor);
 }
 
 rk_state_entry *rk__state_find(const rk_state *st, const char *name)

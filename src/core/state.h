@@ -1,5 +1,8 @@
 /* The named state list: the only currency between nn, train, parallel, ckpt and io.
  *
+ * With several ranks each has a list with the same entries in the same order, and holds the whole of a
+ * logical tensor or a piece of it.
+ *
  * An entry is a logical tensor under a unique name ("fc1.weight", "optim/fc1.weight/m", "loader/cursor").
  * Lists own their entry array and names, never the tensors. Names: [A-Za-z0-9._/-], no leading dot. */
 #ifndef RK_CORE_STATE_H
@@ -15,11 +18,23 @@ typedef enum rk_state_kind {
     RK_STATE_CURSOR  /* loader cursor, step, counters: small i64 tensors, host side */
 } rk_state_kind;
 
+/* What a rank holds of a logical tensor: a box of it (tensor parallelism), and of the box's elements in
+ * row-major order those from `from` up to `to` (ZeRO). All pieces of a tensor together are all of it; several
+ * ranks may hold the same. */
+typedef struct rk_piece {
+    rk_shape whole;          /* of the logical tensor */
+    int64_t lo[RK_MAX_DIMS]; /* where the box begins */
+    rk_shape box;
+    int64_t from, to;
+} rk_piece;
+
 typedef struct rk_state_entry {
     char *name;
     rk_state_kind kind;
-    rk_tensor *tensor; /* CURSOR: NULL, and `cursor` is used */
-    int64_t *cursor;   /* kind CURSOR: one 64-bit number owned by whoever registered it */
+    rk_tensor *tensor; /* piece.to - piece.from elements. CURSOR: NULL, and `cursor` is used */
+    rk_piece piece;    /* the whole, unless rk__state_add_piece() said otherwise */
+    int64_t
+        *cursor; /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
 } rk_state_entry;
 
 typedef struct rk_state {
@@ -32,6 +47,13 @@ void rk__state_init(rk_state *st, rk_ctx *ctx);
 void rk__state_free(rk_state *st);
 /* Copies the name. Fails with RK_ECONFIG on a duplicate or a bad name. */
 rk_status rk__state_add(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t);
+/* The tensor's shape does not matter, its size does. */
+rk_status rk__state_add_piece(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t,
+                              const rk_piece *piece);
+/* All of a tensor of this shape. */
+rk_piece rk__piece_whole(const rk_shape *s);
+/* Is it all of the tensor? */
+bool rk__piece_is_whole(const rk_piece *p);
 rk_status rk__state_add_cursor(rk_state *st, const char *name, int64_t *cursor);
 rk_state_entry *rk__state_find(const rk_state *st, const char *name); /* NULL if absent */
 /* Whether a name may be used: see the head of this file; no part between slashes is empty or begins with a
