@@ -32,8 +32,10 @@ rk_status rk__comm_named(rk_ctx *ctx, const char *name, rk_comm **out)
         return rk_failed(ctx);
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         if (!strcmp(tables[i].name, name)) {
-            RK_TRY(tables[i].make(ctx, out));
-            return *out ? rk__at_close(ctx, close_comm, *out) : RK_OK;
+            tables[i].make(ctx, out);
+            if (*out)
+                rk__at_close(ctx, close_comm, *out);
+            return rk_failed(ctx);
         }
     return RK_OK;
 }

@@ -1,10 +1,12 @@
-/* Communicators: how ranks meet. THE collective table; comm_self.c is one rank alone, comm_mpi.c MPI ranks,
- * which share memory within a node.
+/* Communicators: how ranks meet. THE collective table; comm_self.c is one rank alone, comm_ranks.c the ranks
+ * of a launcher, which share memory within a node and send messages between nodes.
  *
  * A communicator belongs to a context and is used by its thread. Calls marked [C] are made by every rank of
- * the communicator in one order, under one name and with sizes that fit together. Ranks that do not, fail
- * within a second with what each of them called, instead of waiting for ever. A rank whose context has failed
- * tells the others at its next call here, and they fail with "rank 3: ..." and its status.
+ * the communicator in one order, under one name and with sizes that fit together. Waits for exchanges stand
+ * in the same places among the calls on every rank, too: whether a rank waits may not depend on what
+ * rk_comm_table.progress says there. Ranks that do not, fail within a second with what each of them called,
+ * instead of waiting for ever. A rank whose context has failed tells the others at its next call here, and
+ * they fail with "rank 3: ..." and its status.
  *
  * Failures are recorded in the context. `name` says what is moved ("gradients 2", "fc1.weight"); it is
  * copied. */
@@ -29,14 +31,16 @@ typedef struct rk_comm_table {
      * ranks. NULL: recorded. */
     void *(*alloc)(rk_comm *c, size_t bytes);
     void (*release)(rk_comm *c, void *p); /* [C] */
-    /* [C] Starts: send[i] goes to rank i, recv[i] comes from it (size legs each; one's own leg too). When
-     * done, recv[i].data is where the bytes lie: in the memory given or, if that was NULL, wherever the
-     * communicator has them: in the sender's own memory if both share a node and it came from alloc(). Such a
-     * leg may be read until this rank starts another collective after the wait that ends with
-     * rk__comm_wait(); send buffers may be changed when a collective started after that wait is complete. */
+    /* [C] Starts (at most 63 at a time): recv stays the caller's array and lives until the wait, send is
+     * copied; the memory of both is in use until then. send[i] goes to rank i, recv[i] comes from it (size
+     * legs each; one's own leg too). When done, recv[i].data is where the bytes lie: in the memory given or,
+     * if that was NULL, wherever the communicator has them: in the sender's own memory if both share a node
+     * and it came from alloc(). Such a leg may be read until this rank starts another collective after the
+     * wait that ends with rk__comm_wait(); send buffers may be changed when a collective started after that
+     * wait is complete. */
     rk_status (*exchange)(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv, rk_request **out);
-    /* [C] Starts: everyone gets everyone's piece. piece[i] is where rank i's lies on this rank; one's own is
-     * there already. Sizes are the same everywhere. */
+    /* [C] Starts; `piece` itself is copied. Everyone gets everyone's piece. piece[i] is where rank i's lies
+     * on this rank; one's own is there already. Sizes are the same everywhere. */
     rk_status (*all_gather)(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out);
     rk_status (*broadcast)(rk_comm *c, const char *name, int root, void *data, size_t bytes,
                            rk_request **out);           /* [C] starts */

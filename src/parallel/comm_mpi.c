@@ -7,11 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A word on its way. */
+typedef struct word {
+    struct word *next;
+    MPI_Request request;
+    char data[];
+} word;
+
 struct rk__net {
     rk_ctx *ctx;
     MPI_Comm comm;
     int rank, size;
-    int top_tag;
+    int top_tag; /* that of words */
+    word *words;
     size_t piece; /* largest message; longer ones travel in pieces */
 };
 
@@ -122,12 +130,29 @@ rk_status rk__net_split_node(rk__net *net, rk__net **out)
     return error ? failed(net->ctx, "cannot find the ranks of this node", error) : wrap(net->ctx, comm, out);
 }
 
+static void drop_sent_words(rk__net *net)
+{
+    for (word **at = &net->words; *at;) {
+        word *w = *at;
+        int gone = 0;
+        MPI_Test(&w->request, &gone, MPI_STATUS_IGNORE);
+        if (gone) {
+            *at = w->next;
+            free(w);
+        } else {
+            at = &w->next;
+        }
+    }
+}
+
 void rk__net_close(rk__net *net)
 {
     int over = 1;
     if (!net)
         return;
     MPI_Finalized(&over);
+    if (!over)
+        drop_sent_words(net);          /* the few that have not left are MPI's until the end */
     if (!over && !rk_failed(net->ctx)) /* collective: after a failure the others may be elsewhere */
         MPI_Comm_free(&net->comm);
     free(net);
@@ -149,9 +174,10 @@ int rk__net_size(const rk__net *net)
     return net->size;
 }
 
-uint32_t rk__net_top_tag(const rk__net *net)
+uint32_t rk__net_tag(const rk__net *net, uint64_t hash)
 {
-    return (uint32_t)net->top_tag;
+    hash ^= hash >> 29;
+    return RK__NET_TAGS + (uint32_t)(hash % (uint64_t)(net->top_tag - RK__NET_TAGS));
 }
 
 rk_status rk__net_gather(rk__net *net, const void *mine, size_t bytes, void *all)
@@ -271,4 +297,33 @@ void rk__posts_close(rk__posts *p)
     free(p->bytes);
     free(p->arrived);
     free(p);
+}
+
+/* ---- words ---- */
+
+rk_status rk__net_say(rk__net *net, int to, const void *what, size_t bytes)
+{
+    drop_sent_words(net);
+    word *w = malloc(sizeof *w + bytes);
+    if (!w)
+        return rk_fail(net->ctx, RK_ENOMEM, "out of memory");
+    memcpy(w->data, what, bytes);
+    int error = MPI_Isend(w->data, (int)bytes, MPI_BYTE, to, net->top_tag, net->comm, &w->request);
+    if (error) {
+        free(w);
+        return failed(net->ctx, "cannot send", error);
+    }
+    w->next = net->words;
+    net->words = w;
+    return RK_OK;
+}
+
+bool rk__net_hear(rk__net *net, void *what, size_t bytes, int *from)
+{
+    MPI_Status s;
+    int there = 0;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, net->top_tag, net->comm, &there, &s) || !there)
+        return false;
+    *from = s.MPI_SOURCE;
+    return MPI_Recv(what, (int)bytes, MPI_BYTE, s.MPI_SOURCE, net->top_tag, net->comm, &s) == MPI_SUCCESS;
 }

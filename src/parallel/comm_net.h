@@ -23,7 +23,8 @@ void rk__net_close(rk__net *net); /* [C] unless the context has failed; NULL is 
 
 int rk__net_rank(const rk__net *net);
 int rk__net_size(const rk__net *net);
-uint32_t rk__net_top_tag(const rk__net *net); /* the largest tag */
+/* A tag for a collective's messages, from a hash: where hashes differ, messages do not meet. */
+uint32_t rk__net_tag(const rk__net *net, uint64_t hash);
 
 /* [C] all (size, bytes) of everyone's, in order of rank. Blocks; for start-up. */
 rk_status rk__net_gather(rk__net *net, const void *mine, size_t bytes, void *all);
@@ -36,6 +37,11 @@ rk_status rk__posts_recv(rk__posts *p, int from, uint32_t tag, void *data, size_
 /* Pushes on. RK_EPEER: the network failed. *done: all have arrived or left; the list is empty again. */
 rk_status rk__posts_test(rk__posts *p, bool *done);
 void rk__posts_close(rk__posts *p); /* what is under way is given up; NULL is allowed */
+
+/* Small words out of turn: copied, never waited for; heard by whoever asks. */
+rk_status rk__net_say(rk__net *net, int to, const void *word, size_t bytes);
+/* The next word of `bytes` that has come, from any rank. */
+bool rk__net_hear(rk__net *net, void *word, size_t bytes, int *from);
 
 /* Ends all ranks of the job. */
 void rk__net_abort(rk__net *net, int code) __attribute__((noreturn));

@@ -1,289 +1,338 @@
-/* Collectives between the ranks of a launcher. */
+/* Collectives between the ranks of a launcher: the table, requests and waiting. */
+#include "parallel/comm_ranks.h"
+
 #include "parallel/comm_tables.h"
 
-#include "parallel/comm_net.h"
-
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-typedef struct ranks {
-    rk_comm base;
-    rk__net *net;
-    uint64_t chain;    /* hash of every collective so far: ranks that differ do not meet */
-    rk_request *limbo; /* waited for; what they lent may be read until the next collective starts */
-    rk_leg barrier_leg;
-} ranks;
-
-struct rk_request {
-    rk__posts *posts;
-    void *scratch; /* where bytes lie whose receiver named no place */
-    bool done;
-    rk_request *next;
-};
-
-static ranks *ranks_of(rk_comm *c)
-{
-    return (ranks *)c;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+/* ---- requests ---- */
 
 static void free_request(rk_request *r)
 {
+    rk__posts_close(r->relay);
     rk__posts_close(r->posts);
+    free(r->leg);
     free(r->scratch);
+    free(r->place);
+    free(r->taken);
     free(r);
 }
 
-static void free_limbo(ranks *c)
+static rk_request *make_request(rk__ranks *c)
+{
+    rk_ctx *ctx = c->base.ctx;
+    rk_request *r = rk__calloc(ctx, 1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->leg = rk__calloc(ctx, (size_t)c->base.size, sizeof *r->leg);
+    r->place = rk__calloc(ctx, (size_t)c->base.node_size, sizeof *r->place);
+    r->taken = rk__calloc(ctx, (size_t)c->base.node_size, 1);
+    rk__posts_open(c->net, &r->relay);
+    rk__posts_open(c->net, &r->posts);
+    if (!rk_failed(ctx))
+        return r;
+    if (r->relay)
+        rk__posts_close(r->relay);
+    r->relay = NULL;
+    free_request(r);
+    return NULL;
+}
+
+/* Nothing of a call is read any more. */
+static void free_call(rk__ranks *c, uint64_t seq)
+{
+    uint64_t before = c->freed;
+    c->done_with[seq % RK__CALLS] = true;
+    while (c->freed < c->seq && c->done_with[(c->freed + 1) % RK__CALLS])
+        c->done_with[++c->freed % RK__CALLS] = false;
+    if (c->shm && c->freed != before)
+        rk__node_set_freed(c->shm, c->freed);
+}
+
+/* To the pool, with what it may use again. */
+static void recycle(rk__ranks *c, rk_request *r)
+{
+    if (r->lends)
+        free_call(c, r->call.seq);
+    for (int n = 0; n < c->base.node_size; n++) {
+        free(r->place[n]);
+        r->place[n] = NULL;
+    }
+    r->next = c->pool;
+    c->pool = r;
+}
+
+static void empty_limbo(rk__ranks *c)
 {
     for (rk_request *r = c->limbo, *next; r; r = next) {
         next = r->next;
-        free_request(r);
+        recycle(c, r);
     }
     c->limbo = NULL;
 }
 
-/* FNV-1a of an operation and its name, on top of all before it. */
-static uint64_t mix(uint64_t h, const char *op, const char *name)
+static void reset(rk__ranks *c, rk_request *r)
 {
-    const char *part[2] = { op, name };
-    for (int i = 0; i < 2; i++)
-        for (const char *s = part[i];; s++) {
-            h = (h ^ (uint8_t)*s) * 0x100000001b3u;
-            if (!*s)
-                break;
-        }
-    return h;
+    r->next = NULL;
+    r->recv = NULL;
+    r->data = NULL;
+    r->round = 0;
+    r->ready = r->moved = r->done = r->lends = r->posted = false;
+    memset(r->taken, 0, (size_t)c->base.node_size);
+    r->taken[c->base.node_rank] = true;
+    r->left = c->base.node_size - 1;
 }
 
-static uint32_t tag_of(const ranks *c)
+/* ---- progress ---- */
+
+/* Moves whatever is under way, oldest first. */
+static rk_status advance(rk__ranks *c)
 {
-    uint64_t h = c->chain ^ c->chain >> 29;
-    return RK__NET_TAGS + (uint32_t)(h % (rk__net_top_tag(c->net) - RK__NET_TAGS));
+    for (rk_request *r = c->flight; r; r = r->next) {
+        if (r->done)
+            continue;
+        RK_TRY(rk__move(c, r));
+        if (r->done && !r->lends)
+            free_call(c, r->call.seq);
+    }
+    return RK_OK;
+}
+
+/* ---- a call ---- */
+
+static rk_status room_for_call(rk__ranks *c)
+{
+    rk__watch w = { 0 };
+    rk_status st = RK_OK;
+    if (c->in_flight >= RK__CALLS - 1)
+        return rk_fail(c->base.ctx, RK_EINTERNAL, "more than %d collectives under way", RK__CALLS - 1);
+    while (!st && c->shm && !rk__node_room(c->shm, c->seq + 1))
+        if (!(st = advance(c)) && !rk__node_room(c->shm, c->seq + 1))
+            st = rk__watch_idle(c, NULL, &w);
+    rk__watch_end(c, &w);
+    return st;
+}
+
+/* [C] Counts a call. After it, rk__node_call() has to follow. */
+static rk_status count_call(rk__ranks *c, rk__op op, const char *name, int root, uint64_t bytes,
+                            rk__call *call)
+{
+    if (rk_failed(c->base.ctx)) {
+        rk__announce(c);
+        return rk_failed(c->base.ctx);
+    }
+    if (c->root->announced)
+        return rk_fail(c->base.ctx, RK_EPEER,
+                       "the ranks parted when one of them failed: start the job again");
+    empty_limbo(c);
+    RK_TRY(room_for_call(c));
+    rk__call_set(call, ++c->seq, op, name, root, bytes);
+    call->waited = c->waited;
+    call->chain = c->chain = rk__call_chain(c->chain, call);
+    c->history[c->seq % RK__CALLS] = *call;
+    return RK_OK;
 }
 
 /* [C] Counts a collective and makes its request. */
-static rk_status begin(ranks *c, const char *op, const char *name, rk_request **out)
+static rk_status begin(rk__ranks *c, rk__op op, const char *name, int root, uint64_t bytes, rk_request **out)
 {
+    rk__call call;
     *out = NULL;
-    if (rk_failed(c->base.ctx))
-        return rk_failed(c->base.ctx);
-    free_limbo(c);
-    c->chain = mix(c->chain, op, name);
-    rk_request *r = rk__calloc(c->base.ctx, 1, sizeof *r);
+    RK_TRY(count_call(c, op, name, root, bytes, &call));
+    rk_request *r = c->pool ? c->pool : make_request(c);
     if (!r)
         return RK_ENOMEM;
-    rk_status st = rk__posts_open(c->net, &r->posts);
-    if (st) {
-        free(r);
-        return st;
-    }
+    if (r == c->pool)
+        c->pool = r->next;
+    reset(c, r);
+    r->call = call;
+    c->in_flight++;
     *out = r;
     return RK_OK;
 }
 
-static bool progress_ranks(rk_comm *base, rk_request *r)
+/* Posts and publishes; the request is under way from here on, whatever comes. */
+static rk_status launch(rk__ranks *c, rk_request *r)
 {
-    if (!r || r->done || rk_failed(base->ctx))
-        return true;
-    bool done = false;
-    if (rk__posts_test(r->posts, &done) == RK_OK)
-        r->done = done;
-    return done;
-}
-
-static rk_status wait_ranks(rk_comm *base, rk_request *r)
-{
-    ranks *c = ranks_of(base);
-    double begun = now();
-    if (!r)
-        return rk_failed(base->ctx);
-    while (!progress_ranks(base, r))
-        sched_yield();
-    base->waited += now() - begun;
-    r->next = c->limbo;
-    c->limbo = r;
-    return rk_failed(base->ctx);
-}
-
-/* Everything that this rank sends and expects, one's own leg last. */
-static rk_status post_legs(ranks *c, rk_request *r, const rk_leg *send, rk_leg *recv)
-{
-    uint32_t tag = tag_of(c);
-    int me = c->base.rank;
-    for (int d = 1; d < c->base.size; d++) {
-        int from = (me + c->base.size - d) % c->base.size;
-        RK_TRY(rk__posts_recv(r->posts, from, tag, recv[from].data, recv[from].bytes));
-        c->base.received += recv[from].bytes;
-    }
-    for (int d = 1; d < c->base.size; d++) {
-        int to = (me + d) % c->base.size;
-        RK_TRY(rk__posts_send(r->posts, to, tag, send[to].data, send[to].bytes));
-        c->base.sent += send[to].bytes;
-    }
-    return RK_OK;
-}
-
-/* Places for the legs whose receiver named none. */
-static rk_status place_legs(ranks *c, rk_request *r, const rk_leg *send, rk_leg *recv)
-{
-    size_t bytes = 0;
-    int me = c->base.rank;
-    for (int i = 0; i < c->base.size; i++)
-        bytes += i != me && !recv[i].data ? (recv[i].bytes + 63) / 64 * 64 : 0;
-    r->scratch = rk__calloc(c->base.ctx, bytes, 1);
-    if (!r->scratch)
-        return RK_ENOMEM;
-    char *at = r->scratch;
-    for (int i = 0; i < c->base.size; i++)
-        if (i != me && !recv[i].data) {
-            recv[i].data = at;
-            at += (recv[i].bytes + 63) / 64 * 64;
-        }
-    if (!recv[me].data)
-        recv[me].data = send[me].data;
-    else if (recv[me].bytes)
-        memmove(recv[me].data, send[me].data, recv[me].bytes);
-    return RK_OK;
+    *c->flight_end = r;
+    c->flight_end = &r->next;
+    RK_TRY(rk__move_start(c, r));
+    if (c->shm)
+        rk__node_call(c->shm, &r->call);
+    return advance(c);
 }
 
 static rk_status exchange_ranks(rk_comm *base, const char *name, const rk_leg *send, rk_leg *recv,
                                 rk_request **out)
 {
-    ranks *c = ranks_of(base);
-    RK_TRY(begin(c, "exchange", name, out));
-    RK_TRY(place_legs(c, *out, send, recv));
-    return post_legs(c, *out, send, recv);
+    rk__ranks *c = rk__ranks_of(base);
+    uint64_t bytes = 0;
+    for (int i = 0; i < base->size; i++)
+        bytes += send[i].bytes;
+    RK_TRY(begin(c, RK__EXCHANGE, name, 0, bytes, out));
+    memcpy((*out)->leg, send, (size_t)base->size * sizeof *send);
+    (*out)->recv = recv;
+    return launch(c, *out);
 }
 
 static rk_status all_gather_ranks(rk_comm *base, const char *name, const rk_leg *piece, rk_request **out)
 {
-    ranks *c = ranks_of(base);
-    RK_TRY(begin(c, "all-gather", name, out));
-    uint32_t tag = tag_of(c);
-    for (int d = 1; d < base->size; d++) {
-        int from = (base->rank + base->size - d) % base->size, to = (base->rank + d) % base->size;
-        RK_TRY(rk__posts_recv((*out)->posts, from, tag, piece[from].data, piece[from].bytes));
-        RK_TRY(rk__posts_send((*out)->posts, to, tag, piece[base->rank].data, piece[base->rank].bytes));
-        base->received += piece[from].bytes;
-        base->sent += piece[base->rank].bytes;
-    }
-    return RK_OK;
+    rk__ranks *c = rk__ranks_of(base);
+    RK_TRY(begin(c, RK__ALL_GATHER, name, 0, piece[base->rank].bytes, out));
+    memcpy((*out)->leg, piece, (size_t)base->size * sizeof *piece);
+    return launch(c, *out);
 }
 
 static rk_status broadcast_ranks(rk_comm *base, const char *name, int root, void *data, size_t bytes,
                                  rk_request **out)
 {
-    ranks *c = ranks_of(base);
-    RK_TRY(begin(c, "broadcast", name, out));
-    uint32_t tag = tag_of(c);
-    if (root != base->rank) {
-        base->received += bytes;
-        return rk__posts_recv((*out)->posts, root, tag, data, bytes);
+    rk__ranks *c = rk__ranks_of(base);
+    if (root < 0 || root >= base->size)
+        return rk_fail(base->ctx, RK_EINTERNAL, "broadcast %s from rank %d of %d", name, root, base->size);
+    RK_TRY(begin(c, RK__BROADCAST, name, root, bytes, out));
+    (*out)->data = data;
+    return launch(c, *out);
+}
+
+static bool progress_ranks(rk_comm *base, rk_request *r)
+{
+    rk__ranks *c = rk__ranks_of(base);
+    if (!rk_failed(base->ctx))
+        advance(c);
+    return !r || r->done || rk_failed(base->ctx);
+}
+
+static void leave_flight(rk__ranks *c, rk_request *r)
+{
+    rk_request **at = &c->flight;
+    while (*at != r)
+        at = &(*at)->next;
+    *at = r->next;
+    if (!r->next)
+        c->flight_end = at;
+}
+
+static rk_status wait_ranks(rk_comm *base, rk_request *r)
+{
+    rk__ranks *c = rk__ranks_of(base);
+    rk__watch w = { 0 };
+    if (!r)
+        return rk_failed(base->ctx);
+    while (!progress_ranks(base, r))
+        if (rk__watch_idle(c, r, &w))
+            break;
+    rk__watch_end(c, &w);
+    if (rk_failed(base->ctx)) { /* messages may be under way: the request dies with the communicator */
+        rk__announce(c);
+        return rk_failed(base->ctx);
     }
-    for (int to = 0; to < base->size; to++)
-        if (to != root)
-            RK_TRY(rk__posts_send((*out)->posts, to, tag, data, bytes));
-    base->sent += bytes * (size_t)(base->size - 1);
+    c->in_flight--;
+    leave_flight(c, r);
+    if (r->call.op == RK__EXCHANGE)
+        c->waited += r->call.seq;
+    r->next = c->limbo;
+    c->limbo = r;
     return RK_OK;
 }
 
 static rk_status barrier_ranks(rk_comm *base, const char *name)
 {
-    char byte[1024];
-    rk_leg *piece = rk__calloc(base->ctx, (size_t)base->size, sizeof *piece);
-    if (!piece)
-        return RK_ENOMEM;
-    memset(byte, 0, sizeof byte);
-    for (int i = 0; i < base->size; i++)
-        piece[i] = (rk_leg){ &byte[i % 1024], 1 };
-    rk_status st = rk__comm_all_gather(base, name, piece);
-    free(piece);
-    return st;
+    rk__ranks *c = rk__ranks_of(base);
+    rk_request *r;
+    RK_TRY(begin(c, RK__BARRIER, name, 0, 0, &r));
+    rk_status st = launch(c, r);
+    return st ? st : wait_ranks(base, r);
 }
+
+/* ---- messages ---- */
 
 static rk_status message(rk_comm *base, int peer, int tag, void *data, size_t bytes, bool leaves)
 {
-    ranks *c = ranks_of(base);
+    rk__ranks *c = rk__ranks_of(base);
     rk__posts *p;
+    rk__watch w = { 0 };
     bool done = false;
     if (rk_failed(base->ctx))
         return rk_failed(base->ctx);
+    if (peer < 0 || peer >= base->size || peer == base->rank || tag < 0 || tag >= RK__NET_TAGS)
+        return rk_fail(base->ctx, RK_EINTERNAL, "a message between ranks %d and %d of %d with tag %d",
+                       base->rank, peer, base->size, tag);
     RK_TRY(rk__posts_open(c->net, &p));
     rk_status st = leaves ? rk__posts_send(p, peer, (uint32_t)tag, data, bytes)
                           : rk__posts_recv(p, peer, (uint32_t)tag, data, bytes);
     while (!st && !(st = rk__posts_test(p, &done)) && !done)
-        sched_yield();
+        if (!(st = advance(c)))
+            st = rk__watch_idle(c, NULL, &w);
+    rk__watch_end(c, &w);
     rk__posts_close(p);
     return st;
 }
 
 static rk_status send_ranks(rk_comm *base, int to, int tag, const void *data, size_t bytes)
 {
+    RK_TRY(message(base, to, tag, (void *)(uintptr_t)data, bytes, true));
     base->sent += bytes;
-    return message(base, to, tag, (void *)(uintptr_t)data, bytes, true);
+    base->sent_far += rk__is_near(rk__ranks_of(base), to) ? 0 : bytes;
+    return RK_OK;
 }
 
 static rk_status recv_ranks(rk_comm *base, int from, int tag, void *data, size_t bytes)
 {
+    RK_TRY(message(base, from, tag, data, bytes, false));
     base->received += bytes;
-    return message(base, from, tag, data, bytes, false);
+    return RK_OK;
 }
+
+/* ---- memory ---- */
 
 static void *alloc_ranks(rk_comm *base, size_t bytes)
 {
-    void *p = NULL;
-    if (rk_failed(base->ctx))
+    rk__ranks *c = rk__ranks_of(base);
+    rk_request *r;
+    if (begin(c, RK__ALLOC, "", 0, bytes, &r))
         return NULL;
-    if (posix_memalign(&p, 4096, bytes ? bytes : 1)) {
-        rk_fail(base->ctx, RK_ENOMEM, "out of memory: %zu bytes to share between ranks", bytes);
-        return NULL;
-    }
-    return memset(p, 0, bytes);
+    rk_status st = launch(c, r);
+    void *p = r->data;
+    return st || wait_ranks(base, r) ? NULL : p;
 }
 
 static void release_ranks(rk_comm *base, void *p)
 {
-    (void)base;
-    free(p);
-}
-
-static void close_ranks(rk_comm *base)
-{
-    ranks *c = ranks_of(base);
-    free_limbo(c);
-    rk__net_close(c->net);
-    free(c);
-}
-
-static rk_status wrap(rk_ctx *ctx, rk__net *net, rk_comm **out);
-
-static rk_status split_ranks(rk_comm *base, int color, int key, rk_comm **out)
-{
-    rk__net *net;
-    *out = NULL;
-    if (rk_failed(base->ctx))
-        return rk_failed(base->ctx);
-    RK_TRY(rk__net_split(ranks_of(base)->net, color, key, &net));
-    return net ? wrap(base->ctx, net, out) : RK_OK;
+    rk__ranks *c = rk__ranks_of(base);
+    rk__call call;
+    if (!p || count_call(c, RK__RELEASE, "", 0, 0, &call))
+        return;
+    if (c->shm)
+        rk__node_call(c->shm, &call);
+    free_call(c, call.seq);
+    if (c->shm)
+        rk__node_release(c->shm, p);
+    else
+        free(p);
 }
 
 __attribute__((noreturn)) static void abort_ranks(rk_comm *base, int code)
 {
-    rk__net_abort(ranks_of(base)->net, code);
+    rk__net_abort(rk__ranks_of(base)->net, code);
 }
 
-static const rk_comm_table mpi = {
+void rk__ranks_free_requests(rk__ranks *c)
+{
+    rk_request *lists[] = { c->flight, c->limbo, c->pool };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        for (rk_request *r = lists[i], *next; r; r = next) {
+            next = r->next;
+            for (int n = 0; n < c->base.node_size; n++)
+                free(r->place[n]);
+            free_request(r);
+        }
+    c->flight = c->limbo = c->pool = NULL;
+}
+
+const rk_comm_table rk__ranks_table = {
     .name = "mpi",
-    .close = close_ranks,
+    .close = rk__ranks_close,
     .alloc = alloc_ranks,
     .release = release_ranks,
     .exchange = exchange_ranks,
@@ -294,36 +343,6 @@ static const rk_comm_table mpi = {
     .recv = recv_ranks,
     .progress = progress_ranks,
     .wait = wait_ranks,
-    .split = split_ranks,
+    .split = rk__ranks_split,
     .abort = abort_ranks,
 };
-
-static rk_status wrap(rk_ctx *ctx, rk__net *net, rk_comm **out)
-{
-    rk__net *node;
-    RK_TRY(rk__net_split_node(net, &node));
-    ranks *c = rk__calloc(ctx, 1, sizeof *c);
-    if (!c)
-        return RK_ENOMEM;
-    c->base = (rk_comm){ .table = &mpi, .ctx = ctx };
-    c->base.rank = rk__net_rank(net);
-    c->base.size = rk__net_size(net);
-    c->base.nodes = 1;
-    c->base.node_rank = rk__net_rank(node);
-    c->base.node_size = rk__net_size(node);
-    c->net = net;
-    c->chain = 0xcbf29ce484222325u;
-    rk__net_close(node);
-    *out = &c->base;
-    return RK_OK;
-}
-
-rk_status rk__comm_make_mpi(rk_ctx *ctx, rk_comm **out)
-{
-    rk__net *net;
-    *out = NULL;
-    if (rk__net_launched() == 0)
-        return RK_OK;
-    RK_TRY(rk__net_open(ctx, &net));
-    return wrap(ctx, net, out);
-}
