@@ -156,55 +156,66 @@ static int relayed(const rk__ranks *c, int n, int k)
     return -1;
 }
 
+/* Own pieces that the node cannot see and all that goes to other nodes, as messages. */
+static rk_status send_piece(rk__ranks *c, rk_request *r, int from, const rk__offer *o)
+{
+    const rk_leg *p = &r->leg[from];
+    for (int n = 0; p->bytes && o && n < c->base.node_size; n++)
+        if (n != c->base.node_rank && o->way == RK__POSTED)
+            RK_TRY(post_send(c, r, rk__near(c, n), p->data, p->bytes));
+        else if (n != c->base.node_rank)
+            c->base.sent += p->bytes;
+    for (int k = 0; p->bytes && from == c->base.rank && k < c->base.nodes; k++)
+        if (k != c->base.node)
+            RK_TRY(post_send(c, r, rk__relay_of(c, from, k), p->data, p->bytes));
+    return RK_OK;
+}
+
 static rk_status start_all_gather(rk__ranks *c, rk_request *r)
 {
     int me = c->base.rank;
-    size_t bytes = r->call.bytes;
     rk__offer *offers = c->shm ? rk__node_offers(c->shm, r->call.seq) : NULL;
-    if (offers && bytes) {
-        offer(c, &offers[0], r->leg[me].data, bytes);
+    if (offers) {
+        offer(c, &offers[0], r->leg[me].data, r->leg[me].bytes);
         stage(c, &offers[0], r->call.seq, r->leg[me].data);
-    } else if (offers) {
-        offers[0] = (rk__offer){ 0 };
     }
-    for (int n = 0; bytes && offers && n < c->base.node_size; n++)
-        if (n != c->base.node_rank && offers[0].way == RK__POSTED)
-            RK_TRY(post_send(c, r, rk__near(c, n), r->leg[me].data, bytes));
-        else if (n != c->base.node_rank)
-            c->base.sent += bytes;
-    for (int k = 0; bytes && k < c->base.nodes; k++)
-        if (k != c->base.node)
-            RK_TRY(post_send(c, r, rk__relay_of(c, me, k), r->leg[me].data, bytes));
-    for (int k = 0, from; bytes && c->base.nodes > 1 && (from = relayed(c, c->base.node_rank, k)) >= 0; k++) {
-        RK_TRY(post_recv(c, r, r->relay, from, r->leg[from].data, bytes));
+    RK_TRY(send_piece(c, r, me, offers));
+    for (int k = 0, from; c->base.nodes > 1 && (from = relayed(c, c->base.node_rank, k)) >= 0; k++) {
+        rk_leg *p = &r->leg[from];
+        if (p->bytes)
+            RK_TRY(post_recv(c, r, r->relay, from, p->data, p->bytes));
         if (offers)
-            offer(c, &offers[1 + k], r->leg[from].data, bytes);
+            offer(c, &offers[1 + k], p->data, p->bytes);
     }
     return RK_OK;
+}
+
+static rk_status take_piece(rk__ranks *c, rk_request *r, int n, const rk__offer *o, int from)
+{
+    if (o->bytes != r->leg[from].bytes)
+        return rk__fail_for_all(c, "all-gather %s: rank %d has %zu bytes, of which rank %d expects %zu",
+                                r->call.name, from, (size_t)o->bytes, c->base.rank, r->leg[from].bytes);
+    return take(c, r, n, o, &r->leg[from].data);
 }
 
 static rk_status take_all_gather(rk__ranks *c, rk_request *r, int n, bool *taken)
 {
     const rk__offer *o = rk__node_offered(c->shm, n, r->call.seq);
     *taken = c->base.nodes == 1 || rk__node_ready(c->shm, n, r->call.seq);
-    if (!*taken || !r->call.bytes)
+    if (!*taken)
         return RK_OK;
-    RK_TRY(take(c, r, n, &o[0], &r->leg[rk__near(c, n)].data));
+    RK_TRY(take_piece(c, r, n, &o[0], rk__near(c, n)));
     for (int k = 0, from; c->base.nodes > 1 && (from = relayed(c, n, k)) >= 0; k++)
-        RK_TRY(take(c, r, n, &o[1 + k], &r->leg[from].data));
+        RK_TRY(take_piece(c, r, n, &o[1 + k], from));
     return RK_OK;
 }
 
 /* Relayed pieces have come: those that cannot be lent are sent on. */
 static rk_status pass_on_pieces(rk__ranks *c, rk_request *r)
 {
-    rk__offer *o = rk__node_offers(c->shm, r->call.seq);
-    for (int k = 0, from; r->call.bytes && (from = relayed(c, c->base.node_rank, k)) >= 0; k++)
-        for (int n = 0; n < c->base.node_size; n++)
-            if (n != c->base.node_rank && o[1 + k].way == RK__POSTED)
-                RK_TRY(post_send(c, r, rk__near(c, n), r->leg[from].data, r->call.bytes));
-            else if (n != c->base.node_rank)
-                c->base.sent += r->call.bytes;
+    const rk__offer *o = rk__node_offers(c->shm, r->call.seq);
+    for (int k = 0, from; (from = relayed(c, c->base.node_rank, k)) >= 0; k++)
+        RK_TRY(send_piece(c, r, from, &o[1 + k]));
     return RK_OK;
 }
 

@@ -179,7 +179,10 @@ static rk_status exchange_ranks(rk_comm *base, const char *name, const rk_leg *s
 static rk_status all_gather_ranks(rk_comm *base, const char *name, const rk_leg *piece, rk_request **out)
 {
     rk__ranks *c = rk__ranks_of(base);
-    RK_TRY(begin(c, RK__ALL_GATHER, name, 0, piece[base->rank].bytes, out));
+    uint64_t bytes = 0;
+    for (int i = 0; i < base->size; i++)
+        bytes += piece[i].bytes;
+    RK_TRY(begin(c, RK__ALL_GATHER, name, 0, bytes, out));
     memcpy((*out)->leg, piece, (size_t)base->size * sizeof *piece);
     return launch(c, *out);
 }

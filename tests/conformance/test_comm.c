@@ -122,6 +122,22 @@ TEST(all_gather)
     CHECK_INT(rk_close(ctx), 0);
 }
 
+TEST(all_gather_of_pieces_that_differ)
+{
+    set_up();
+    static uint8_t data[64 * 9000];
+    for (int round = 0; round < 4; round++) {
+        rk_leg piece[64];
+        for (int i = 0; i < comm->size; i++)
+            piece[i] = (rk_leg){ data + (size_t)i * 9000, (size_t)((i + round) % 3 * 4001) };
+        fill(piece[comm->rank].data, comm->rank, 0, round, piece[comm->rank].bytes);
+        CHECK_OK(ctx, rk__comm_all_gather(comm, "parts", piece));
+        for (int i = 0; i < comm->size; i++)
+            CHECK(holds(piece[i].data, i, 0, round, piece[i].bytes));
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
 TEST(broadcast_from_every_root)
 {
     set_up();
