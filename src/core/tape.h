@@ -21,6 +21,7 @@ typedef struct rk__storage {
     size_t bytes;
     int refs;
     int64_t slot; /* number in the memory plan; -1: persistent */
+    bool foreign; /* data belongs to somebody else */
 } rk__storage;
 
 struct rk_tensor {
@@ -82,6 +83,8 @@ rk_ctx *rk__ready(rk_tensor *const *ts, int n);
 rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
 /* A persistent tensor over memory of the caller's, who keeps it as long as the context lives; not cleared. */
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
+/* Moves the values of a persistent tensor to such memory; what it had is released. */
+rk_status rk__tensor_move(rk_tensor *t, void *data);
 rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride,
                     int64_t offset); /* shares storage, no history */
 rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save,
@@ -126,7 +129,8 @@ int rk__parts(const rk_ctx *ctx); /* how many */
 rk_status rk__part_of(rk_ctx *ctx, int p, int64_t samples, int64_t unit, rk__part *out);
 /* The same, with out->sum from rk__grad_begin() for that part of the gradient of t. */
 rk_status rk__grad_part(rk_tensor *t, int p, int64_t samples, int64_t unit, rk__part *out);
-/* The leaf that holds the rank's part p of the gradient of the leaf t (p 0: t itself). NULL after a failure. */
+/* The leaf that holds the rank's part p of the gradient of the leaf t (p 0: t itself). NULL after a failure.
+ */
 rk_tensor *rk__part_leaf(rk_tensor *t, int p);
 
 #endif

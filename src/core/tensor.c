@@ -217,7 +217,8 @@ rk_tensor *rk__dense(rk_tensor *x)
 static void free_persistent(void *arg)
 {
     rk_tensor *t = arg;
-    t->ctx->device->release(t->ctx->dev, t->storage->data, t->storage->bytes);
+    if (!t->storage->foreign)
+        t->ctx->device->release(t->ctx->dev, t->storage->data, t->storage->bytes);
     free(t->storage);
     free(t);
 }
@@ -255,13 +256,6 @@ failed:
     return rk__inert(ctx);
 }
 
-static void free_handle(void *arg)
-{
-    rk_tensor *t = arg;
-    free(t->storage);
-    free(t);
-}
-
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *data)
 {
     int64_t n;
@@ -271,15 +265,31 @@ rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *da
         return rk__inert(ctx);
     rk_tensor *t = rk__calloc(ctx, 1, sizeof *t);
     rk__storage *s = rk__calloc(ctx, 1, sizeof *s);
-    if (!t || !s || rk__at_close(ctx, free_handle, t)) {
+    if (!t || !s || rk__at_close(ctx, free_persistent, t)) {
         free(t);
         free(s);
         return rk__inert(ctx);
     }
-    *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1 };
+    *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1, .foreign = true };
     *t = (rk_tensor){ .ctx = ctx, .dtype = dtype, .shape = shape, .storage = s, .persistent = true };
     row_major(t);
     return t;
+}
+
+rk_status rk__tensor_move(rk_tensor *t, void *data)
+{
+    rk_ctx *ctx = t->ctx;
+    rk__storage *s = t->storage;
+    const int64_t n = (int64_t)(s->bytes / rk_dtype_size(t->dtype)), one = 1;
+    RK_TRY(rk_failed(ctx));
+    RK_ASSERT(t->persistent);
+    if (ctx->device->copy_strided(ctx->dev, rk_dtype_size(t->dtype), 1, &n, &one, s->data, &one, data))
+        return rk_fail(ctx, RK_EDEVICE, "cannot move a tensor");
+    if (!s->foreign)
+        ctx->device->release(ctx->dev, s->data, s->bytes);
+    s->data = data;
+    s->foreign = true;
+    return RK_OK;
 }
 
 rk_tensor *rk_zeros(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)

@@ -10,12 +10,16 @@ enum { ALIGN = 16 }; /* floats of a cache line: parameters begin at one */
 
 struct rk__grads {
     rk__job *job;
+    rk__zero zero;
     rk_tensor **t;
     int n;
     int64_t *at;          /* (n + 1) where parameter i begins in the flat vector */
     int64_t *bound;       /* (ranks + 1) piece r is [bound[r], bound[r + 1]) */
+    int64_t *chunk;       /* (n + 1) number of parameter i's first chunk */
     float *part;          /* (parts, total): this rank's subtrees */
-    float *sum;           /* (total): what all of them come to */
+    float *sum;           /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
+    float *weights;       /* (total): where the parameters lie; NULL with RK__ZERO_NONE */
+    double *squares;      /* (chunks) */
     int most_parts;       /* of any rank */
     rk_leg *send, *piece; /* (ranks) */
     rk_leg *recv;         /* (most_parts, ranks) */
@@ -34,11 +38,18 @@ static void grads_free(void *arg)
     free(g->t);
     free(g->at);
     free(g->bound);
+    free(g->chunk);
+    free(g->squares);
     free(g->send);
     free(g->recv);
     free(g->piece);
     free(g->from);
     free(g);
+}
+
+static int64_t chunks_of(int64_t n)
+{
+    return (n + RK_CHUNK - 1) / RK_CHUNK;
 }
 
 /* Where the piece that begins nearest to `wish` may begin: at a chunk of a parameter. */
@@ -59,6 +70,7 @@ static rk_status lay_out(rk__grads *g, rk_tensor *const *t)
     for (int i = 0; i < g->n; i++) {
         g->t[i] = t[i];
         g->at[i + 1] = g->at[i] + (rk_tensor_size(t[i]) + ALIGN - 1) / ALIGN * ALIGN;
+        g->chunk[i + 1] = g->chunk[i] + chunks_of(rk_tensor_size(t[i]));
     }
     for (int r = 1; r < ranks; r++)
         g->bound[r] = cut_near(g, total(g) * r / ranks);
@@ -76,6 +88,9 @@ static rk_status take_memory(rk__grads *g)
     size_t bytes = (size_t)total(g) * sizeof(float);
     g->part = c->table->alloc(c, bytes * (size_t)rk__job_parts(g->job));
     g->sum = c->table->alloc(c, bytes);
+    if (g->zero != RK__ZERO_NONE)
+        g->weights = c->table->alloc(c, bytes);
+    g->squares = rk__calloc(g->job->ctx, (size_t)g->chunk[g->n], sizeof *g->squares);
     return rk_failed(g->job->ctx);
 }
 
@@ -96,7 +111,7 @@ static rk_status place(rk_tensor *leaf, float *to)
     return RK_OK;
 }
 
-rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out)
+rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__zero zero, rk__grads **out)
 {
     rk_ctx *ctx = j->ctx;
     *out = NULL;
@@ -105,10 +120,11 @@ rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out
         free(g);
         return RK_ENOMEM;
     }
-    *g = (rk__grads){ .job = j, .n = n };
+    *g = (rk__grads){ .job = j, .n = n, .zero = zero };
     size_t ranks = (size_t)j->ranks;
     g->t = rk__calloc(ctx, (size_t)n, sizeof *g->t);
     g->at = rk__calloc(ctx, (size_t)n + 1, sizeof *g->at);
+    g->chunk = rk__calloc(ctx, (size_t)n + 1, sizeof *g->chunk);
     g->bound = rk__calloc(ctx, ranks + 1, sizeof *g->bound);
     g->send = rk__calloc(ctx, ranks, sizeof *g->send);
     g->piece = rk__calloc(ctx, ranks, sizeof *g->piece);
@@ -120,6 +136,8 @@ rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out
     for (int i = 0; i < n; i++)
         for (int p = 0; p < rk__job_parts(j); p++)
             RK_TRY(place(rk__part_leaf(t[i], p), g->part + p * total(g) + g->at[i]));
+    for (int i = 0; i < n && g->weights; i++)
+        RK_TRY(rk__tensor_move(t[i], g->weights + g->at[i]));
     *out = g;
     return RK_OK;
 }
@@ -178,6 +196,20 @@ static rk_status exchange(rk__grads *g)
     return RK_OK;
 }
 
+/* Everyone's piece of a flat vector to everyone. */
+static rk_status gather(rk__grads *g, const char *name, float *flat)
+{
+    const rk__job *j = g->job;
+    for (int r = 0; r < j->ranks; r++)
+        g->piece[r] = (rk_leg){ flat + g->bound[r], (size_t)(g->bound[r + 1] - g->bound[r]) * sizeof(float) };
+    return rk__comm_all_gather(j->comm, name, g->piece);
+}
+
+rk_status rk__grads_gather_weights(rk__grads *g)
+{
+    return g->weights ? gather(g, "weights", g->weights) : RK_OK;
+}
+
 rk_status rk__grads_sum(rk__grads *g)
 {
     rk__job *j = g->job;
@@ -185,9 +217,8 @@ rk_status rk__grads_sum(rk__grads *g)
     RK_TRY(complete(g));
     RK_TRY(exchange(g));
     RK_TRY(rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo));
-    for (int r = 0; r < j->ranks; r++)
-        g->piece[r] = (rk_leg){ g->sum + b[r], (size_t)(b[r + 1] - b[r]) * sizeof(float) };
-    RK_TRY(rk__comm_all_gather(j->comm, "gradients", g->piece));
+    if (g->zero == RK__ZERO_NONE)
+        RK_TRY(gather(g, "gradients", g->sum));
     for (int i = 0; i < g->n; i++) {
         g->t[i]->grad->storage->data = g->sum + g->at[i];
         g->t[i]->grad_set = true;
@@ -202,4 +233,57 @@ size_t rk__grads_bytes(const rk__grads *g)
     sent += (total(g) - own) * rk__job_parts(j);
     sent += own * (j->ranks - 1);
     return (size_t)sent * sizeof(float);
+}
+
+/* The elements of parameter i in the piece of rank r. */
+static void piece_of(const rk__grads *g, int i, int r, int64_t *from, int64_t *to)
+{
+    const int64_t size = rk_tensor_size(g->t[i]);
+    int64_t lo = g->bound[r] - g->at[i], hi = g->bound[r + 1] - g->at[i];
+    *from = lo < 0 ? 0 : lo > size ? size : lo;
+    *to = hi < *from ? *from : hi > size ? size : hi;
+}
+
+void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to)
+{
+    *from = 0;
+    *to = rk_tensor_size(t);
+    for (int i = 0; i < g->n && g->zero != RK__ZERO_NONE; i++)
+        if (g->t[i] == t)
+            piece_of(g, i, g->job->rank, from, to);
+}
+
+/* Chunks of the pieces before that of rank r. */
+static int64_t first_chunk(const rk__grads *g, int r)
+{
+    int64_t chunks = 0;
+    for (int i = 0; i < g->n; i++) {
+        int64_t before = g->bound[r] - g->at[i], size = rk_tensor_size(g->t[i]);
+        chunks += chunks_of(before < 0 ? 0 : before > size ? size : before);
+    }
+    return chunks;
+}
+
+rk_status rk__grads_squares(rk__grads *g, double *squares)
+{
+    const rk__job *j = g->job;
+    rk_ctx *ctx = j->ctx;
+    double *at = g->squares + first_chunk(g, j->rank);
+    for (int i = 0; i < g->n; i++) {
+        int64_t from, to;
+        piece_of(g, i, j->rank, &from, &to);
+        if (rk__kernels(ctx, RK_F32)->chunk_squares(ctx->dev, to - from, g->sum + g->at[i] + from, at))
+            return rk_fail(ctx, RK_EDEVICE, "the norm of the gradients cannot be computed");
+        at += chunks_of(to - from);
+    }
+    for (int r = 0; r < j->ranks; r++) {
+        int64_t first = first_chunk(g, r);
+        g->piece[r] =
+            (rk_leg){ g->squares + first, (size_t)(first_chunk(g, r + 1) - first) * sizeof(double) };
+    }
+    RK_TRY(rk__comm_all_gather(j->comm, "norms", g->piece));
+    for (int i = 0; i < g->n; i++)
+        squares[i] =
+            g->chunk[i + 1] > g->chunk[i] ? rk_order_tree(g->squares, g->chunk[i], g->chunk[i + 1]) : 0;
+    return RK_OK;
 }

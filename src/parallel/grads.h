@@ -11,13 +11,28 @@
 
 typedef struct rk__grads rk__grads;
 
+/* What a rank keeps by piece (Rajbhandari et al. 2020, "ZeRO"). The bits are the same. */
+typedef enum rk__zero {
+    RK__ZERO_NONE,     /* nothing: everyone gets all sums of gradients and updates all weights */
+    RK__ZERO_OPTIMIZER /* the optimiser's state: each rank updates its piece of the weights, which then meet
+                        */
+} rk__zero;
+
 /* [C] For the parameters t (f32), which get their gradients' memory from here. Lives as long as the context.
  */
-rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__grads **out);
+rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__zero zero, rk__grads **out);
 /* Before a backward pass: gradients are written as this rank's parts. */
 void rk__grads_begin(rk__grads *g);
-/* [C] After it: rk_grad() of every parameter is the sum over the batch. */
+/* [C] After it: rk_grad() of every parameter is the sum over the batch, in the elements of this rank's piece
+ * (RK__ZERO_NONE: in all). */
 rk_status rk__grads_sum(rk__grads *g);
+/* The elements [from, to) of parameter t in this rank's piece; RK__ZERO_NONE: all of them. */
+void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to);
+/* [C] The sum of squares of parameter i's gradient into squares[i], in the order of rk_kernels.sum_squares;
+ * not finite if an element is not. i counts as in rk__grads_make(). */
+rk_status rk__grads_squares(rk__grads *g, double *squares);
+/* [C] The weights of the pieces, each updated by its rank, meet. */
+rk_status rk__grads_gather_weights(rk__grads *g);
 /* Bytes that a rank sends in one rk__grads_sum(). */
 size_t rk__grads_bytes(const rk__grads *g);
 

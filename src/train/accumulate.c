@@ -46,7 +46,7 @@ static rk_status finish_running(const rk__accumulator *a, const rk_module *m, in
 }
 
 rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net, rk__loss_fn *loss, void *arg,
-                               int64_t micro)
+                               int64_t micro, rk__zero zero)
 {
     rk_ctx *ctx = job->ctx;
     *a = (rk__accumulator){
@@ -65,7 +65,7 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
     a->n_params = a->n_trained;
     if (net)
         add_running(a, net->root);
-    return job->ranks > 1 ? rk__grads_make(job, a->trained, a->n_params, &a->grads) : RK_OK;
+    return job->ranks > 1 ? rk__grads_make(job, a->trained, a->n_params, zero, &a->grads) : RK_OK;
 }
 
 /* ---- the whole batch at once ---- */

@@ -26,9 +26,9 @@ typedef struct rk__accumulator {
     int64_t outs_cap;
 } rk__accumulator;
 
-/* [C] Owned by ctx. */
+/* [C] Owned by ctx. zero: what several ranks keep by piece. */
 rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net, rk__loss_fn *loss, void *arg,
-                               int64_t micro);
+                               int64_t micro, rk__zero zero);
 /* [C] Gradients of the mean loss over the batch are left in the parameters; *loss_value is that mean.
  *
  * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a

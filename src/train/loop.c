@@ -215,11 +215,11 @@ static rk_status prepare(rk__trainer *t)
     RK_TRY_GOTO(done, rk__setup_model(&t->setup, info.extra_json));
     plan_steps(t);
     RK_TRY_GOTO(done, check_plan(t));
-    rk_optim_cfg oc = optim_of(t->cfg);
-    t->optim = rk_optim_make(t->setup.net, &oc);
-    RK_TRY_GOTO(done, rk_failed(t->ctx));
     RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
-                                           t->cfg->batch_micro));
+                                           t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero));
+    rk_optim_cfg oc = optim_of(t->cfg);
+    t->optim = rk__optim_make(t->setup.net, &oc, t->acc.grads);
+    RK_TRY_GOTO(done, rk_failed(t->ctx));
     RK_TRY_GOTO(done, list_state(t));
     if (has)
         RK_TRY_GOTO(done, resume(t));

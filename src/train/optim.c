@@ -14,6 +14,7 @@ static void optim_free(void *arg)
 {
     rk_optim *o = arg;
     free(o->slots);
+    free(o->squares);
     free(o);
 }
 
@@ -39,18 +40,28 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_optim_cfg *c)
 
 static void make_slot(rk_optim *o, rk_param p)
 {
-    rk_shape s = rk_tensor_shape(p.tensor);
-    rk__optim_slot *slot = &o->slots[o->n++];
-    *slot = (rk__optim_slot){ .param = p };
+    rk_shape whole = rk_tensor_shape(p.tensor), s = whole;
+    rk__optim_slot *slot = &o->slots[o->n];
+    *slot = (rk__optim_slot){ .param = p, .to = rk_tensor_size(p.tensor), .number = o->n++ };
+    if (o->grads) {
+        rk__grads_piece(o->grads, p.tensor, &slot->from, &slot->to);
+        if (slot->to - slot->from < rk_tensor_size(p.tensor))
+            s = RK_SHAPE(slot->to - slot->from);
+    }
     if (o->cfg.kind != RK_SGD || o->cfg.momentum > 0)
         slot->m = rk_tensor_make(o->ctx, RK_F32, s);
     if (o->cfg.kind != RK_SGD)
         slot->v = rk_tensor_make(o->ctx, RK_F32, s);
     if (o->cfg.ema_decay > 0)
-        slot->ema = rk_tensor_make(o->ctx, RK_F32, s);
+        slot->ema = rk_tensor_make(o->ctx, RK_F32, whole);
 }
 
 rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
+{
+    return rk__optim_make(root, cfg, NULL);
+}
+
+rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
 {
     rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
     rk_ctx *ctx = any ? rk_tensor_ctx(any) : NULL;
@@ -59,9 +70,10 @@ rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
     rk_optim *o = rk__calloc(ctx, 1, sizeof *o);
     if (!o)
         return NULL;
-    *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg };
+    *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg, .grads = grads };
+    o->squares = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->squares);
     o->slots = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->slots);
-    if (!o->slots || rk__at_close(ctx, optim_free, o)) {
+    if (!o->slots || !o->squares || rk__at_close(ctx, optim_free, o)) {
         optim_free(o);
         return NULL;
     }
@@ -88,21 +100,33 @@ static double power(double x, int64_t n)
     return y;
 }
 
-/* The norm over all gradients. RK_EDIVERGED names the first parameter whose gradient is not finite. */
+/* The sum of squares of a slot's gradient; not finite if an element is not. */
+static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
+{
+    rk_ctx *ctx = o->ctx;
+    bool bad = false;
+    if (o->grads) {
+        *sum = o->squares[s->number];
+        return RK_OK;
+    }
+    rk_status st = rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), sum, &bad);
+    return st ? rk_fail(ctx, st, "optimiser: the norm of %s cannot be computed", s->param.name) : RK_OK;
+}
+
+/* [C] The norm over all gradients. RK_EDIVERGED names the first parameter whose gradient is not finite. */
 static rk_status measure(rk_optim *o)
 {
     rk_ctx *ctx = o->ctx;
     double sum = 0;
+    if (o->grads)
+        RK_TRY(rk__grads_squares(o->grads, o->squares));
     for (int i = 0; i < o->n; i++) {
         rk_tensor *g = rk_grad(o->slots[i].param.tensor);
         if (!g)
             continue;
         double part = 0;
-        bool bad = false;
-        rk_status st = rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), &part, &bad);
-        if (st)
-            return rk_fail(ctx, st, "optimiser: the norm of %s cannot be computed", o->slots[i].param.name);
-        if (bad)
+        RK_TRY(squares_of(o, &o->slots[i], g, &part));
+        if (!isfinite(part))
             return rk_fail(ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
                            o->slots[i].param.name);
         sum += part;
@@ -120,7 +144,7 @@ static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_s
     if (!g)
         return RK_OK;
     rk_optim_args a = {
-        .n = rk__size(w),
+        .n = s->to - s->from,
         .lr = lr,
         .weight_decay = s->param.no_decay && !c->decay_all ? 0 : c->weight_decay,
         .grad_scale = grad_scale,
@@ -134,12 +158,23 @@ static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_s
         .decoupled = c->kind == RK_ADAMW,
         .first = o->steps == 1,
     };
+    float *weight = (float *)rk__data(w) + s->from, *gradient = (float *)rk__data(g) + s->from;
     rk_status st = c->kind == RK_SGD
-                       ? k->sgd(ctx->dev, &a, rk__data(w), rk__data(g), s->m ? rk__data(s->m) : NULL)
-                       : k->adam(ctx->dev, &a, rk__data(w), rk__data(g), rk__data(s->m), rk__data(s->v));
-    if (!st && s->ema)
-        st = k->ema(ctx->dev, a.n, c->ema_decay, rk__data(w), rk__data(s->ema));
+                       ? k->sgd(ctx->dev, &a, weight, gradient, s->m ? rk__data(s->m) : NULL)
+                       : k->adam(ctx->dev, &a, weight, gradient, rk__data(s->m), rk__data(s->v));
     return st ? rk_fail(ctx, st, "optimiser: %s cannot be updated", s->param.name) : RK_OK;
+}
+
+/* The averages follow the weights. */
+static rk_status follow(rk_optim *o, const rk__optim_slot *s)
+{
+    rk_ctx *ctx = o->ctx;
+    rk_tensor *w = s->param.tensor;
+    if (!s->ema || !rk_grad(w))
+        return RK_OK;
+    rk_status st =
+        rk__kernels(ctx, RK_F32)->ema(ctx->dev, rk__size(w), o->cfg.ema_decay, rk__data(w), rk__data(s->ema));
+    return st ? rk_fail(ctx, st, "optimiser: the average of %s cannot be updated", s->param.name) : RK_OK;
 }
 
 /* Averages begin at the weights that the first step finds. */
@@ -159,6 +194,9 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     if (!o)
         return RK_EUSAGE;
     RK_TRY(rk_failed(o->ctx));
+    if (o->ctx->ranks > 1 && !o->grads)
+        return rk_fail(o->ctx, RK_EUSAGE,
+                       "several ranks train through rk_train(); an optimiser of one's own is one rank's");
     RK_TRY(measure(o));
     if (!o->steps)
         RK_TRY(begin_ema(o));
@@ -168,6 +206,10 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     o->steps++;
     for (int i = 0; i < o->n; i++)
         RK_TRY(update(o, &o->slots[i], o->cfg.lr * lr_scale, scale));
+    if (o->grads)
+        RK_TRY(rk__grads_gather_weights(o->grads));
+    for (int i = 0; i < o->n; i++)
+        RK_TRY(follow(o, &o->slots[i]));
     for (int i = 0; i < o->n; i++)
         rk_grad_zero(o->slots[i].param.tensor);
     return RK_OK;
@@ -185,23 +227,29 @@ int64_t rk_optim_steps(const rk_optim *o)
 
 /* ---- state ---- */
 
-static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const char *name,
+static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const rk__optim_slot *s,
                            const char *suffix, rk_tensor *t)
 {
     char full[1200];
     if (!t)
         return RK_OK;
-    snprintf(full, sizeof full, "%s/%s%s", prefix, name, suffix);
-    return rk__state_add(st, kind, full, t);
+    snprintf(full, sizeof full, "%s/%s%s", prefix, s->param.name, suffix);
+    if (kind == RK_STATE_EMA)
+        return rk__state_add(st, kind, full, t);
+    rk_shape whole = rk_tensor_shape(s->param.tensor);
+    rk_piece piece = rk__piece_whole(&whole);
+    piece.from = s->from;
+    piece.to = s->to;
+    return rk__state_add_piece(st, kind, full, t, &piece);
 }
 
 rk_status rk__optim_state(rk_optim *o, rk_state *st)
 {
     for (int i = 0; i < o->n; i++) {
         const rk__optim_slot *s = &o->slots[i];
-        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/m", s->m));
-        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s->param.name, "/v", s->v));
-        RK_TRY(add_named(st, RK_STATE_EMA, "ema", s->param.name, "", s->ema));
+        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s, "/m", s->m));
+        RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s, "/v", s->v));
+        RK_TRY(add_named(st, RK_STATE_EMA, "ema", s, "", s->ema));
     }
     return rk__state_add_cursor(st, "optim/steps", &o->steps);
 }

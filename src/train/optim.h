@@ -6,11 +6,14 @@
 
 #include "core/state.h"
 #include "core/tape.h"
+#include "parallel/grads.h"
 
 typedef struct rk__optim_slot {
     rk_param param;
-    rk_tensor *m, *v; /* sgd: m only, if there is momentum */
-    rk_tensor *ema;   /* NULL: none */
+    int64_t from, to; /* elements that this rank updates: all, or those of its piece */
+    rk_tensor *m, *v; /* (to - from) sgd: m only, if there is momentum */
+    rk_tensor *ema;   /* of all elements; NULL: none */
+    int number;       /* of the parameter in grads */
 } rk__optim_slot;
 
 struct rk_optim {
@@ -21,7 +24,12 @@ struct rk_optim {
     int n;
     int64_t steps;
     double norm;
+    rk__grads *grads; /* NULL: one rank */
+    double *squares;  /* of each parameter in grads */
 };
+
+/* rk_optim_make() for the ranks whose gradients meet in grads (NULL: one rank). */
+rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads);
 
 /* Adds "optim/NAME/m", "optim/NAME/v", "ema/NAME" and the counter "optim/steps". */
 rk_status rk__optim_state(rk_optim *o, rk_state *st);
