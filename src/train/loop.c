@@ -95,6 +95,9 @@ static rk_status list_state(rk__trainer *t)
     RK_TRY(rk__state_add_cursor(st, "train/best", &t->best_bits));
     RK_TRY(rk__state_add_cursor(st, "train/best_step", &t->best_step));
     for (int i = 0; i < st->n; i++)
+        if (st->entries[i].tensor && !rk__piece_is_whole(&st->entries[i].piece))
+            return rk_fail(t->ctx, RK_ECONFIG, "parallel.zero: snapshots hold whole tensors only so far; use 0");
+    for (int i = 0; i < st->n; i++)
         if (st->entries[i].tensor)
             t->persistent_bytes += (size_t)rk_tensor_size(st->entries[i].tensor) * sizeof(float);
     for (int i = 0; i < t->optim->n; i++) /* and the gradients */
