@@ -40,7 +40,8 @@ typedef struct rk_comm_table {
      * wait is complete. */
     rk_status (*exchange)(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv, rk_request **out);
     /* [C] Starts; `piece` itself is copied. Everyone gets everyone's piece. piece[i] is where rank i's lies
-     * on this rank; one's own is there already. Sizes are the same everywhere. */
+     * on this rank; one's own is there already. Pieces may differ in size, but all ranks say the same of
+     * each. */
     rk_status (*all_gather)(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out);
     rk_status (*broadcast)(rk_comm *c, const char *name, int root, void *data, size_t bytes,
                            rk_request **out);           /* [C] starts */

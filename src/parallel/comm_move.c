@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 4096 };
-
 static uint32_t tag_of(const rk__ranks *c, const rk_request *r, size_t bytes)
 {
     return rk__net_tag(c->net, r->call.chain ^ bytes * 0x9e3779b97f4a7c15u);
@@ -40,7 +38,7 @@ static void offer(rk__ranks *c, rk__offer *o, const void *data, size_t bytes)
 /* Copies private bytes to staging if there is room, so that they can be lent. */
 static void stage(rk__ranks *c, rk__offer *o, uint64_t seq, const void *data)
 {
-    char *copy = o->way == RK__POSTED ? rk__node_stage(c->shm, seq, o->bytes) : NULL;
+    char *copy = o->way == RK__POSTED && c->base.node_size > 1 ? rk__node_stage(c->shm, seq, o->bytes) : NULL;
     if (copy)
         rk__node_lend(c->shm, memcpy(copy, data, o->bytes), o->bytes, o);
 }
@@ -105,7 +103,7 @@ static rk_status start_exchange(rk__ranks *c, rk_request *r)
     for (int i = 0; i < size; i++)
         r->lends |= !r->recv[i].data;
     RK_TRY(place_far_legs(c, r));
-    rk__offer *offers = c->shm ? rk__node_offers(c->shm, r->call.seq) : NULL;
+    rk__offer *offers = rk__node_offers(c->shm, r->call.seq);
     for (int d = 1; d < size; d++) { /* everyone begins with another one */
         int to = (me + d) % size, from = (me + size - d) % size;
         const rk_leg *s = &r->leg[to];
@@ -160,7 +158,7 @@ static int relayed(const rk__ranks *c, int n, int k)
 static rk_status send_piece(rk__ranks *c, rk_request *r, int from, const rk__offer *o)
 {
     const rk_leg *p = &r->leg[from];
-    for (int n = 0; p->bytes && o && n < c->base.node_size; n++)
+    for (int n = 0; p->bytes && n < c->base.node_size; n++)
         if (n != c->base.node_rank && o->way == RK__POSTED)
             RK_TRY(post_send(c, r, rk__near(c, n), p->data, p->bytes));
         else if (n != c->base.node_rank)
@@ -174,18 +172,15 @@ static rk_status send_piece(rk__ranks *c, rk_request *r, int from, const rk__off
 static rk_status start_all_gather(rk__ranks *c, rk_request *r)
 {
     int me = c->base.rank;
-    rk__offer *offers = c->shm ? rk__node_offers(c->shm, r->call.seq) : NULL;
-    if (offers) {
-        offer(c, &offers[0], r->leg[me].data, r->leg[me].bytes);
-        stage(c, &offers[0], r->call.seq, r->leg[me].data);
-    }
+    rk__offer *offers = rk__node_offers(c->shm, r->call.seq);
+    offer(c, &offers[0], r->leg[me].data, r->leg[me].bytes);
+    stage(c, &offers[0], r->call.seq, r->leg[me].data);
     RK_TRY(send_piece(c, r, me, offers));
     for (int k = 0, from; c->base.nodes > 1 && (from = relayed(c, c->base.node_rank, k)) >= 0; k++) {
         rk_leg *p = &r->leg[from];
         if (p->bytes)
             RK_TRY(post_recv(c, r, r->relay, from, p->data, p->bytes));
-        if (offers)
-            offer(c, &offers[1 + k], p->data, p->bytes);
+        offer(c, &offers[1 + k], p->data, p->bytes);
     }
     return RK_OK;
 }
@@ -235,17 +230,15 @@ static int from_root(const rk__ranks *c, const rk_request *r)
 static rk_status start_broadcast(rk__ranks *c, rk_request *r)
 {
     int head = head_of(c, r, c->base.node), v = from_root(c, r);
-    rk__offer *o = c->shm ? rk__node_offers(c->shm, r->call.seq) : NULL;
-    if (o)
-        o[0] = (rk__offer){ 0 };
+    rk__offer *o = rk__node_offers(c->shm, r->call.seq);
+    o[0] = (rk__offer){ 0 };
     if (head != c->base.rank || !r->call.bytes)
         return RK_OK;
-    if (o)
-        offer(c, &o[0], r->data, r->call.bytes);
+    offer(c, &o[0], r->data, r->call.bytes);
     if (v > 0) {
         int above = ((v - 1) / 2 + c->node_of[r->call.root]) % c->base.nodes;
         RK_TRY(post_recv(c, r, r->relay, head_of(c, r, above), r->data, r->call.bytes));
-    } else if (o) {
+    } else {
         stage(c, &o[0], r->call.seq, r->data);
     }
     return RK_OK;
@@ -268,8 +261,8 @@ static rk_status pass_on_broadcast(rk__ranks *c, rk_request *r)
         return RK_OK;
     for (int below = 2 * v + 1; below <= 2 * v + 2 && below < c->base.nodes; below++)
         RK_TRY(post_send(c, r, head_of(c, r, (below + root_node) % c->base.nodes), r->data, r->call.bytes));
-    const rk__offer *o = c->shm ? rk__node_offers(c->shm, r->call.seq) : NULL;
-    for (int n = 0; o && n < c->base.node_size; n++)
+    const rk__offer *o = rk__node_offers(c->shm, r->call.seq);
+    for (int n = 0; n < c->base.node_size; n++)
         if (n != c->base.node_rank && o->way == RK__POSTED)
             RK_TRY(post_send(c, r, rk__near(c, n), r->data, r->call.bytes));
         else if (n != c->base.node_rank)
@@ -281,7 +274,7 @@ static rk_status pass_on_broadcast(rk__ranks *c, rk_request *r)
 
 static bool all_moved(rk__ranks *c, const rk_request *r)
 {
-    for (int n = 0; c->shm && n < c->base.node_size; n++)
+    for (int n = 0; n < c->base.node_size; n++)
         if (n != c->base.node_rank && !rk__node_moved(c->shm, n, r->call.seq))
             return false;
     return true;
@@ -297,14 +290,14 @@ static rk_status step_relayed(rk__ranks *c, rk_request *r)
             return RK_OK;
         if (r->call.op == RK__BROADCAST)
             RK_TRY(pass_on_broadcast(c, r));
-        else if (c->shm && c->base.nodes > 1)
+        else if (c->base.nodes > 1)
             RK_TRY(pass_on_pieces(c, r));
-        if (c->shm && (c->base.nodes > 1 || r->call.op == RK__BROADCAST))
+        if (c->base.nodes > 1 || r->call.op == RK__BROADCAST)
             rk__node_set_ready(c->shm, r->call.seq);
     }
     if (!r->moved && !r->left) {
         RK_TRY(rk__posts_test(r->posts, &r->moved));
-        if (r->moved && c->shm)
+        if (r->moved)
             rk__node_set_moved(c->shm, r->call.seq);
     }
     r->done = r->moved && all_moved(c, r);
@@ -334,7 +327,7 @@ static rk_status step_barrier(rk__ranks *c, rk_request *r)
         r->ready = !arrived;
         r->round += arrived;
     }
-    if (arrived && c->shm && nodes > 1)
+    if (arrived && nodes > 1)
         rk__node_set_ready(c->shm, r->call.seq);
     r->moved = r->done = arrived;
     return RK_OK;
@@ -344,14 +337,7 @@ static rk_status step_barrier(rk__ranks *c, rk_request *r)
 
 static rk_status start_alloc(rk__ranks *c, rk_request *r)
 {
-    size_t bytes = r->call.bytes;
-    if (c->shm)
-        return rk__node_alloc(c->shm, bytes, &rk__node_offers(c->shm, r->call.seq)[0], &r->data);
-    size_t pages = bytes / PAGE + 1;
-    if (posix_memalign(&r->data, PAGE, pages * PAGE))
-        return rk_fail(c->base.ctx, RK_ENOMEM, "out of memory: %zu bytes to share between ranks", bytes);
-    memset(r->data, 0, pages * PAGE);
-    return RK_OK;
+    return rk__node_alloc(c->shm, r->call.bytes, &rk__node_offers(c->shm, r->call.seq)[0], &r->data);
 }
 
 static rk_status take_alloc(rk__ranks *c, rk_request *r, int n, bool *taken)
@@ -364,11 +350,10 @@ static rk_status step_alloc(rk__ranks *c, rk_request *r)
 {
     if (!r->moved && !r->left) {
         r->moved = true;
-        if (c->shm)
-            rk__node_set_moved(c->shm, r->call.seq);
+        rk__node_set_moved(c->shm, r->call.seq);
     }
     r->done = r->moved && all_moved(c, r);
-    if (r->done && c->shm)
+    if (r->done)
         rk__node_mapped(c->shm, r->data);
     return RK_OK;
 }

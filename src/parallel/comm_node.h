@@ -26,10 +26,13 @@ typedef struct rk__offer {
 /* How ranks tell each other where their memory is, before there is any: all (size, bytes). */
 typedef rk_status rk__gather_fn(void *arg, const void *mine, size_t bytes, void *all);
 
-/* [C] offers: room for that many with each call. parent: the node of the communicator this one was split
- * from, with this node's ranks there, or NULL. *out NULL: these ranks cannot see each other's memory. */
-rk_status rk__node_open(rk_ctx *ctx, int rank, int size, int offers, rk__node *parent, const int *in_parent,
-                        rk__gather_fn *gather, void *arg, rk__node **out);
+/* [C] offers: room for that many with each call. crowded: waits do not spin (a split does as its parent).
+ * parent: the node of the communicator this one was split from, with this node's ranks there, or NULL. *out
+ * NULL: these ranks cannot see each other's memory. */
+rk_status rk__node_open(rk_ctx *ctx, int rank, int size, int offers, bool crowded, rk__node *parent,
+                        const int *in_parent, rk__gather_fn *gather, void *arg, rk__node **out);
+/* [C] of all ranks of a machine: are there more computing threads than cores that they may use? */
+bool rk__node_crowded(rk_ctx *ctx, int size, rk__gather_fn *gather, void *arg);
 void rk__node_close(rk__node *n); /* NULL is allowed; others keep what they see */
 
 /* ---- calls; seq counts from 1 ---- */

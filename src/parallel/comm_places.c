@@ -16,7 +16,7 @@ static rk_status gather_by_net(void *arg, const void *mine, size_t bytes, void *
 
 /* [C] The ranks that share this rank's memory. Tests pretend several nodes: RANKINE_NODE=name of each rank's.
  */
-static rk_status find_node(rk__net *net, rk__net **out)
+static rk_status find_node(rk_ctx *ctx, rk__net *net, rk__net **out, bool *crowded)
 {
     enum { NAME = 64 };
     char mine[NAME] = "";
@@ -24,6 +24,7 @@ static rk_status find_node(rk__net *net, rk__net **out)
     int first = 0;
     const char *name = getenv("RANKINE_NODE");
     RK_TRY(rk__net_split_node(net, &node));
+    *crowded = rk__node_crowded(ctx, rk__net_size(node), gather_by_net, node);
     snprintf(mine, sizeof mine, "%s", name ? name : "");
     char *all = calloc((size_t)rk__net_size(node), NAME);
     rk_status st = all ? rk__net_gather(node, mine, NAME, all) : RK_ENOMEM;
@@ -78,7 +79,7 @@ int rk__ranks_relayed(const rk__ranks *c, int n)
 }
 
 /* [C] among the ranks of `node`. */
-static rk_status share_node(rk__ranks *c, rk__net *node, bool *shared)
+static rk_status share_node(rk__ranks *c, rk__net *node, bool crowded, bool *shared)
 {
     int offers = c->base.node_size, *in_parent = NULL;
     for (int n = 0; n < c->base.node_size; n++)
@@ -86,8 +87,8 @@ static rk_status share_node(rk__ranks *c, rk__net *node, bool *shared)
     rk__node *parent = c->parent ? c->parent->shm : NULL;
     if (parent && (in_parent = rk__calloc(c->base.ctx, (size_t)c->base.node_size, sizeof *in_parent)))
         RK_TRY(rk__net_gather(node, &c->parent->base.node_rank, sizeof *in_parent, in_parent));
-    rk_status st = rk__node_open(c->base.ctx, c->base.node_rank, c->base.node_size, offers, parent, in_parent,
-                                 gather_by_net, node, &c->shm);
+    rk_status st = rk__node_open(c->base.ctx, c->base.node_rank, c->base.node_size, offers, crowded, parent,
+                                 in_parent, gather_by_net, node, &c->shm);
     free(in_parent);
     *shared = c->shm != NULL;
     return st;
@@ -126,16 +127,32 @@ static rk_status lowest(rk__net *node, int rank, int *out)
     return st;
 }
 
+/* [C] Memory cannot be shared: every rank is a node of its own. */
+static rk_status part(rk__ranks *c, bool crowded)
+{
+    rk__net *alone;
+    bool shared = false;
+    free_places(c);
+    rk__node_close(c->shm);
+    c->shm = NULL;
+    RK_TRY(gather_heads(c, c->base.rank));
+    RK_TRY(rk__net_split(c->net, c->base.rank, 0, &alone));
+    rk_status st = share_node(c, alone, crowded, &shared);
+    rk__net_close(alone);
+    if (!st && !shared)
+        st = rk_fail(c->base.ctx, RK_ENOMEM, "no shared memory for ranks: memfd_create failed");
+    return st;
+}
+
 /* [C] Who is where, and the memory that the ranks of a node share. Where it cannot be shared every rank is a
  * node of its own. */
-static rk_status settle(rk__ranks *c, rk__net *node)
+static rk_status settle(rk__ranks *c, rk__net *node, bool crowded)
 {
     int head = c->base.rank;
     bool shared = true;
     RK_TRY(lowest(node, c->base.rank, &head));
     RK_TRY(gather_heads(c, head));
-    if (c->base.node_size > 1)
-        RK_TRY(share_node(c, node, &shared));
+    RK_TRY(share_node(c, node, crowded, &shared));
     if (!c->parent) { /* a split finds what its parent found */
         int8_t mine = shared, *all = rk__calloc(c->base.ctx, (size_t)c->base.size, 1);
         rk_status st = all ? rk__net_gather(c->net, &mine, 1, all) : RK_ENOMEM;
@@ -143,10 +160,7 @@ static rk_status settle(rk__ranks *c, rk__net *node)
         free(all);
         if (st || everywhere)
             return st;
-        free_places(c);
-        rk__node_close(c->shm);
-        c->shm = NULL;
-        return gather_heads(c, c->base.rank);
+        return part(c, crowded);
     }
     return RK_OK;
 }
@@ -166,8 +180,10 @@ static rk_status wrap(rk_ctx *ctx, rk__net *net, rk__ranks *parent, rk_comm **ou
     c->root = parent ? parent->root : c;
     c->flight_end = &c->flight;
     *out = &c->base;
-    RK_TRY(parent ? rk__net_split(net, parent->base.node, c->base.rank, &node) : find_node(net, &node));
-    rk_status st = settle(c, node);
+    bool crowded = false;
+    RK_TRY(parent ? rk__net_split(net, parent->base.node, c->base.rank, &node)
+                  : find_node(ctx, net, &node, &crowded));
+    rk_status st = settle(c, node, crowded);
     rk__net_close(node);
     if (parent) {
         c->next = c->root->next;
@@ -198,7 +214,7 @@ rk_status rk__comm_make_mpi(rk_ctx *ctx, rk_comm **out)
 
 static void close_one(rk__ranks *c)
 {
-    if (c->first && !rk_failed(c->base.ctx))
+    if (c->shm && !rk_failed(c->base.ctx))
         rk__say_closed(c);
     rk__ranks_free_requests(c);
     rk__node_close(c->shm);
@@ -219,7 +235,7 @@ static void unlink_child(rk__ranks *c)
 void rk__ranks_close(rk_comm *base)
 {
     rk__ranks *c = rk__ranks_of(base);
-    if (rk_failed(base->ctx) && c->root->first)
+    if (rk_failed(base->ctx) && c->root->shm)
         rk__announce(c);
     if (c != c->root) {
         unlink_child(c);

@@ -46,7 +46,7 @@ static void free_call(rk__ranks *c, uint64_t seq)
     c->done_with[seq % RK__CALLS] = true;
     while (c->freed < c->seq && c->done_with[(c->freed + 1) % RK__CALLS])
         c->done_with[++c->freed % RK__CALLS] = false;
-    if (c->shm && c->freed != before)
+    if (c->freed != before)
         rk__node_set_freed(c->shm, c->freed);
 }
 
@@ -107,7 +107,7 @@ static rk_status room_for_call(rk__ranks *c)
     rk_status st = RK_OK;
     if (c->in_flight >= RK__CALLS - 1)
         return rk_fail(c->base.ctx, RK_EINTERNAL, "more than %d collectives under way", RK__CALLS - 1);
-    while (!st && c->shm && !rk__node_room(c->shm, c->seq + 1))
+    while (!st && !rk__node_room(c->shm, c->seq + 1))
         if (!(st = advance(c)) && !rk__node_room(c->shm, c->seq + 1))
             st = rk__watch_idle(c, NULL, &w);
     rk__watch_end(c, &w);
@@ -158,8 +158,7 @@ static rk_status launch(rk__ranks *c, rk_request *r)
     *c->flight_end = r;
     c->flight_end = &r->next;
     RK_TRY(rk__move_start(c, r));
-    if (c->shm)
-        rk__node_call(c->shm, &r->call);
+    rk__node_call(c->shm, &r->call);
     return advance(c);
 }
 
@@ -306,13 +305,9 @@ static void release_ranks(rk_comm *base, void *p)
     rk__call call;
     if (!p || count_call(c, RK__RELEASE, "", 0, 0, &call))
         return;
-    if (c->shm)
-        rk__node_call(c->shm, &call);
+    rk__node_call(c->shm, &call);
     free_call(c, call.seq);
-    if (c->shm)
-        rk__node_release(c->shm, p);
-    else
-        free(p);
+    rk__node_release(c->shm, p);
 }
 
 __attribute__((noreturn)) static void abort_ranks(rk_comm *base, int code)

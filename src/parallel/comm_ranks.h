@@ -32,7 +32,7 @@ struct rk__ranks {
     rk_comm base;
     rk__ranks *root, *parent, *next; /* next: list of all that hang from root, root first */
     rk__net *net;
-    rk__node *shm; /* NULL: no other rank shares memory with this one */
+    rk__node *shm; /* the ranks of this node, be it this one alone */
     /* Places: ranks of node k are at[first[k]] .. at[first[k + 1] - 1], the n-th of them has home n. */
     int *first, *at, *node_of, *home;
     uint64_t seq, chain, waited, freed;

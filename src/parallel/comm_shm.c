@@ -121,7 +121,7 @@ static void pause_cpu(void)
 
 static bool spin(const rk__node *n, rk__idle *i)
 {
-    if (n->crowded || n->size == 1)
+    if (n->crowded)
         return false;
     pause_cpu();
     if (++i->spins % SPINS_A_CLOCK)
@@ -477,23 +477,22 @@ static bool share(rk__node *n, rk__gather_fn *gather, void *arg, size_t bytes, c
     return good;
 }
 
-/* Are there more computing threads on this node than cores they may use? */
-static bool is_crowded(rk__node *n, rk__gather_fn *gather, void *arg)
+bool rk__node_crowded(rk_ctx *ctx, int size, rk__gather_fn *gather, void *arg)
 {
-    typedef struct share_of {
+    typedef struct need {
         cpu_set_t cores;
         int32_t threads;
-    } share_of;
-    share_of mine, *all = calloc((size_t)n->size, sizeof *all);
+    } need;
+    need mine, *all = calloc((size_t)size, sizeof *all);
     cpu_set_t together;
     int threads = 0;
     memset(&mine, 0, sizeof mine);
     CPU_ZERO(&together);
-    mine.threads = n->ctx->dev ? n->ctx->device->threads(n->ctx->dev) : 1;
+    mine.threads = ctx->dev ? ctx->device->threads(ctx->dev) : 1;
     if (sched_getaffinity(0, sizeof mine.cores, &mine.cores))
         CPU_ZERO(&mine.cores);
     bool known = all && !gather(arg, &mine, sizeof mine, all);
-    for (int r = 0; known && r < n->size; r++) {
+    for (int r = 0; known && r < size; r++) {
         CPU_OR(&together, &together, &all[r].cores);
         threads += all[r].threads;
     }
@@ -529,8 +528,8 @@ static rk_status settle(rk__node *n, rk__gather_fn *gather, void *arg)
     return st;
 }
 
-rk_status rk__node_open(rk_ctx *ctx, int rank, int size, int offers, rk__node *parent, const int *in_parent,
-                        rk__gather_fn *gather, void *arg, rk__node **out)
+rk_status rk__node_open(rk_ctx *ctx, int rank, int size, int offers, bool crowded, rk__node *parent,
+                        const int *in_parent, rk__gather_fn *gather, void *arg, rk__node **out)
 {
     bool seen = false;
     rk__node *n = rk__calloc(ctx, 1, sizeof *n);
@@ -553,7 +552,7 @@ rk_status rk__node_open(rk_ctx *ctx, int rank, int size, int offers, rk__node *p
     RK_TRY_GOTO(done, share_memory(n, gather, arg, &seen));
     if (!seen)
         goto done;
-    n->crowded = parent ? parent->crowded : is_crowded(n, gather, arg);
+    n->crowded = parent ? parent->crowded : crowded;
     if (rank == 0)
         memset(n->block, 0, sizeof(handle)); /* the nonce was there */
     st = settle(n, gather, arg);

@@ -4,7 +4,6 @@
  * knows. */
 #include "parallel/comm_ranks.h"
 
-#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,10 +59,9 @@ static void say_to_far(rk__ranks *c, const word *w)
 static void announce_in(rk__ranks *c, const rk__failure *f)
 {
     word w = { .kind = WORD_FAILED, .failure = *f };
-    if (!c->first) /* not yet open */
+    if (!c->shm) /* not yet open */
         return;
-    if (c->shm)
-        rk__node_say_failed(c->shm, f);
+    rk__node_say_failed(c->shm, f);
     say_to_far(c, &w);
 }
 
@@ -83,8 +81,7 @@ void rk__say_closed(rk__ranks *c)
 {
     word w = { .kind = WORD_CLOSED };
     rk__call_set(&w.call, c->seq, RK__BARRIER, "", 0, 0);
-    if (c->shm)
-        rk__node_say_closed(c->shm);
+    rk__node_say_closed(c->shm);
     say_to_far(c, &w);
 }
 
@@ -228,7 +225,7 @@ static rk_status fail_closed(rk__ranks *c, const rk_request *r, int rank)
 static rk_status look_near(rk__ranks *c, const rk_request *r)
 {
     rk__failure f;
-    for (int n = 0; c->shm && n < c->base.node_size; n++) {
+    for (int n = 0; n < c->base.node_size; n++) {
         if (n == c->base.node_rank)
             continue;
         if (rk__node_failed(c->shm, n, &f))
@@ -254,20 +251,11 @@ static rk_status look_far(rk__ranks *c, const rk_request *r, rk__watch *w, doubl
     return check_heard(c);
 }
 
-/* Where no memory is shared there is no bell: give way, then sleep a little. */
-static void idle_alone(rk__watch *w, double now)
-{
-    if (now - w->begun < NAP_FAR)
-        sched_yield();
-    else
-        nanosleep(&(struct timespec){ 0, (long)(NAP_FAR * 1e9) }, NULL);
-}
-
 rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
 {
     bool messages = c->base.nodes > 1 || !r || r->posted;
     /* While it spins a rank looks at its clock now and then; asleep it looks each time that it wakes. */
-    if (c->shm && !w->idle.armed && w->begun > 0 && w->idle.spins % 64) {
+    if (!w->idle.armed && w->begun > 0 && w->idle.spins % 64) {
         rk__node_idle(c->shm, &w->idle, NAP_FAR);
         return RK_OK;
     }
@@ -283,17 +271,13 @@ rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
             return st;
         }
     }
-    if (c->shm)
-        rk__node_idle(c->shm, &w->idle, messages ? NAP_FAR : NAP_NEAR);
-    else
-        idle_alone(w, now);
+    rk__node_idle(c->shm, &w->idle, messages ? NAP_FAR : NAP_NEAR);
     return RK_OK;
 }
 
 void rk__watch_end(rk__ranks *c, rk__watch *w)
 {
-    if (c->shm)
-        rk__node_awake(c->shm, &w->idle);
+    rk__node_awake(c->shm, &w->idle);
     if (w->begun > 0)
         c->base.waited += rk__comm_now() - w->begun;
 }
