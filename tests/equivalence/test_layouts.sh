@@ -1,0 +1,171 @@
+#!/bin/sh
+# The promise, small: the same weights, the same optimiser state and the same logged numbers from every layout. Small networks of
+# every kind on a small table, ranks that divide the eight shards and ranks that do not, short last batches, evaluation and early
+# stopping; then one run whose layout changes three times.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$(dirname "$0")/../cli/mpi.sh"
+
+awk -v rows=330 'BEGIN {
+    s = 4321
+    print "a,b,c,d,y,kind"
+    for (i = 0; i < rows; i++) {
+        for (j = 0; j < 5; j++) {
+            s = (s * 1103515245 + 12345) % 2147483648
+            x[j] = s / 1073741824 - 1
+        }
+        printf("%.6f,%.6f,%.6f,%.6f,%.6f,k%d\n", x[0], x[1], x[2], x[3], x[0] * x[1] - x[2] + 0.1 * x[4],
+               x[0] + x[1] > 0.3 ? 2 : x[2] > x[3])
+    }
+}' >all.csv
+cut -d, -f1-4,6 all.csv >kinds.csv
+cut -d, -f1-5 all.csv >values.csv
+
+# 264 rows to train on: eleven batches of 24 an epoch would be even, 20 leaves a last one of 4, which is less than eight shards.
+cat >mlp.yaml <<END
+data: {path: kinds.csv, split: 0.2}
+model: {layers: [{linear: 40}, gelu, {layer_norm: {}}, {dropout: 0.1}, {linear: 24}, silu, {rms_norm: {}}, linear]}
+batch: {global: 20}
+loss: {label_smoothing: 0.1}
+optim: {lr: 0.01, weight_decay: 0.1, schedule: cosine, warmup: 5, clip_norm: 0.5, ema: 0.9}
+run: {steps: 30, seed: 5}
+eval: {every: 10, batch: 37}
+log: {every: 1}
+END
+cat >cnn.yaml <<END
+data: {path: kinds.csv, split: 0.2, noise: 0.01}
+model: {layers: [{linear: 72}, {reshape: [2, 6, 6]}, {conv2d: {out: 6, pad: 1}}, relu, max_pool, {conv2d: {out: 8, pad: 1}},
+                 relu, flatten, {linear: 16}, relu, linear]}
+batch: {global: 23}
+optim: {kind: sgd, lr: 0.05, nesterov: true, schedule: wsd}
+run: {steps: 24}
+eval: {every: 12}
+log: {every: 1}
+END
+cat >resnet.yaml <<END
+data: {path: kinds.csv, split: 0.2}
+model: {layers: [{linear: 64}, {reshape: [1, 8, 8]}, {conv2d: {out: 6, pad: 1, bias: false}}, batch_norm, relu,
+                 {residual: {main: [{conv2d: {out: 6, pad: 1}}, batch_norm, relu, {conv2d: {out: 6, pad: 1}}, batch_norm]}},
+                 {residual: {main: [{conv2d: {out: 8, stride: 2, pad: 1}}, {batch_norm: {scope: shard}}],
+                             shortcut: [{conv2d: {out: 8, kernel: 1, stride: 2}}, batch_norm]}},
+                 relu, adaptive_avg_pool, flatten, linear]}
+batch: {global: 26}
+optim: {kind: adam, lr: 0.01, clip_norm: 1}
+run: {steps: 24}
+eval: {every: 12}
+log: {every: 1}
+END
+sed -e 's/, batch_norm,/, {batch_norm: {scope: shard}},/g; s/, batch_norm\]/, {batch_norm: {scope: shard}}]/g' resnet.yaml >shard.yaml
+cat >values.yaml <<END
+data: {path: values.csv, split: 0.25, task: regression}
+model: {layers: [{linear: 24}, tanh, linear]}
+batch: {global: 19}
+optim: {lr: 0.02}
+run: {steps: 200}
+eval: {every: 7, patience: 3, batch: 21, metrics: "loss,mae,rmse"}
+log: {every: 1}
+END
+
+# model, ranks, threads, samples a pass at most (0: all), more options
+layouts='
+mlp 2 1 0
+mlp 3 1 0
+mlp 4 1 3
+mlp 5 2 0
+mlp 8 1 1
+cnn 2 2 0
+cnn 3 1 4
+cnn 7 1 0
+resnet 2 1 0
+resnet 3 1 0
+resnet 5 1 0
+resnet 8 1 0
+shard 3 1 0
+shard 2 1 7
+shard 1 1 4
+values 2 1 0
+values 3 2 5
+values 7 1 0
+mlp 1 2 5
+cnn 1 1 3
+mlp 3 1 0 grid.data=4
+mlp 16 1 0 grid.data=16
+'
+
+train() # RUN CONFIG RANKS THREADS MICRO OPTION...
+{
+    run=$1
+    config=$2
+    n=$3
+    threads=$4
+    micro=$5
+    shift 5
+    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "parallel.threads=$threads" "batch.micro=$micro" "$@" \
+        >out 2>err || fail "$config on $n ranks, $threads threads, passes of $micro $*"
+}
+
+compared=0
+echo "$layouts" >table
+while read -r model n threads micro more; do
+    [ -n "$model" ] || continue
+    straight=straight-$model$more
+    [ -d "$straight" ] || train "$straight" "$model" 1 1 0 $more
+    run=run-$compared
+    train "$run" "$model" "$n" "$threads" "$micro" $more
+    [ "$(hash_of "$run")" = "$(hash_of "$straight")" ] ||
+        fail "$model $more: other weights on $n ranks, $threads threads, passes of $micro"
+    digits_of "$straight" >want
+    digits_of "$run" >have
+    cmp -s want have || fail "$model $more: other numbers on $n ranks, $threads threads, passes of $micro:" \
+        "$(diff want have | head -4)"
+    compared=$((compared + 1))
+done <table
+grep -q '"val_rmse"' want || grep -q val_rmse straight-values/metrics.jsonl || fail "no regression was evaluated"
+stopped=$(tail -1 straight-values/metrics.jsonl | grep -oE '"step":[0-9]+')
+[ "$stopped" != '"step":200' ] || fail "early stopping was not tried: values.yaml ran to its end"
+
+# One run, four layouts: stopped by a signal to the launcher, by the death of a rank, by the file STOP.
+sed -e 's/steps: 30/steps: 900/; s/every: 10,/every: 300,/; s/every: 1}/every: 20}/' mlp.yaml >long.yaml
+echo 'ckpt: {every: 100}' >>long.yaml
+train straight long 1 1 0
+
+start() # RANKS OPTION...
+{
+    n=$1
+    shift
+    step_before=$(steps_of many)
+    mpirun -n "$n" "$rankine" train long.yaml run.dir=many parallel.threads=1 "$@" >out 2>err </dev/null &
+    job=$!
+    for _ in $(seq 600); do
+        [ "$(steps_of many)" -gt "$step_before" ] && return
+        sleep 0.02
+    done
+    kill $job
+    fail "no step on $n ranks"
+}
+
+steps_of() # RUN: the last logged step
+{
+    last=$(tail -1 "$1/metrics.jsonl" 2>/dev/null | grep -oE '"step":[0-9]+' | cut -d: -f2)
+    echo "${last:-0}"
+}
+
+stopped() # CODE: the job has ended so, before its end
+{
+    status=0
+    wait $job || status=$?
+    [ $status -eq "$1" ] || fail "exit $status instead of $1 on $n ranks"
+    [ ! -e many/DONE ] || fail "the run was over before it was stopped"
+}
+
+start 3
+kill -USR1 $job
+stopped 75
+start 8 batch.micro=2
+kill -KILL "$(pgrep -P $job -x rankine | tail -1)"
+stopped 137
+start 2
+touch many/STOP
+stopped 75
+train many long 5 1 0
+[ "$(hash_of many)" = "$(hash_of straight)" ] || fail "3, 8, 2, then 5 ranks: other weights than on one"
+echo "$compared layouts and one run in four layouts: the same bits"
