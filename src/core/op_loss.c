@@ -37,12 +37,21 @@ static rk_status sum_scaled(const rk_kernels *k, rk_tensor *values, double scale
     return k->mul_scalar(ctx->dev, 1, to, scale, to);
 }
 
-/* One over the number of terms of the mean; micro-batches know the samples of the whole. */
-static double mean_scale(const rk_ctx *ctx, int64_t terms, int64_t samples)
+/* One over the number of terms of the mean, `each` a sample; parts of a batch, which may be empty, know the
+ * samples of the whole. */
+static double mean_scale(const rk_ctx *ctx, int64_t terms, int64_t each)
 {
-    int64_t n =
-        ctx->grid.batch_samples > 0 && samples > 0 ? ctx->grid.batch_samples * (terms / samples) : terms;
+    int64_t n = ctx->grid.batch_samples > 0 ? ctx->grid.batch_samples * each : terms;
     return n > 0 ? 1.0 / (double)n : 0;
+}
+
+/* Terms of one sample of x (n, ..). */
+static int64_t terms_each(const rk_tensor *x)
+{
+    int64_t n = 1;
+    for (int i = 1; i < x->shape.ndim; i++)
+        n *= x->shape.dim[i];
+    return n;
 }
 
 /* ---- element by element: MSE, L1, BCE ---- */
@@ -153,8 +162,7 @@ static rk_tensor *element_loss(const rk__op *op, rk_tensor *x, rk_tensor *target
                 in[1] ? rk__shape_str(&in[1]->shape, tb, sizeof tb) : "NULL");
         return rk__inert(c.ctx);
     }
-    int64_t samples = in[0]->shape.ndim ? in[0]->shape.dim[0] : 1;
-    loss_attr a = { mean_scale(c.ctx, rk__size(in[0]), samples) };
+    loss_attr a = { mean_scale(c.ctx, rk__size(in[0]), terms_each(in[0])) };
     rk_tensor *dense[] = { rk__dense(in[0]), rk__dense(in[1]) };
     rk_tensor *difference = op == &op_mse ? rk__out(c.ctx, c.type, in[0]->shape) : NULL;
     rk_tensor *each = rk__out(c.ctx, c.type, in[0]->shape), *y = rk__out(c.ctx, c.type, RK_SCALAR);
@@ -267,7 +275,7 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
         rk__indices(c.ctx, c.name, target, cols, a.cfg.use_ignore ? &a.cfg.ignore_index : NULL, "class");
     if (!wide || count_targets(c.ctx, wide, &a.cfg, &counted))
         return rk__inert(c.ctx);
-    a.scale = mean_scale(c.ctx, counted, counted);
+    a.scale = mean_scale(c.ctx, counted, 1);
     rk_tensor *dense = rk__dense(logits), *y = rk__out(c.ctx, c.type, RK_SCALAR);
     rk_tensor *each = rk__out(c.ctx, c.type, RK_SHAPE(rows)), *lse = rk__out(c.ctx, c.type, RK_SHAPE(rows));
     if (rk_failed(c.ctx))

@@ -40,3 +40,11 @@ digits_of() # RUN
 {
     grep -oE '"(step|epoch|loss|lr|grad_norm|val_[a-z0-9]+)":[^,}]*' "$1/metrics.jsonl"
 }
+
+# The processes of a job's ranks on this machine, in the order in which they were started.
+pids_of() # PID-OF-MPIRUN
+{
+    for entry in /proc/[0-9]*; do
+        grep -qs "^PPid:[[:space:]]*$1\$" "$entry/status" && echo "${entry#/proc/}"
+    done | sort -n
+}

@@ -3,7 +3,7 @@
 # every kind on a small table, ranks that divide the eight shards and ranks that do not, short last batches, evaluation and early
 # stopping; then one run whose layout changes three times.
 . "$(dirname "$0")/../cli/lib.sh"
-. "$(dirname "$0")/../cli/mpi.sh"
+. "$root/tests/cli/mpi.sh"
 
 awk -v rows=330 'BEGIN {
     s = 4321
@@ -161,7 +161,7 @@ start 3
 kill -USR1 $job
 stopped 75
 start 8 batch.micro=2
-kill -KILL "$(pgrep -P $job -x rankine | tail -1)"
+kill -KILL "$(pids_of $job | tail -1)"
 stopped 137
 start 2
 touch many/STOP
