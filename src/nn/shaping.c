@@ -303,14 +303,16 @@ rk_module *rk_flatten(rk_module *parent, const char *name)
     return rk__module_add(parent, name, &rk__kind_flatten);
 }
 
+/* A rank may have no sample of a short batch: the width does not come from the size. */
 static rk_tensor *flatten_forward(rk_module *m, rk_tensor *x, rk_act act)
 {
     (void)m;
     (void)act;
     rk_shape s = rk_tensor_shape(x);
-    if (s.ndim <= 2)
-        return x;
-    return rk_reshape(x, RK_SHAPE(s.dim[0], rk_tensor_size(x) / (s.dim[0] ? s.dim[0] : 1)));
+    int64_t width = 1;
+    for (int i = 1; i < s.ndim; i++)
+        width *= s.dim[i];
+    return s.ndim <= 2 ? x : rk_reshape(x, RK_SHAPE(s.dim[0], width));
 }
 
 static int64_t elements(const rk_shape *s)
