@@ -7,6 +7,7 @@
 #include "io.h"
 #include "nn.h"
 #include "optim.h"
+#include "parallel.h"
 #include "tensor.h"
 #include "train.h"
 

@@ -1,8 +1,11 @@
-/* rankine bench: how near this machine's products come to its peak, in a few seconds. benchmarks/ has the
- * careful ones. */
+/* rankine bench: how near this machine's products come to its peak, in a few seconds; rankine bench comm: how
+ * fast its ranks add up. benchmarks/ has the careful ones. */
 #include "cli/cli.h"
 
+#include <rankine/parallel.h>
+
 #include <stdlib.h>
+#include <string.h>
 
 #define SECONDS_A_CASE 0.25
 enum { MIN_RUNS = 5, MAX_RUNS = 2000 };
@@ -104,14 +107,83 @@ static double median_seconds(rk_ctx *ctx, const bench_case *c)
     return seconds[runs / 2];
 }
 
+/* ---- comm: a table as nccl-tests print it ---- */
+
+/* Bytes a second that a link has to carry for this: a sum over n ranks moves 2 (n - 1) / n times its size. */
+static double bus(const rk_ctx *ctx, double bandwidth)
+{
+    return bandwidth * 2 * (rk_ranks(ctx) - 1) / rk_ranks(ctx);
+}
+
+static void print_comm_head(const rk_ctx *ctx)
+{
+    printf("# sum over %d ranks, %s a rank; seconds are medians of the slowest rank\n", rk_ranks(ctx),
+           rk_device_describe(ctx));
+    if (rk_ranks(ctx) == 1)
+        printf("# one rank has nobody to exchange with: mpirun -n 2 rankine bench comm\n");
+    printf("# %28s exchange + ordered addition + all-gather %17s MPI_Allreduce\n", "", "");
+    printf("# %10s %10s | %9s %9s %9s %7s | %9s %9s %9s %7s | %7s\n", "size", "count", "time", "algbw",
+           "busbw", "#wrong", "time", "algbw", "busbw", "#wrong", "times");
+    printf("# %10s %10s | %9s %9s %9s %7s | %9s %9s %9s %7s | %7s\n", "(B)", "(float)", "(us)", "(GB/s)",
+           "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)", "", "faster");
+}
+
+static void print_comm_row(const rk_ctx *ctx, const rk_comm_timing *t)
+{
+    double ours = (double)t->bytes / t->seconds / 1e9;
+    printf("  %10lld %10lld | %9.1f %9.2f %9.2f %7lld |", (long long)t->bytes, (long long)t->bytes / 4,
+           1e6 * t->seconds, ours, bus(ctx, ours), (long long)t->wrong);
+    if (t->mpi_seconds > 0) {
+        double mpi = (double)t->bytes / t->mpi_seconds / 1e9;
+        printf(" %9.1f %9.2f %9.2f %7lld | %7.2f\n", 1e6 * t->mpi_seconds, mpi, bus(ctx, mpi),
+               (long long)t->mpi_wrong, t->mpi_seconds / t->seconds);
+    } else {
+        printf(" %9s %9s %9s %7s | %7s\n", "-", "-", "-", "-", "-");
+    }
+    fflush(stdout);
+}
+
+static int run_comm(rk_ctx *ctx)
+{
+    int64_t wrong = 0;
+    if (rk_rank(ctx) == 0)
+        print_comm_head(ctx);
+    for (int64_t bytes = 4096; bytes <= 64 << 20 && !rk_failed(ctx); bytes *= 4) {
+        rk_comm_timing t;
+        if (rk_bench_comm(ctx, bytes, 0.4, &t))
+            break;
+        wrong += t.wrong;
+        if (rk_rank(ctx) == 0)
+            print_comm_row(ctx, &t);
+    }
+    if (wrong)
+        rk_fail(ctx, RK_EINTERNAL, "%lld values are not the sum", (long long)wrong);
+    return cli_close(ctx);
+}
+
+/* As cli_open_device(), with every rank there is. */
+static rk_status open_ranks(const cli_args *a, rk_ctx **ctx)
+{
+    int64_t threads;
+    *ctx = NULL;
+    if (!cli_int(a, "threads", 0, 1, &threads))
+        return RK_EUSAGE;
+    return rk_open(&(rk_open_cfg){ .threads = threads < 4096 ? (int)threads : 4096 }, ctx);
+}
+
 static int run_bench(const cli_args *a)
 {
     rk_ctx *ctx;
-    rk_status st = cli_open_device(a, &ctx);
+    bool comm = a->n_words && !strcmp(a->words[0], "comm");
+    if (a->n_words && !comm)
+        return cli_fail(RK_EUSAGE, "bench %s: there is \"comm\", or nothing for products", a->words[0]);
+    rk_status st = comm ? open_ranks(a, &ctx) : cli_open_device(a, &ctx);
     if (!ctx)
         return rk_exit_code(st);
     if (st)
         return cli_close(ctx);
+    if (comm)
+        return run_comm(ctx);
     double peak = rk_peak_flops(ctx);
     printf("%s; measured peak %.1f GFLOP/s\n", rk_device_describe(ctx), peak / 1e9);
     printf("%-22s %-28s %10s %10s %7s\n", "f32", "shape", "median ms", "GFLOP/s", "of peak");
@@ -136,8 +208,9 @@ static const cli_flag flags[] = {
 
 const cli_verb cli_bench = {
     .name = "bench",
-    .synopsis = "[--threads N]",
-    .summary = "time a few products and convolutions against this machine's peak",
+    .synopsis = "[comm] [--threads N]",
+    .summary = "time a few products and convolutions against this machine's peak; comm: sums over ranks",
     .flags = flags,
+    .max_words = 1,
     .run = run_bench,
 };

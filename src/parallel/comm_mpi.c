@@ -2,8 +2,8 @@
  * that they can also look after shared memory, failures and their own sleep. */
 #include "parallel/comm_net.h"
 
+#include <limits.h>
 #include <mpi.h>
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -184,6 +184,14 @@ rk_status rk__net_gather(rk__net *net, const void *mine, size_t bytes, void *all
 {
     int error = MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, net->comm);
     return error ? failed(net->ctx, "cannot gather", error) : RK_OK;
+}
+
+rk_status rk__net_all_reduce(rk__net *net, const float *in, float *out, int64_t n)
+{
+    if (n > INT_MAX)
+        return rk_fail(net->ctx, RK_EUSAGE, "MPI_Allreduce takes at most %d values at once", INT_MAX);
+    int error = MPI_Allreduce(in, out, (int)n, MPI_FLOAT, MPI_SUM, net->comm);
+    return error ? failed(net->ctx, "cannot sum", error) : RK_OK;
 }
 
 /* ---- messages ---- */

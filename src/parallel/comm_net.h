@@ -43,6 +43,9 @@ rk_status rk__net_say(rk__net *net, int to, const void *word, size_t bytes);
 /* The next word of `bytes` that has come, from any rank. */
 bool rk__net_hear(rk__net *net, void *word, size_t bytes, int *from);
 
+/* [C] MPI's own sum over the ranks, to be compared with. */
+rk_status rk__net_all_reduce(rk__net *net, const float *in, float *out, int64_t n);
+
 /* Ends all ranks of the job. */
 void rk__net_abort(rk__net *net, int code) __attribute__((noreturn));
 

@@ -1,0 +1,30 @@
+/* What several ranks do together, as far as programs see it. Ranks come from the launcher (mpirun, srun);
+ * rk_open() finds them. */
+#ifndef RANKINE_PARALLEL_H
+#define RANKINE_PARALLEL_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A sum over all ranks that every rank gets, as training does it and as MPI_Allreduce does. Seconds are
+ * medians of the slowest rank; 0 where there is nothing to measure. */
+typedef struct rk_comm_timing {
+    int64_t bytes, runs;
+    double seconds;           /* exchange, addition in canonical order, all-gather */
+    double mpi_seconds;       /* MPI_Allreduce; 0: one rank alone, without MPI */
+    int64_t wrong, mpi_wrong; /* values that are not the sum, over all ranks and runs */
+} rk_comm_timing;
+
+/* [C] Times sums of `bytes` (whole floats) for about `seconds`, both ways in turn, on fresh data in every
+ * run.
+ *
+ * Errors: RK_EUSAGE for a size that is no multiple of 4; RK_ENOMEM. */
+RK_API rk_status rk_bench_comm(rk_ctx *ctx, int64_t bytes, double seconds, rk_comm_timing *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
