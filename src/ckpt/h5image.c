@@ -486,20 +486,20 @@ static hid_t box(const rk_shape *whole, const int64_t *lo, const rk_shape *exten
     return space;
 }
 
-rk_status rk__h5_read(rk__h5_file *h, const char *data_set, rk_dtype t, const rk_shape *extent,
-                      const int64_t *lo, const rk_shape *whole, void *host, rk__fault *f)
+rk_status rk__h5_read(rk__h5_file *h, const char *data_set, rk_dtype t, const rk_shape *set,
+                      const int64_t *from, const rk_shape *extent, const int64_t *to, const rk_shape *whole,
+                      void *host, rk__fault *f)
 {
-    for (int i = 0; i < extent->ndim; i++)
-        if (extent->dim[i] == 0)
-            return rk__h5_check(h, data_set, t, extent, f);
-    hid_t set = open_set(h, data_set, t, extent, f);
-    if (set < 0)
+    hid_t id = open_set(h, data_set, t, set, f);
+    if (id < 0)
         return f->st;
-    hid_t type = type_of(t), mem = box(whole, lo, extent);
-    bool ok = mem >= 0 && H5Dread(set, type, mem, H5S_ALL, H5P_DEFAULT, host) >= 0;
+    hid_t type = type_of(t), mem = box(whole, to, extent), file = box(set, from, extent);
+    bool ok = mem >= 0 && file >= 0 && H5Dread(id, type, mem, file, H5P_DEFAULT, host) >= 0;
     if (mem >= 0)
         H5Sclose(mem);
+    if (file >= 0)
+        H5Sclose(file);
     H5Tclose(type);
-    H5Dclose(set);
+    H5Dclose(id);
     return ok ? RK_OK : rk__fault_set(f, RK_EDATA, "%s: data set %s cannot be read", h->name, data_set);
 }

@@ -41,8 +41,10 @@ rk_status rk__h5_open(int fd, uint64_t size, const char *name, rk__h5_file **out
 void rk__h5_close(rk__h5_file *h);
 /* RK_EDATA unless there is a data set of exactly this type and shape. */
 rk_status rk__h5_check(rk__h5_file *h, const char *data_set, rk_dtype t, const rk_shape *shape, rk__fault *f);
-/* Reads a data set of shape `extent` into the box at `lo` of the row-major array `host` of shape `whole`. */
-rk_status rk__h5_read(rk__h5_file *h, const char *data_set, rk_dtype t, const rk_shape *extent,
-                      const int64_t *lo, const rk_shape *whole, void *host, rk__fault *f);
+/* Reads the box of shape `extent` at `from` of a data set of shape `set` to the box at `to` of the row-major
+ * array `host` of shape `whole`. */
+rk_status rk__h5_read(rk__h5_file *h, const char *data_set, rk_dtype t, const rk_shape *set,
+                      const int64_t *from, const rk_shape *extent, const int64_t *to, const rk_shape *whole,
+                      void *host, rk__fault *f);
 
 #endif

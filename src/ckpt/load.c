@@ -2,12 +2,15 @@
 #include "ckpt/run.h"
 
 #include "core/ctx.h"
+#include "core/tape.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { LOAD_BYTES = 16 << 20 };
 
 static void tell(rk_warn_fn *warn, void *user, const char *fmt, ...) RK_PRINTF(3, 4);
 
@@ -36,7 +39,21 @@ static void note_bad(rk_run *run, int64_t step)
     run->bad[run->n_bad++] = step;
 }
 
-static rk_status open_one(rk_ctx *ctx, int snap_dir, const char *path, int64_t step, rk__snap *out)
+/* [C] The ranks check a share of the snapshot each, and all find it good or none does. */
+static rk_status open_checked(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *name, rk__snap *out,
+                              rk__fault *f)
+{
+    if (!c)
+        return rk__snap_open(ctx, snap_dir, name, out, f);
+    bool open = !rk__snap_open_share(ctx, snap_dir, name, c->rank, c->size, out, f);
+    rk_status st = rk__together_agree(c, name, f);
+    if (st && open)
+        rk__snap_close(out);
+    return st;
+}
+
+static rk_status open_one(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *path, int64_t step,
+                          rk__snap *out)
 {
     char name[RK__SNAP_NAME];
     rk__fault f = { 0 };
@@ -44,9 +61,30 @@ static rk_status open_one(rk_ctx *ctx, int snap_dir, const char *path, int64_t s
         return rk_fail(ctx, RK_EUSAGE, "snapshot of step %" PRId64 ": there are none beyond %" PRId64, step,
                        RK__STEP_MAX);
     rk__snap_name(step, name);
-    if (snap_dir < 0 || rk__snap_open(ctx, snap_dir, name, out, &f) == RK_ENOINPUT)
+    if (snap_dir < 0 || open_checked(ctx, c, snap_dir, name, out, &f) == RK_ENOINPUT)
         return rk_fail(ctx, RK_ENOINPUT, "run %s has no snapshot of step %" PRId64, path, step);
-    return f.st ? rk_fail(ctx, f.st, "run %s: %s", path, f.msg) : RK_OK;
+    return f.st ? rk_fail(ctx, f.st, "run %s: %s", path, f.msg) : rk_failed(ctx);
+}
+
+/* [C] What the first rank sees in the folder, so that all go by one list. */
+static rk_status list_steps(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *path, int64_t **steps, int *n)
+{
+    rk__fault f = { 0 };
+    int64_t count = 0;
+    *steps = NULL;
+    *n = 0;
+    if (!c || c->rank == 0) {
+        if (rk__steps_in(snap_dir, steps, n, &f))
+            rk_fail(ctx, f.st, "run %s: %s", path, f.msg);
+        count = *n;
+    }
+    if (!c)
+        return rk_failed(ctx);
+    RK_TRY(rk__comm_broadcast(c, "number of snapshots", 0, &count, sizeof count));
+    if (c->rank)
+        *steps = rk__calloc(ctx, (size_t)count + 1, sizeof **steps);
+    *n = (int)count;
+    return rk__comm_broadcast(c, "snapshots", 0, *steps, (size_t)count * sizeof **steps);
 }
 
 rk_status rk__open_good(rk_ctx *ctx, int snap_dir, const char *path, int64_t step, rk__snap *out,
@@ -54,17 +92,21 @@ rk_status rk__open_good(rk_ctx *ctx, int snap_dir, const char *path, int64_t ste
 {
     int64_t *steps;
     int n;
+    rk_comm *c = run ? run->comm : NULL;
     rk__fault f = { 0 }, newest = { 0 };
     if (step >= 0)
-        return open_one(ctx, snap_dir, path, step, out);
-    if (rk__steps_in(snap_dir, &steps, &n, &f))
-        return rk_fail(ctx, f.st, "run %s: %s", path, f.msg);
-    rk_status st = RK_ENOINPUT;
-    for (int i = n - 1; i >= 0 && st != RK_OK; i--) {
+        return open_one(ctx, c, snap_dir, path, step, out);
+    rk_status st = list_steps(ctx, c, snap_dir, path, &steps, &n);
+    if (st) {
+        free(steps);
+        return st;
+    }
+    st = RK_ENOINPUT;
+    for (int i = n - 1; i >= 0 && st != RK_OK && !rk_failed(ctx); i--) {
         char name[RK__SNAP_NAME];
         f = (rk__fault){ 0 };
         rk__snap_name(steps[i], name);
-        st = rk__snap_open(ctx, snap_dir, name, out, &f);
+        st = open_checked(ctx, c, snap_dir, name, out, &f);
         if (st == RK_OK)
             break;
         if (newest.st == RK_OK)
@@ -75,8 +117,8 @@ rk_status rk__open_good(rk_ctx *ctx, int snap_dir, const char *path, int64_t ste
         note_bad(run, steps[i]);
     }
     free(steps);
-    if (st == RK_OK)
-        return RK_OK;
+    if (st == RK_OK || rk_failed(ctx))
+        return st;
     if (n == 0)
         return rk_fail(ctx, RK_ENOINPUT, "run %s has no snapshot", path);
     if (f.newer || st == RK_ENOMEM)
@@ -99,7 +141,7 @@ static const char *shape_text(rk_dtype t, const rk_shape *s, char *buf, size_t s
 
 static rk_status check_tensor(rk_ctx *ctx, const rk__snap *s, const rk_state_entry *e, const rk__m_tensor *t)
 {
-    rk_shape shape = rk_tensor_shape(e->tensor);
+    rk_shape shape = e->piece.whole;
     rk_dtype dtype = rk_tensor_dtype(e->tensor);
     char here[256], there[256];
     if (t->dtype == dtype && t->shape.ndim == shape.ndim &&
@@ -149,27 +191,35 @@ static rk_status check_surplus(const rk__snap *s, const rk_state *st, unsigned i
 
 /* ---- moving the values ---- */
 
-static rk_status load_tensor(rk__snap *s, const rk__m_tensor *t, rk_tensor *to)
+/* Slices of a piece go through buf (LOAD_BYTES), so that no more than that lies in memory twice. */
+static rk_status load_tensor(rk__snap *s, const rk__m_tensor *t, const rk_state_entry *e, void *buf)
 {
-    rk_ctx *ctx = rk_tensor_ctx(to);
-    rk__fault f = { 0 };
-    size_t bytes = rk__m_tensor_bytes(t);
-    void *host = malloc(bytes ? bytes : 1);
-    if (!host)
-        return rk_fail(ctx, RK_ENOMEM, "snapshot %s: no memory for the %zu bytes of %s", s->name, bytes,
-                       t->name);
-    rk_status st = rk__snap_read(s, t, host, &f);
-    if (st)
-        rk_fail(ctx, st, "snapshot %s: %s", s->name, f.msg);
-    else if (bytes)
-        st = rk_tensor_write(to, host, bytes);
-    free(host);
-    return st;
+    rk_ctx *ctx = rk_tensor_ctx(e->tensor);
+    const int64_t all = e->piece.to - e->piece.from, most = LOAD_BYTES / (int64_t)rk_dtype_size(t->dtype);
+    for (int64_t at = 0; at < all; at += most) {
+        int64_t n = all - at < most ? all - at : most;
+        rk__fault f = { 0 };
+        rk_status st = rk__snap_read_piece(s, t, &e->piece, at, n, buf, &f);
+        if (st)
+            return rk_fail(ctx, st, "snapshot %s: %s", s->name, f.msg);
+        RK_TRY(rk__tensor_write_range(e->tensor, at, n, buf));
+    }
+    return RK_OK;
+}
+
+static void *load_buffer(rk_ctx *ctx)
+{
+    void *p = malloc(LOAD_BYTES); /* pages that are not used do not exist */
+    if (!p)
+        rk_fail(ctx, RK_ENOMEM, "no memory to load a snapshot");
+    return p;
 }
 
 static rk_status load_values(rk__snap *s, rk_state *st)
 {
-    for (int i = 0; i < st->n; i++) {
+    void *buf = load_buffer(st->ctx);
+    rk_status status = rk_failed(st->ctx);
+    for (int i = 0; i < st->n && !status; i++) {
         rk_state_entry *e = &st->entries[i];
         if (e->kind == RK_STATE_CURSOR) {
             const rk__m_cursor *c = find_cursor(&s->m, e->name);
@@ -179,9 +229,10 @@ static rk_status load_values(rk__snap *s, rk_state *st)
         }
         const rk__m_tensor *t = rk__m_find(&s->m, e->name);
         if (t)
-            RK_TRY(load_tensor(s, t, e->tensor));
+            status = load_tensor(s, t, e, buf);
     }
-    return RK_OK;
+    free(buf);
+    return status;
 }
 
 static rk_status fill_info(rk_ctx *ctx, const rk__manifest *m, rk_snap_info *info)
@@ -225,7 +276,8 @@ rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, 
     rk__snap s;
     RK_TRY(rk_failed(run->ctx));
     RK_TRY(rk__open_good(run->ctx, run->snap_dir, run->path, step, &s, NULL, NULL, run));
-    rk_status status = RK_OK;
+    void *buf = load_buffer(run->ctx);
+    rk_status status = rk_failed(run->ctx);
     for (int i = 0; i < s.m.n_tensors && !status; i++) {
         const rk__m_tensor *t = &s.m.tensors[i];
         if (!(kinds >> t->kind & 1))
@@ -235,8 +287,9 @@ rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, 
         if (!status)
             status = rk__state_add(st, t->kind, t->name, to);
         if (!status)
-            status = load_tensor(&s, t, to);
+            status = load_tensor(&s, t, &st->entries[st->n - 1], buf);
     }
+    free(buf);
     if (!status)
         status = fill_info(run->ctx, &s.m, info);
     rk__snap_close(&s);

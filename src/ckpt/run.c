@@ -270,6 +270,8 @@ static void init_run(rk_run *run, const rk_run_cfg *cfg)
     run->sync_write = cfg->sync_write;
     run->keep = cfg->keep < 2 ? 2 : cfg->keep;
     run->keep_every = cfg->keep_every;
+    run->comm = cfg->comm && cfg->comm->size > 1 ? cfg->comm : NULL;
+    run->writers = cfg->writers;
     run->io = cfg->io ? cfg->io : &rk__io_system;
     pthread_mutex_init(&run->mutex, NULL);
     pthread_condattr_t a;
@@ -277,6 +279,39 @@ static void init_run(rk_run *run, const rk_run_cfg *cfg)
     pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
     pthread_cond_init(&run->changed, &a);
     pthread_condattr_destroy(&a);
+}
+
+/* The first rank has made and locked the folder; the others learn under which number it owns it. */
+static rk_status join(rk_run *run, rk__fault *f)
+{
+    RK_TRY(rk__comm_broadcast(run->comm, "the run folder", 0, &run->lock.epoch, sizeof run->lock.epoch));
+    if (run->comm->rank == 0)
+        return RK_OK;
+    RK_TRY(rk__open_read_only(run->path, &run->dir, &run->snap_dir, f));
+    if (run->snap_dir < 0)
+        return rk__fault_set(f, RK_ENOINPUT,
+                             "run folder %s: the folder snap is not there: do all hosts see it?", run->path);
+    if (!run->sync_write && rk__writer_start(run))
+        return rk__fault_set(f, RK_ENOMEM, "cannot start the thread that writes snapshots");
+    return RK_OK;
+}
+
+static rk_status fail_open(rk_ctx *ctx, rk_status st, const rk__fault *f)
+{
+    return rk_fail(ctx, st, "%s%s", f->msg,
+                   st == RK_EIO ? "; a run needs a folder that can be written to" : "");
+}
+
+/* Every rank stays to the end, whatever has failed: the others wait to hear of it. */
+static rk_status open_together(rk_run *run)
+{
+    rk__fault f = { 0 };
+    if (run->comm->rank == 0 && open_for_writing(run, &f))
+        fail_open(run->ctx, f.st, &f);
+    f = (rk__fault){ 0 };
+    join(run, &f);
+    rk_status st = rk__together_agree(run->comm, "the run folder is open", &f);
+    return st && !rk_failed(run->ctx) ? fail_open(run->ctx, st, &f) : st;
 }
 
 rk_status rk__run_open(rk_ctx *ctx, const rk_run_cfg *cfg, rk_run **out)
@@ -293,12 +328,13 @@ rk_status rk__run_open(rk_ctx *ctx, const rk_run_cfg *cfg, rk_run **out)
     rk_status st = run->path ? RK_OK : rk_failed(ctx);
     if (!st && cfg->read_only)
         st = rk__open_read_only(cfg->dir, &run->dir, &run->snap_dir, &f);
+    else if (!st && run->comm)
+        st = open_together(run);
     else if (!st)
         st = open_for_writing(run, &f);
     if (st) {
         rk__run_close(run);
-        return rk_fail(ctx, st, "%s%s", f.msg,
-                       st == RK_EIO ? "; a run needs a folder that can be written to" : "");
+        return rk_failed(ctx) ? rk_failed(ctx) : fail_open(ctx, st, &f);
     }
     *out = run;
     return RK_OK;
@@ -308,19 +344,16 @@ void rk__run_close(rk_run *run)
 {
     if (!run)
         return;
+    if (run->comm && !rk_failed(run->ctx))
+        rk__together_advance(run, true);
     rk__writer_stop(run);
     rk__lock_drop(&run->lock, run->io, run->dir);
     if (run->snap_dir >= 0)
         close(run->snap_dir);
     if (run->dir >= 0)
         close(run->dir);
-    for (int i = 0; i < RK__SHARDS; i++) {
-        for (int k = 0; k < run->shard[i].n; k++)
-            free((char *)run->shard[i].slabs[k].name);
-        free(run->shard[i].slabs);
-        free(run->shard[i].entry);
-        rk__image_free(&run->shard[i].image);
-    }
+    rk__free_shards(run);
+    rk__plan_free(&run->plan);
     rk__manifest_free(&run->job);
     pthread_cond_destroy(&run->changed);
     pthread_mutex_destroy(&run->mutex);

@@ -1,6 +1,7 @@
 #include "ckpt/snap.h"
 
 #include "ckpt/hash.h"
+#include "ckpt/plan.h"
 #include "core/ctx.h"
 
 #include <errno.h>
@@ -89,18 +90,19 @@ static rk_status write_file(const rk__io_ops *io, int dir, const rk__image *imag
 /* All files are written before the first is synced, so that the disk has them all to work on. */
 static rk_status write_files(const rk__commit *c, int dir, rk__fault *f)
 {
-    int n = c->m->n_files, *fd = malloc(((size_t)n + 1) * sizeof *fd);
+    int n = c->n, *fd = malloc(((size_t)n + 1) * sizeof *fd);
+    rk__m_file *file = c->m->files + c->first;
     if (!fd)
         return rk__fault_set(f, RK_ENOMEM, "save: no memory");
     for (int i = 0; i < n; i++)
         fd[i] = -1;
     rk_status st = RK_OK;
     for (int i = 0; i < n && !st; i++)
-        st = write_file(c->io, dir, &c->images[i], &c->m->files[i], &fd[i], f);
+        st = write_file(c->io, dir, &c->images[i], &file[i], &fd[i], f);
     for (int i = 0; i < n && !st; i++)
-        st = rk__io_sync(c->io, fd[i], c->m->files[i].name, f);
+        st = rk__io_sync(c->io, fd[i], file[i].name, f);
     for (int i = 0; i < n; i++)
-        if (fd[i] >= 0 && rk__io_close(c->io, fd[i], c->m->files[i].name, f) && !st)
+        if (fd[i] >= 0 && rk__io_close(c->io, fd[i], file[i].name, f) && !st)
             st = f->st;
     free(fd);
     return st;
@@ -125,14 +127,21 @@ static rk_status write_manifest(const rk__commit *c, int dir, rk__fault *f)
     return st;
 }
 
-/* Everything under the temporary name, durable. */
-static rk_status write_all_files(const rk__commit *c, const char *tmp, rk__fault *f)
+static void tmp_name(const rk__commit *c, char tmp[RK__SNAP_NAME])
 {
+    snprintf(tmp, RK__SNAP_NAME, ".tmp-%012" PRId64 "-%" PRIu64, c->m->step, c->m->epoch);
+}
+
+/* What is asked for under the temporary name, durable. */
+static rk_status write_into(const rk__commit *c, bool files, bool manifest, rk__fault *f)
+{
+    char tmp[RK__SNAP_NAME];
+    tmp_name(c, tmp);
     int dir = rk__io_open(c->io, c->snap_dir, tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, f);
     if (dir < 0)
         return f->st;
-    rk_status st = write_files(c, dir, f);
-    if (!st)
+    rk_status st = files ? write_files(c, dir, f) : RK_OK;
+    if (!st && manifest)
         st = write_manifest(c, dir, f);
     if (!st)
         st = rk__io_sync(c->io, dir, tmp, f);
@@ -141,8 +150,10 @@ static rk_status write_all_files(const rk__commit *c, const char *tmp, rk__fault
     return st;
 }
 
-static rk_status make_tmp(const rk__commit *c, const char *tmp, rk__fault *f)
+rk_status rk__snap_begin(const rk__commit *c, rk__fault *f)
 {
+    char tmp[RK__SNAP_NAME];
+    tmp_name(c, tmp);
     for (int tries = 0; tries < 2; tries++) {
         if (!rk__io_make_dir(c->io, c->snap_dir, tmp, 0700))
             return RK_OK;
@@ -178,14 +189,20 @@ static void withdraw(const rk__commit *c, const char *tmp, const char *name, boo
                   swapped ? RENAME_EXCHANGE : RENAME_NOREPLACE);
 }
 
-rk_status rk__snap_commit(const rk__commit *c, rk__fault *f)
+void rk__snap_drop(const rk__commit *c)
+{
+    char tmp[RK__SNAP_NAME];
+    tmp_name(c, tmp);
+    rk__io_remove_tree(c->io, c->snap_dir, tmp);
+}
+
+static rk_status write_and_publish(const rk__commit *c, bool files, rk__fault *f)
 {
     char name[RK__SNAP_NAME], tmp[RK__SNAP_NAME];
     bool swapped = false;
     rk__snap_name(c->m->step, name);
-    snprintf(tmp, sizeof tmp, ".tmp-%012" PRId64 "-%" PRIu64, c->m->step, c->m->epoch);
-    RK_TRY(make_tmp(c, tmp, f));
-    rk_status st = write_all_files(c, tmp, f);
+    tmp_name(c, tmp);
+    rk_status st = write_into(c, files, true, f);
     if (!st && c->still_ours)
         st = c->still_ours(c->user, f);
     if (!st)
@@ -193,8 +210,24 @@ rk_status rk__snap_commit(const rk__commit *c, rk__fault *f)
     if (!st && (st = rk__io_sync_dir(c->io, c->snap_dir, ".", f)))
         withdraw(c, tmp, name, swapped);
     if (st || swapped)
-        rk__io_remove_tree(c->io, c->snap_dir, tmp);
+        rk__snap_drop(c);
     return st;
+}
+
+rk_status rk__snap_commit(const rk__commit *c, rk__fault *f)
+{
+    RK_TRY(rk__snap_begin(c, f));
+    return write_and_publish(c, true, f);
+}
+
+rk_status rk__snap_write(const rk__commit *c, rk__fault *f)
+{
+    return write_into(c, true, false, f);
+}
+
+rk_status rk__snap_finish(const rk__commit *c, rk__fault *f)
+{
+    return write_and_publish(c, false, f);
 }
 
 /* ---- reading ---- */
@@ -227,25 +260,28 @@ static rk_status read_chunk(int fd, unsigned char *p, size_t n, int64_t at, cons
     return RK_OK;
 }
 
-static rk_status check_sums(const rk__m_file *m, int fd, const char *snap, rk__fault *f)
+/* Chunks begin .. end - 1; all of them: the sum of the whole file too. */
+static rk_status check_sums(const rk__m_file *m, int64_t begin, int64_t end, int fd, const char *snap,
+                            rk__fault *f)
 {
+    const bool whole = begin == 0 && end == m->n_chunks;
     unsigned char *buf = malloc(RK__SUM_BYTES);
     XXH3_state_t *all = XXH3_createState();
     rk_status st =
         buf && all ? RK_OK : rk__fault_set(f, RK_ENOMEM, "%s/%s: no memory to check it", snap, m->name);
     if (!st)
         XXH3_128bits_reset(all);
-    for (int64_t i = 0; i < m->n_chunks && !st; i++) {
+    for (int64_t i = begin; i < end && !st; i++) {
         int64_t at = i * RK__SUM_BYTES, left = (int64_t)m->size - at;
         size_t n = (size_t)(left < RK__SUM_BYTES ? left : RK__SUM_BYTES);
         st = read_chunk(fd, buf, n, at, m->name, f);
         if (!st)
             st = check_chunk(m, i, buf, n, snap, f);
-        if (!st)
+        if (!st && whole)
             XXH3_128bits_update(all, buf, n);
     }
     char hex[33];
-    if (!st) {
+    if (!st && whole) {
         put_sum(XXH3_128bits_digest(all), hex);
         if (strcmp(hex, m->sum))
             st = rk__fault_set(f, RK_EDATA, "%s/%s: expected %s, got %s", snap, m->name, m->sum, hex);
@@ -309,42 +345,94 @@ rk_status rk__snap_manifest(rk_ctx *ctx, int snap_dir, const char *name, rk__man
     return st;
 }
 
-static rk_status open_files(rk__snap *s, int dir, rk__fault *f)
+/* Descriptor of file i; < 0 with f set. */
+static int need_fd(rk__snap *s, int i, rk__fault *f)
 {
-    for (int i = 0; i < s->m.n_files; i++) {
-        RK_TRY(open_file(dir, &s->m.files[i], s->name, &s->fd[i], f));
-        RK_TRY(check_sums(&s->m.files[i], s->fd[i], s->name, f));
+    if (s->fd[i] < 0 && open_file(s->dir, &s->m.files[i], s->name, &s->fd[i], f)) {
+        if (s->fd[i] >= 0)
+            close(s->fd[i]);
+        s->fd[i] = -1;
     }
+    return s->fd[i];
+}
+
+/* Only of a file that has been checked. */
+static rk_status need_h5(rk__snap *s, int i, rk__fault *f)
+{
+    if (s->h5[i])
+        return RK_OK;
+    if (need_fd(s, i, f) < 0)
+        return f->st;
+    return rk__h5_open(s->fd[i], s->m.files[i].size, s->m.files[i].name, &s->h5[i], f);
+}
+
+/* All chunks of all files stand in one row, which is cut evenly; alone, file after file. */
+static rk_status check_bytes(rk__snap *s, int share, int shares, rk__fault *f)
+{
+    int64_t all = 0, at = 0;
     for (int i = 0; i < s->m.n_files; i++)
-        RK_TRY(rk__h5_open(s->fd[i], s->m.files[i].size, s->m.files[i].name, &s->h5[i], f));
+        all += s->m.files[i].n_chunks;
+    const int64_t begin = all * share / shares, end = all * (share + 1) / shares;
+    for (int i = 0; i < s->m.n_files; i++) {
+        const rk__m_file *m = &s->m.files[i];
+        int64_t lo = begin > at ? begin - at : 0, hi = end - at < m->n_chunks ? end - at : m->n_chunks;
+        at += m->n_chunks;
+        if (lo >= hi)
+            continue;
+        if (need_fd(s, i, f) < 0)
+            return f->st;
+        RK_TRY(check_sums(m, lo, hi, s->fd[i], s->name, f));
+    }
+    return RK_OK;
+}
+
+/* Is every piece of every share-th file where the manifest says? */
+static rk_status check_pieces(rk__snap *s, int share, int shares, rk__fault *f)
+{
+    for (int i = share; i < s->m.n_files; i += shares)
+        RK_TRY(need_h5(s, i, f));
     for (int i = 0; i < s->m.n_tensors; i++)
         for (int k = 0; k < s->m.tensors[i].n_pieces; k++) {
             const rk__m_piece *p = &s->m.tensors[i].pieces[k];
-            RK_TRY(rk__h5_check(s->h5[p->file], p->data_set, s->m.tensors[i].dtype, &p->extent, f));
+            if (p->file % shares == share)
+                RK_TRY(rk__h5_check(s->h5[p->file], p->data_set, s->m.tensors[i].dtype, &p->extent, f));
         }
     return RK_OK;
 }
 
-rk_status rk__snap_open(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f)
+static rk_status open_snap(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f)
 {
-    *out = (rk__snap){ 0 };
+    *out = (rk__snap){ .dir = open_dir(snap_dir, name, f) };
     snprintf(out->name, sizeof out->name, "%s", name);
-    int dir = open_dir(snap_dir, name, f);
-    if (dir < 0)
+    if (out->dir < 0)
         return f->st;
-    rk_status st = manifest_in(ctx, dir, name, &out->m, f);
+    RK_TRY(manifest_in(ctx, out->dir, name, &out->m, f));
     size_t n = (size_t)out->m.n_files;
-    if (!st &&
-        (!(out->fd = malloc((n + 1) * sizeof *out->fd)) || !(out->h5 = calloc(n + 1, sizeof *out->h5))))
-        st = rk__fault_set(f, RK_ENOMEM, "%s: no memory for its files", name);
-    for (size_t i = 0; out->fd && i < n; i++)
+    out->fd = malloc((n + 1) * sizeof *out->fd);
+    out->h5 = calloc(n + 1, sizeof *out->h5);
+    if (!out->fd || !out->h5)
+        return rk__fault_set(f, RK_ENOMEM, "%s: no memory for its files", name);
+    for (size_t i = 0; i < n; i++)
         out->fd[i] = -1;
+    return RK_OK;
+}
+
+rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares,
+                              rk__snap *out, rk__fault *f)
+{
+    rk_status st = open_snap(ctx, snap_dir, name, out, f);
     if (!st)
-        st = open_files(out, dir, f);
-    close(dir);
+        st = check_bytes(out, share, shares, f);
+    if (!st)
+        st = check_pieces(out, share, shares, f);
     if (st)
         rk__snap_close(out);
     return st;
+}
+
+rk_status rk__snap_open(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f)
+{
+    return rk__snap_open_share(ctx, snap_dir, name, 0, 1, out, f);
 }
 
 void rk__snap_close(rk__snap *s)
@@ -355,17 +443,53 @@ void rk__snap_close(rk__snap *s)
         if (s->fd && s->fd[i] >= 0)
             close(s->fd[i]);
     }
+    if (s->dir >= 0)
+        close(s->dir);
     free(s->h5);
     free(s->fd);
     rk__manifest_free(&s->m);
-    *s = (rk__snap){ 0 };
+    *s = (rk__snap){ .dir = -1 };
+}
+
+/* What box `b` of a tensor, at `lo` there, has in common with a piece of a file, into the dense array `host`
+ * of b's shape. */
+static rk_status read_common(rk__snap *s, const rk__m_tensor *t, const rk__m_piece *p, const int64_t *lo,
+                             const rk_shape *b, void *host, rk__fault *f)
+{
+    rk_shape extent = { .ndim = b->ndim };
+    int64_t from[RK_MAX_DIMS], to[RK_MAX_DIMS];
+    for (int i = 0; i < b->ndim; i++) {
+        int64_t begin = lo[i] > p->lo[i] ? lo[i] : p->lo[i];
+        int64_t end_b = lo[i] + b->dim[i], end_p = p->lo[i] + p->extent.dim[i];
+        extent.dim[i] = (end_b < end_p ? end_b : end_p) - begin;
+        if (extent.dim[i] <= 0)
+            return RK_OK;
+        from[i] = begin - p->lo[i];
+        to[i] = begin - lo[i];
+    }
+    RK_TRY(need_h5(s, p->file, f));
+    return rk__h5_read(s->h5[p->file], p->data_set, t->dtype, &p->extent, from, &extent, to, b, host, f);
+}
+
+rk_status rk__snap_read_piece(rk__snap *s, const rk__m_tensor *t, const rk_piece *piece, int64_t at,
+                              int64_t n, void *host, rk__fault *f)
+{
+    rk__flat_box flat[RK__FLAT_BOXES];
+    const int64_t from = piece->from + at;
+    int boxes = rk__flat_boxes(&piece->box, from, from + n, flat);
+    for (int i = 0; i < boxes; i++) {
+        int64_t lo[RK_MAX_DIMS];
+        char *to = (char *)host + (size_t)(flat[i].at - from) * rk_dtype_size(t->dtype);
+        for (int k = 0; k < piece->box.ndim; k++)
+            lo[k] = piece->lo[k] + flat[i].lo[k];
+        for (int k = 0; k < t->n_pieces; k++)
+            RK_TRY(read_common(s, t, &t->pieces[k], lo, &flat[i].extent, to, f));
+    }
+    return RK_OK;
 }
 
 rk_status rk__snap_read(rk__snap *s, const rk__m_tensor *t, void *host, rk__fault *f)
 {
-    for (int i = 0; i < t->n_pieces; i++) {
-        const rk__m_piece *p = &t->pieces[i];
-        RK_TRY(rk__h5_read(s->h5[p->file], p->data_set, t->dtype, &p->extent, p->lo, &t->shape, host, f));
-    }
-    return RK_OK;
+    rk_piece whole = rk__piece_whole(&t->shape);
+    return rk__snap_read_piece(s, t, &whole, 0, whole.to, host, f);
 }

@@ -19,7 +19,8 @@ typedef struct rk__commit {
     const rk__io_ops *io;
     int snap_dir;            /* RUN/snap */
     rk__manifest *m;         /* complete but for sizes and sums of the files */
-    const rk__image *images; /* one a file of m */
+    const rk__image *images; /* of files first .. first + n - 1 of m, which are written here */
+    int first, n;
     /* Asked right before the rename: RK_OK if the run folder is still ours. May be NULL. */
     rk_status (*still_ours)(void *user, rk__fault *f);
     void *user;
@@ -29,10 +30,18 @@ typedef struct rk__commit {
  * of it is left under that name (an older snapshot of the same step stays). */
 rk_status rk__snap_commit(const rk__commit *c, rk__fault *f);
 
+/* The same in steps, for several ranks: one makes the temporary folder, each writes its files, then one
+ * writes the manifest and gives the snapshot its name. */
+rk_status rk__snap_begin(const rk__commit *c, rk__fault *f);
+rk_status rk__snap_write(const rk__commit *c, rk__fault *f);
+rk_status rk__snap_finish(const rk__commit *c, rk__fault *f);
+void rk__snap_drop(const rk__commit *c); /* gives it up */
+
 /* ---- reading ---- */
 
 typedef struct rk__snap {
     rk__manifest m;
+    int dir;          /* -1: not open */
     int *fd;          /* one a file, -1: not open */
     rk__h5_file **h5; /* one a file, NULL: not open */
     char name[RK__SNAP_NAME];
@@ -42,9 +51,16 @@ typedef struct rk__snap {
  * sees it, and then that each piece is where the manifest says. The context must not have failed, and has not
  * afterwards. */
 rk_status rk__snap_open(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f);
+/* The same by several readers: this one, number `share` of `shares`, checks its share of the files' bytes and
+ * pieces. It may be read when all of them have found nothing wrong. */
+rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares,
+                              rk__snap *out, rk__fault *f);
 /* Its manifest alone. */
 rk_status rk__snap_manifest(rk_ctx *ctx, int snap_dir, const char *name, rk__manifest *m, rk__fault *f);
 void rk__snap_close(rk__snap *s);
+/* Elements at .. at + n - 1 of a piece of a logical tensor (at 0: its first), from wherever they lie. */
+rk_status rk__snap_read_piece(rk__snap *s, const rk__m_tensor *t, const rk_piece *piece, int64_t at,
+                              int64_t n, void *host, rk__fault *f);
 /* A whole logical tensor, row-major, into rk__m_tensor_bytes(t) bytes. */
 rk_status rk__snap_read(rk__snap *s, const rk__m_tensor *t, void *host, rk__fault *f);
 

@@ -92,6 +92,9 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
 /* Records "NAME: kernel failed" and returns the inert tensor. */
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st);
 bool rk__is_contiguous(const rk_tensor *t);
+/* Elements at .. at + n - 1 of a contiguous tensor, from or to host memory. */
+rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host);
+rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host);
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
 void rk__drop(

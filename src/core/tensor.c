@@ -402,6 +402,36 @@ rk_status rk_tensor_write(rk_tensor *t, const void *host, size_t bytes)
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }
 
+/* The address of elements at .. at + n - 1; NULL is recorded. */
+static char *range_of(const rk_tensor *t, int64_t at, int64_t n)
+{
+    char *p = rk__data(t);
+    if (!p || !rk__is_contiguous(t) || at < 0 || n < 0 || at > rk__size(t) - n) {
+        if (t)
+            rk_fail(t->ctx, RK_EUSAGE, "elements that are not in the tensor, or not in a row");
+        return NULL;
+    }
+    return p + (size_t)at * rk_dtype_size(t->dtype);
+}
+
+rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host)
+{
+    const char *p = range_of(t, at, n);
+    if (!p)
+        return RK_EUSAGE;
+    rk_status st = t->ctx->device->copy_out(t->ctx->dev, host, p, (size_t)n * rk_dtype_size(t->dtype));
+    return st ? rk_fail(t->ctx, st, "cannot read a tensor from the device") : RK_OK;
+}
+
+rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host)
+{
+    char *p = range_of(t, at, n);
+    if (!p)
+        return RK_EUSAGE;
+    rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, (size_t)n * rk_dtype_size(t->dtype));
+    return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
+}
+
 double rk_item(const rk_tensor *t)
 {
     if (!rk__data(t))

@@ -95,9 +95,6 @@ static rk_status list_state(rk__trainer *t)
     RK_TRY(rk__state_add_cursor(st, "train/best", &t->best_bits));
     RK_TRY(rk__state_add_cursor(st, "train/best_step", &t->best_step));
     for (int i = 0; i < st->n; i++)
-        if (st->entries[i].tensor && !rk__piece_is_whole(&st->entries[i].piece))
-            return rk_fail(t->ctx, RK_ECONFIG, "parallel.zero: snapshots hold whole tensors only so far; use 0");
-    for (int i = 0; i < st->n; i++)
         if (st->entries[i].tensor)
             t->persistent_bytes += (size_t)rk_tensor_size(st->entries[i].tensor) * sizeof(float);
     for (int i = 0; i < t->optim->n; i++) /* and the gradients */
@@ -158,33 +155,27 @@ static rk_status agree(rk__trainer *t, const char *name, int64_t *value)
     return rk__comm_broadcast(ctx->comm, name, 0, value, sizeof *value);
 }
 
-static rk_status open_first(rk__trainer *t)
+/* [C] The folder is all ranks'. Afresh: the first rank clears it under the lock, and what the others know of
+ * its snapshots is stale then. */
+static rk_status open_run(rk__trainer *t)
 {
     const rk_config *c = t->cfg;
     rk_run_cfg rc = { .dir = c->run_dir,
                       .keep = (int)c->ckpt_keep,
                       .keep_every = c->ckpt_keep_every,
-                      .compress = c->ckpt_compress };
+                      .compress = c->ckpt_compress,
+                      .writers = (int)c->ckpt_writers,
+                      .comm = t->ctx->comm };
+    int64_t cleared = 1;
     RK_TRY(rk__run_open(t->ctx, &rc, &t->run));
     if (!t->opts->fresh)
         return RK_OK;
-    RK_TRY(rk__journal_clear(
-        t->ctx, c->run_dir)); /* under the lock; what the run knows of its snapshots is stale now */
+    if (t->speaks)
+        rk__journal_clear(t->ctx, c->run_dir);
+    RK_TRY(agree(t, "the cleared folder", &cleared));
     rk__run_close(t->run);
     t->run = NULL;
     return rk__run_open(t->ctx, &rc, &t->run);
-}
-
-/* The first rank makes and locks the folder; then the others may look at it. */
-static rk_status open_run(rk__trainer *t)
-{
-    int64_t made = 1;
-    if (t->speaks)
-        open_first(t);
-    RK_TRY(agree(t, "the run's folder", &made));
-    if (t->speaks)
-        return RK_OK;
-    return rk__run_open(t->ctx, &(rk_run_cfg){ .dir = t->cfg->run_dir, .read_only = true }, &t->run);
 }
 
 static rk_status write_config(rk__trainer *t)
@@ -280,12 +271,13 @@ static void saved(rk__trainer *t, int64_t step)
     rk__report_saved(t, step);
 }
 
+/* [C] */
 static void poll_save(rk__trainer *t)
 {
     rk_status st;
     int64_t step;
     char why[512];
-    if (!t->speaks || !rk__run_poll(t->run, &st, &step, why, sizeof why))
+    if (!rk__run_poll(t->run, &st, &step, why, sizeof why))
         return;
     if (st)
         save_failed(t, st, why);
@@ -293,9 +285,10 @@ static void poll_save(rk__trainer *t)
         saved(t, step);
 }
 
+/* [C] */
 static void begin_save(rk__trainer *t, bool best)
 {
-    if (!t->speaks || t->asked_step == t->step)
+    if (t->asked_step == t->step)
         return;
     int64_t done;
     char why[512] = "";
@@ -313,8 +306,8 @@ static void begin_save(rk__trainer *t, bool best)
                      .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
 }
 
-/* The state of now, durable. Tried twice: a disk that was full may not be any more. */
-static rk_status save_first(rk__trainer *t)
+/* [C] The state of now, durable. Tried twice: a disk that was full may not be any more. */
+static rk_status save_now(rk__trainer *t)
 {
     char why[512] = "", last[64];
     if (t->saved_step == t->step)
@@ -334,14 +327,6 @@ static rk_status save_first(rk__trainer *t)
     }
     return rk_fail(t->ctx, RK_EIO, "step %lld: the snapshot cannot be saved: %s%s", (long long)t->step, why,
                    last_good(t, last));
-}
-
-static rk_status save_now(rk__trainer *t)
-{
-    int64_t saved = 1;
-    if (t->speaks)
-        save_first(t);
-    return agree(t, "the snapshot", &saved);
 }
 
 /* ---- evaluation ---- */
@@ -442,14 +427,20 @@ static bool file_asks(rk__trainer *t, const char *name)
     return true;
 }
 
-/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder (looked for with
- * each log line)? All stop before the same step. */
-static rk_status asked_to_stop(rk__trainer *t, bool look, bool *stop)
+/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot by
+ * a file CHECKPOINT (looked for with each log line)? All do it at the same step. */
+static rk_status asked(rk__trainer *t, bool look, bool *stop)
 {
-    int64_t asked = (t->opts->stop && *t->opts->stop) || (look && t->speaks && file_asks(t, "STOP"));
-    RK_TRY(rk__job_add_counts(t->setup.job, "stop", 1, &asked));
-    *stop = asked > 0;
-    return RK_OK;
+    int64_t count[2] = { t->opts->stop && *t->opts->stop };
+    if (look && t->speaks) {
+        count[0] |= file_asks(t, "STOP");
+        count[1] = file_asks(t, "CHECKPOINT");
+    }
+    RK_TRY(rk__job_add_counts(t->setup.job, "stop", 2, count));
+    *stop = count[0] > 0;
+    if (count[1] && !*stop)
+        begin_save(t, false);
+    return rk_failed(t->ctx);
 }
 
 static rk_status finish(rk__trainer *t, const char *why)
@@ -487,7 +478,7 @@ static rk_status after_step(rk__trainer *t, bool *stop)
         *stop = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
         t->window.begin += rk__seconds() - begin; /* training is measured, not this */
     }
-    if (best || t->step % t->ckpt_every == 0 || (log && t->speaks && file_asks(t, "CHECKPOINT")))
+    if (best || t->step % t->ckpt_every == 0)
         begin_save(t, best);
     poll_save(t);
     return rk_failed(t->ctx);
@@ -499,7 +490,7 @@ static rk_status steps(rk__trainer *t)
     t->window = (rk__window){ .begin = rk__seconds() };
     while (t->step < t->total && !patience_over) {
         bool stop;
-        RK_TRY(asked_to_stop(t, t->step % t->cfg->log_every == 0, &stop));
+        RK_TRY(asked(t, t->step % t->cfg->log_every == 0, &stop));
         if (stop)
             return preempted(t);
         rk_batch b;

@@ -298,7 +298,7 @@ static void sharded(int axis, int cut)
     snprintf(path, sizeof path, "%s/snap", x.run);
     CHECK(!mkdir(path, 0700));
     int dir = open(path, O_RDONLY | O_DIRECTORY);
-    rk__commit c = { .io = &rk__io_system, .snap_dir = dir, .m = &m, .images = image };
+    rk__commit c = { .io = &rk__io_system, .snap_dir = dir, .m = &m, .images = image, .n = cut };
     CHECK_INT(rk__snap_commit(&c, &f), RK_OK);
     close(dir);
     rk__state_free(&x.st);
