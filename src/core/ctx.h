@@ -55,6 +55,12 @@ typedef struct rk__meet {
     rk_status (*sum)(void *arg, const char *name, int64_t n, const void *parts, void *out);
 } rk__meet;
 
+/* Told when a walk has made the last contribution to the gradient of a parameter. */
+typedef struct rk__on_ready {
+    void *arg;
+    void (*fn)(void *arg, rk_tensor *leaf); /* NULL: nobody wants to know */
+} rk__on_ready;
+
 struct rk_ctx {
     rk_status status;
     char message[1024];
@@ -66,6 +72,7 @@ struct rk_ctx {
     uint64_t seed;
     rk__grid grid;
     rk__meet meet;
+    rk__on_ready on_ready;
     struct rk_comm *comm; /* parallel/comm.h; NULL: one rank */
     uint64_t step;
     int64_t first_sample;

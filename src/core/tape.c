@@ -81,9 +81,12 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
     if (!node || !ins)
         return rk__inert(ctx);
     memcpy(ins, in, (size_t)nin * sizeof *ins);
-    for (int i = 0; i < nin; i++)
+    for (int i = 0; i < nin; i++) {
         if (in[i] && in[i]->node)
             in[i]->node->uses++;
+        else if (in[i] && in[i]->requires_grad)
+            in[i]->pending++;
+    }
     *node =
         (rk__node){ .op = op, .out = y, .in = ins, .nin = nin, .nsave = nsave, .prev = ctx->tape->newest };
     if (nsave)
@@ -357,6 +360,16 @@ static rk_status walk_node(rk_ctx *ctx, rk__node *node, bool retain)
     return RK_OK;
 }
 
+/* The walk has passed the node: leaves that no other reads have their gradient. */
+static void leaves_passed(rk_ctx *ctx, const rk__node *node)
+{
+    for (int i = 0; i < node->nin; i++) {
+        rk_tensor *t = node->in[i];
+        if (t && !t->node && t->requires_grad && --t->pending == 0 && ctx->on_ready.fn)
+            ctx->on_ready.fn(ctx->on_ready.arg, t);
+    }
+}
+
 static rk_status walk(rk_tensor *y, bool retain)
 {
     rk_ctx *ctx = y->ctx;
@@ -365,8 +378,10 @@ static rk_status walk(rk_tensor *y, bool retain)
         node = node->prev;
     if (!node)
         return rk_fail(ctx, RK_EUSAGE, "rk_backward(): no operation of this step leads to this tensor");
-    for (; node; node = node->prev)
+    for (; node; node = node->prev) {
         RK_TRY(walk_node(ctx, node, retain));
+        leaves_passed(ctx, node);
+    }
     return RK_OK;
 }
 

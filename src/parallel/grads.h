@@ -1,9 +1,10 @@
 /* Gradients on their way: each rank's sums over its subtrees become the sum over the batch.
  *
  * The gradients of all parameters stand in one flat vector, once for each subtree of a rank, in memory that
- * the ranks of a node read in place. The vector is cut into one piece a rank, at chunks of RK_CHUNK elements
- * of a parameter. Rank r gets piece r of every subtree, adds them in the order of the tree, and everyone gets
- * the sums. */
+ * the ranks of a node read in place. Neighbouring parameters form buckets, which set out while the backward
+ * walk goes on; their size is measured at the start. A bucket is cut into one piece a rank, at chunks of
+ * RK_CHUNK elements of a parameter. Rank r gets piece r of every subtree, adds them in the order of the tree,
+ * and everyone gets the sums. */
 #ifndef RK_PARALLEL_GRADS_H
 #define RK_PARALLEL_GRADS_H
 
@@ -21,8 +22,9 @@ typedef enum rk__zero {
 /* [C] For the parameters t (f32), which get their gradients' memory from here. Lives as long as the context.
  */
 rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__zero zero, rk__grads **out);
-/* Before a backward pass: gradients are written as this rank's parts. */
-void rk__grads_begin(rk__grads *g);
+/* Before the forward pass of a batch: gradients are written as this rank's parts. overlap: there will be one
+ * backward pass, and buckets of gradients may set out as soon as it is done with them. */
+void rk__grads_begin(rk__grads *g, bool overlap);
 /* [C] After it: rk_grad() of every parameter is the sum over the batch, in the elements of this rank's piece
  * (RK__ZERO_NONE: in all). */
 rk_status rk__grads_sum(rk__grads *g);
@@ -35,5 +37,7 @@ rk_status rk__grads_squares(rk__grads *g, double *squares);
 rk_status rk__grads_gather_weights(rk__grads *g);
 /* Bytes that a rank sends in one rk__grads_sum(). */
 size_t rk__grads_bytes(const rk__grads *g);
+/* Number of buckets, and the bytes of the largest. */
+int rk__grads_buckets(const rk__grads *g, size_t *largest);
 
 #endif

@@ -259,10 +259,10 @@ rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, d
     RK_TRY(rk_failed(a->ctx));
     rk__job_grid(a->job, b->global);
     rk_set_step(a->ctx, step, b->first);
-    if (a->grads)
-        rk__grads_begin(a->grads);
     int64_t pieces = a->micro > 0 ? pieces_of(b->global, a->micro) : 1;
-    RK_TRY(pieces > 1 && b->n > a->micro ? in_pieces(a, b, step, pieces, loss_value)
-                                         : whole(a, b, loss_value));
+    bool whole_batch = pieces == 1 || b->n <= a->micro;
+    if (a->grads)
+        rk__grads_begin(a->grads, whole_batch);
+    RK_TRY(whole_batch ? whole(a, b, loss_value) : in_pieces(a, b, step, pieces, loss_value));
     return a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
 }
