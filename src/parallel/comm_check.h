@@ -28,7 +28,8 @@ typedef struct rk__call {
 typedef struct rk__failure {
     int32_t status;
     int32_t theirs; /* the message says all: it is not this rank's own */
-    char message[504];
+    uint64_t seq;   /* the rank's last call: up to here it did its part */
+    char message[496];
 } rk__failure;
 
 /* Writes a call down. */

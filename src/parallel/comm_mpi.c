@@ -26,8 +26,8 @@ struct rk__net {
 struct rk__posts {
     rk__net *net;
     MPI_Request *request;
-    size_t *bytes;       /* what each has to bring; SIZE_MAX: a message that leaves */
-    MPI_Status *arrived; /* scratch of rk__posts_test() */
+    size_t *bytes; /* what each has to bring; SIZE_MAX: a message that leaves */
+    int ended;     /* the first so many are over */
     int count, room;
 };
 
@@ -145,17 +145,22 @@ static void drop_sent_words(rk__net *net)
     }
 }
 
-void rk__net_close(rk__net *net)
+void rk__net_leave(rk__net *net)
 {
     int over = 1;
     if (!net)
         return;
     MPI_Finalized(&over);
     if (!over)
-        drop_sent_words(net);          /* the few that have not left are MPI's until the end */
-    if (!over && !rk_failed(net->ctx)) /* collective: after a failure the others may be elsewhere */
-        MPI_Comm_free(&net->comm);
+        drop_sent_words(net); /* the few that have not left are MPI's until the end */
     free(net);
+}
+
+void rk__net_close(rk__net *net)
+{
+    if (net)
+        MPI_Comm_free(&net->comm);
+    rk__net_leave(net);
 }
 
 void rk__net_abort(rk__net *net, int code)
@@ -217,9 +222,7 @@ static rk_status make_room(rk__posts *p, size_t more)
     p->request = request ? request : p->request;
     size_t *bytes = realloc(p->bytes, (size_t)room * sizeof *bytes);
     p->bytes = bytes ? bytes : p->bytes;
-    MPI_Status *arrived = realloc(p->arrived, (size_t)room * sizeof *arrived);
-    p->arrived = arrived ? arrived : p->arrived;
-    if (!request || !bytes || !arrived)
+    if (!request || !bytes)
         return rk_fail(ctx, RK_ENOMEM, "out of memory: %d messages under way", room);
     p->room = room;
     return RK_OK;
@@ -261,33 +264,34 @@ rk_status rk__posts_recv(rk__posts *p, int from, uint32_t tag, void *data, size_
 }
 
 /* What arrived has the length that was expected. */
-static rk_status check_lengths(rk__posts *p)
+static rk_status check_length(const rk__posts *p, int i, MPI_Status *arrived)
 {
-    for (int i = 0; i < p->count; i++) {
-        int n = 0;
-        if (p->bytes[i] == SIZE_MAX)
-            continue;
-        MPI_Get_count(&p->arrived[i], MPI_BYTE, &n);
-        if ((size_t)n != p->bytes[i])
-            return rk_fail(p->net->ctx, RK_EHANG, "rank %d sent %d bytes where %zu were expected",
-                           p->arrived[i].MPI_SOURCE, n, p->bytes[i]);
-    }
-    return RK_OK;
+    int n = 0;
+    if (p->bytes[i] == SIZE_MAX)
+        return RK_OK;
+    MPI_Get_count(arrived, MPI_BYTE, &n);
+    if ((size_t)n == p->bytes[i])
+        return RK_OK;
+    return rk_fail(p->net->ctx, RK_EHANG, "rank %d sent %d bytes where %zu were expected",
+                   arrived->MPI_SOURCE, n, p->bytes[i]);
 }
 
+/* All have to end, so only the first that has not is looked at: a look does not take longer with more of
+ * them. */
 rk_status rk__posts_test(rk__posts *p, bool *done)
 {
-    int all = 0;
-    *done = p->count == 0;
-    if (*done)
-        return RK_OK;
-    int error = MPI_Testall(p->count, p->request, &all, p->arrived);
-    if (error)
-        return failed(p->net->ctx, "a message was lost", error);
-    if (!all)
-        return RK_OK;
-    RK_TRY(check_lengths(p));
-    p->count = 0;
+    *done = false;
+    for (; p->ended < p->count; p->ended++) {
+        MPI_Status arrived;
+        int over = 0;
+        int error = MPI_Test(&p->request[p->ended], &over, &arrived);
+        if (error)
+            return failed(p->net->ctx, "a message was lost", error);
+        if (!over)
+            return RK_OK;
+        RK_TRY(check_length(p, p->ended, &arrived));
+    }
+    p->count = p->ended = 0;
     *done = true;
     return RK_OK;
 }
@@ -303,7 +307,6 @@ void rk__posts_close(rk__posts *p)
         }
     free(p->request);
     free(p->bytes);
-    free(p->arrived);
     free(p);
 }
 

@@ -19,7 +19,10 @@ rk_status rk__net_open(rk_ctx *ctx, rk__net **out);
 rk_status rk__net_split(rk__net *net, int color, int key, rk__net **out);
 /* [C] The ranks that share this machine's memory. */
 rk_status rk__net_split_node(rk__net *net, rk__net **out);
-void rk__net_close(rk__net *net); /* [C] unless the context has failed; NULL is allowed */
+void rk__net_close(rk__net *net); /* [C] for one that only split and gathered; NULL is allowed */
+/* Not collective. MPI's side lives on to the end of the process: a message that comes late must not meet
+ * another communicator that has got the number of this one. NULL is allowed. */
+void rk__net_leave(rk__net *net);
 
 int rk__net_rank(const rk__net *net);
 int rk__net_size(const rk__net *net);

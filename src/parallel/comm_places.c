@@ -49,6 +49,7 @@ static rk_status fill_places(rk__ranks *c, const int *head)
     c->home = rk__calloc(ctx, (size_t)size, sizeof *c->home);
     c->heard = rk__calloc(ctx, (size_t)size, sizeof *c->heard);
     c->closed_at = rk__calloc(ctx, (size_t)size, sizeof *c->closed_at);
+    c->legs = rk__calloc(ctx, (size_t)size * RK__CALLS, 2 * sizeof *c->legs);
     if (rk_failed(ctx))
         return rk_failed(ctx);
     for (int h = 0; h < size; h++) {
@@ -113,9 +114,10 @@ static void free_places(rk__ranks *c)
     free(c->home);
     free(c->heard);
     free(c->closed_at);
+    free(c->legs);
     c->first = c->at = c->node_of = c->home = NULL;
     c->heard = NULL;
-    c->closed_at = NULL;
+    c->closed_at = c->legs = NULL;
 }
 
 static rk_status lowest(rk__net *node, int rank, int *out)
@@ -179,6 +181,7 @@ static rk_status wrap(rk_ctx *ctx, rk__net *net, rk__ranks *parent, rk_comm **ou
     c->parent = parent;
     c->root = parent ? parent->root : c;
     c->flight_end = &c->flight;
+    c->far_failed = -1;
     *out = &c->base;
     bool crowded = false;
     RK_TRY(parent ? rk__net_split(net, parent->base.node, c->base.rank, &node)
@@ -219,7 +222,7 @@ static void close_one(rk__ranks *c)
     rk__ranks_free_requests(c);
     rk__node_close(c->shm);
     free_places(c);
-    rk__net_close(c->net);
+    rk__net_leave(c->net);
     free(c);
 }
 

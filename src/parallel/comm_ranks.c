@@ -159,6 +159,7 @@ static rk_status launch(rk__ranks *c, rk_request *r)
     c->flight_end = &r->next;
     RK_TRY(rk__move_start(c, r));
     rk__node_call(c->shm, &r->call);
+    c->called = r->call.seq;
     return advance(c);
 }
 
@@ -172,6 +173,10 @@ static rk_status exchange_ranks(rk_comm *base, const char *name, const rk_leg *s
     RK_TRY(begin(c, RK__EXCHANGE, name, 0, bytes, out));
     memcpy((*out)->leg, send, (size_t)base->size * sizeof *send);
     (*out)->recv = recv;
+    for (int i = 0; base->nodes > 1 && i < base->size; i++) {
+        rk__legs_of(c, c->seq, i)[0] = send[i].bytes;
+        rk__legs_of(c, c->seq, i)[1] = recv[i].bytes;
+    }
     return launch(c, *out);
 }
 
@@ -306,6 +311,7 @@ static void release_ranks(rk_comm *base, void *p)
     if (!p || count_call(c, RK__RELEASE, "", 0, 0, &call))
         return;
     rk__node_call(c->shm, &call);
+    c->called = call.seq;
     free_call(c, call.seq);
     rk__node_release(c->shm, p);
 }

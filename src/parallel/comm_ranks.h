@@ -38,13 +38,17 @@ struct rk__ranks {
     uint64_t seq, chain, waited, freed;
     bool done_with[RK__CALLS]; /* call seq % RK__CALLS: nothing of it is read any more */
     rk__call history[RK__CALLS];
+    uint64_t *legs; /* (RK__CALLS, size, 2): bytes sent and expected in the exchanges of history */
     rk_request *flight, **flight_end; /* started, not moved to their end, oldest first */
     rk_request *limbo, *pool;
     int in_flight;
     rk__call *heard;     /* (size): what a rank of another node said it waits in; seq 0: nothing */
     uint64_t *closed_at; /* (size): the last call of a rank that has closed; 0: it has not */
-    bool announced;      /* the others know of this rank's failure */
-    bool theirs;         /* of a root: the failure was another rank's, or everyone's */
+    int far_failed;      /* a rank of another node that said far_failure; -1: none */
+    rk__failure far_failure;
+    uint64_t called; /* the last call that was made, not only counted */
+    bool announced;  /* the others know of this rank's failure */
+    bool theirs;     /* of a root: the failure was another rank's, or everyone's */
 };
 
 static inline rk__ranks *rk__ranks_of(rk_comm *c)
@@ -73,6 +77,12 @@ static inline int rk__relay_of(const rk__ranks *c, int from, int k)
 /* ---- comm_ranks.c ---- */
 void rk__ranks_free_requests(rk__ranks *c);
 
+/* Bytes that call seq, an exchange, sent to `rank` [0] and expected from it [1]. */
+static inline uint64_t *rk__legs_of(const rk__ranks *c, uint64_t seq, int rank)
+{
+    return c->legs + ((seq % RK__CALLS) * (uint64_t)c->base.size + (uint64_t)rank) * 2;
+}
+
 /* ---- comm_places.c ---- */
 rk_status rk__ranks_split(rk_comm *base, int color, int key, rk_comm **out);
 void rk__ranks_close(rk_comm *base);
@@ -86,6 +96,7 @@ rk_status rk__move(rk__ranks *c, rk_request *r);       /* pushes on; sets r->mov
 typedef struct rk__watch { /* of one wait */
     rk__idle idle;
     double begun, looked;
+    double since; /* when a failure was seen that may not concern this wait; 0: none */
     bool told;
 } rk__watch;
 

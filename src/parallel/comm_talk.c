@@ -12,6 +12,7 @@
 
 #define TELL_SECONDS   0.3    /* of waiting, before a rank tells others what it waits in */
 #define GATHER_SECONDS 0.2    /* how long a disagreement is given to show what everyone called */
+#define LAST_SECONDS   0.3    /* for calls that a rank made before it failed */
 #define LOOK_SECONDS   200e-6 /* between looks at failures */
 #define NAP_FAR        100e-6 /* messages come without a bell */
 #define NAP_NEAR       20e-3
@@ -73,8 +74,10 @@ void rk__announce(rk__ranks *c)
         return;
     root->announced = true;
     snprintf(f.message, sizeof f.message, "%s", rk_error(c->base.ctx));
-    for (rk__ranks *each = root; each; each = each->next)
+    for (rk__ranks *each = root; each; each = each->next) {
+        f.seq = each->called;
         announce_in(each, &f);
+    }
 }
 
 void rk__say_closed(rk__ranks *c)
@@ -87,14 +90,6 @@ void rk__say_closed(rk__ranks *c)
 
 /* ---- disagreement ---- */
 
-static const rk_request *request_of(const rk__ranks *c, uint64_t seq)
-{
-    const rk_request *r = c->flight;
-    while (r && r->call.seq != seq)
-        r = r->next;
-    return r;
-}
-
 static bool remembered(const rk__ranks *c, uint64_t seq)
 {
     return seq && seq <= c->seq && c->seq - seq < RK__CALLS && c->history[seq % RK__CALLS].seq == seq;
@@ -102,7 +97,6 @@ static bool remembered(const rk__ranks *c, uint64_t seq)
 
 static void tell_call(rk__ranks *c, uint64_t seq)
 {
-    const rk_request *r = request_of(c, seq);
     word w = { .kind = WORD_CALL };
     if (!remembered(c, seq))
         return;
@@ -110,9 +104,8 @@ static void tell_call(rk__ranks *c, uint64_t seq)
     for (int i = 0; i < c->base.size; i++) {
         if (rk__is_near(c, i))
             continue;
-        bool legs = r && r->call.op == RK__EXCHANGE;
-        w.to_you = legs ? r->leg[i].bytes : 0;
-        w.from_you = legs ? r->recv[i].bytes : 0;
+        w.to_you = rk__legs_of(c, seq, i)[0];
+        w.from_you = rk__legs_of(c, seq, i)[1];
         rk__net_say(c->net, i, &w, sizeof w);
     }
 }
@@ -120,16 +113,15 @@ static void tell_call(rk__ranks *c, uint64_t seq)
 /* Legs that do not fit, in an exchange on which both agree otherwise. */
 static rk_status check_legs(rk__ranks *c, int from, const word *w)
 {
-    const rk_request *r = request_of(c, w->call.seq);
+    const uint64_t *mine = rk__legs_of(c, w->call.seq, from);
     int me = c->base.rank;
-    if (!r || r->call.op != RK__EXCHANGE)
+    static const char fmt[] = "exchange %s: rank %d sends %zu bytes to rank %d, which expects %zu";
+    if (w->call.op != RK__EXCHANGE)
         return RK_OK;
-    if (r->recv[from].bytes != w->to_you)
-        return rk__fail_for_all(c, "exchange %s: rank %d sends %zu bytes to rank %d, which expects %zu",
-                                r->call.name, from, (size_t)w->to_you, me, r->recv[from].bytes);
-    if (r->leg[from].bytes != w->from_you)
-        return rk__fail_for_all(c, "exchange %s: rank %d sends %zu bytes to rank %d, which expects %zu",
-                                r->call.name, me, r->leg[from].bytes, from, (size_t)w->from_you);
+    if (mine[1] != w->to_you)
+        return rk__fail_for_all(c, fmt, w->call.name, from, (size_t)w->to_you, me, (size_t)mine[1]);
+    if (mine[0] != w->from_you)
+        return rk__fail_for_all(c, fmt, w->call.name, me, (size_t)mine[0], from, (size_t)w->from_you);
     return RK_OK;
 }
 
@@ -139,8 +131,10 @@ static rk_status hear(rk__ranks *c)
     word w;
     int from;
     while (c->base.nodes > 1 && rk__net_hear(c->net, &w, sizeof w, &from)) {
-        if (w.kind == WORD_FAILED)
-            return fail_as(c, from, &w.failure);
+        if (w.kind == WORD_FAILED && c->far_failed < 0) {
+            c->far_failed = from;
+            c->far_failure = w.failure;
+        }
         if (w.kind == WORD_CLOSED)
             c->closed_at[from] = w.call.seq + 1;
         else if (w.kind == WORD_CALL) {
@@ -197,8 +191,10 @@ rk_status rk__disagree(rk__ranks *c, uint64_t seq)
     if (!call)
         return RK_ENOMEM;
     tell_call(c, seq);
-    while (!collect_calls(c, seq, call) && !hear(c) && rk__comm_now() < until)
+    while (!collect_calls(c, seq, call) && !hear(c) && c->far_failed < 0 && rk__comm_now() < until)
         nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+    if (c->far_failed >= 0)
+        fail_as(c, c->far_failed, &c->far_failure);
     if (!rk_failed(c->base.ctx)) {
         rk__calls_describe(call, c->base.size, text, sizeof text);
         rk__fail_for_all(c,
@@ -222,14 +218,26 @@ static rk_status fail_closed(rk__ranks *c, const rk_request *r, int rank)
     return rk__fail_for_all(c, "rank %d ended while others wait for it in %s", rank, call);
 }
 
-static rk_status look_near(rk__ranks *c, const rk_request *r)
+/* Another rank has failed. A call that it still made may complete: it is given a moment to do so. */
+static rk_status heed(rk__ranks *c, const rk_request *r, rk__watch *w, double now, int rank,
+                      const rk__failure *f)
+{
+    if (r && r->call.seq <= f->seq) {
+        w->since = w->since > 0 ? w->since : now;
+        if (now - w->since < LAST_SECONDS)
+            return RK_OK;
+    }
+    return fail_as(c, rank, f);
+}
+
+static rk_status look_near(rk__ranks *c, const rk_request *r, rk__watch *w, double now)
 {
     rk__failure f;
     for (int n = 0; n < c->base.node_size; n++) {
         if (n == c->base.node_rank)
             continue;
         if (rk__node_failed(c->shm, n, &f))
-            return fail_as(c, rk__near(c, n), &f);
+            return heed(c, r, w, now, rk__near(c, n), &f);
         if (r && rk__node_closed(c->shm, n) && !rk__node_called(c->shm, n, r->call.seq))
             return fail_closed(c, r, rk__near(c, n));
     }
@@ -241,6 +249,8 @@ static rk_status look_far(rk__ranks *c, const rk_request *r, rk__watch *w, doubl
     if (c->base.nodes == 1)
         return RK_OK;
     RK_TRY(hear(c));
+    if (c->far_failed >= 0)
+        return heed(c, r, w, now, c->far_failed, &c->far_failure);
     for (int i = 0; r && i < c->base.size; i++)
         if (c->closed_at[i] && c->closed_at[i] <= r->call.seq)
             return fail_closed(c, r, i);
@@ -264,7 +274,7 @@ rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
         w->begun = now;
     if (now - w->looked > LOOK_SECONDS) {
         w->looked = now;
-        rk_status st = look_near(c, r);
+        rk_status st = look_near(c, r, w, now);
         st = st ? st : look_far(c, r, w, now);
         if (st) {
             rk__announce(c);

@@ -6,6 +6,9 @@
 
 #include "parallel/comm.h"
 
+#include <time.h>
+#include <unistd.h>
+
 static rk_ctx *ctx;
 static rk_comm *comm;
 
@@ -152,6 +155,201 @@ TEST(broadcast_from_every_root)
     CHECK_INT(rk_close(ctx), 0);
 }
 
+/* Ranks come at different times: a few hundred microseconds, other ones for each rank and round. */
+static void dawdle(int round)
+{
+    usleep((useconds_t)cell(comm->rank, 7, round, 11) * 4);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+TEST(shared_memory_is_zeroed_whole_pages_and_may_differ_in_size)
+{
+    set_up();
+    for (int round = 0; round < 6; round++) {
+        size_t bytes = (size_t)(comm->rank * 5003 + round * 70001);
+        uint8_t *p = comm->table->alloc(comm, bytes), *q = comm->table->alloc(comm, 1);
+        CHECK(p && q);
+        CHECK_INT((uintptr_t)p % 4096, 0);
+        for (size_t k = 0; k < bytes; k++)
+            CHECK_INT(p[k], 0);
+        memset(p, 255, bytes);
+        comm->table->release(comm, round % 2 ? q : p);
+        comm->table->release(comm, round % 2 ? p : q);
+    }
+    CHECK(comm->table->alloc(comm, 100)); /* not released: dies with the context */
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+/* Buffers are written again as soon as a collective that was started after the wait is complete, while others
+ * still hold what was lent before. */
+TEST(lent_legs_hold_until_the_next_collective)
+{
+    set_up();
+    enum { LEG = 3001, ROUNDS = 40 };
+    uint8_t *mine = comm->table->alloc(comm, (size_t)comm->size * LEG);
+    CHECK(mine);
+    for (int round = 0; round < ROUNDS; round++) {
+        rk_leg send[64], recv[64];
+        for (int i = 0; i < comm->size; i++) {
+            send[i] = (rk_leg){ mine + i * LEG, LEG };
+            recv[i] = (rk_leg){ NULL, LEG };
+            fill(send[i].data, comm->rank, i, round, LEG);
+        }
+        CHECK_OK(ctx, rk__comm_exchange(comm, "legs", send, recv));
+        dawdle(round);
+        for (int i = 0; i < comm->size; i++)
+            CHECK(holds(recv[i].data, i, comm->rank, round, LEG));
+        CHECK_OK(ctx, comm->table->barrier(comm, "read"));
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+TEST(many_collectives_in_flight)
+{
+    set_up();
+    enum { MANY = 12, LEG = 501 };
+    for (int turn = 0; turn < 3; turn++) {
+        static uint8_t out[MANY][64][LEG], all[MANY][64][LEG], word[MANY][LEG];
+        static rk_leg recv[MANY][64];
+        rk_request *ex[MANY], *ag[MANY], *bc[MANY];
+        for (int k = 0; k < MANY; k++) {
+            rk_leg send[64], piece[64];
+            int root = k % comm->size;
+            for (int i = 0; i < comm->size; i++) {
+                send[i] = (rk_leg){ out[k][i], LEG };
+                recv[k][i] = (rk_leg){ NULL, LEG };
+                piece[i] = (rk_leg){ all[k][i], LEG };
+                fill(out[k][i], comm->rank, i, k + turn, LEG);
+            }
+            fill(all[k][comm->rank], comm->rank, 1, k + turn, LEG);
+            if (comm->rank == root)
+                fill(word[k], root, 2, k + turn, LEG);
+            dawdle(k);
+            CHECK_OK(ctx, comm->table->exchange(comm, "legs", send, recv[k], &ex[k]));
+            CHECK_OK(ctx, comm->table->all_gather(comm, "pieces", piece, &ag[k]));
+            CHECK_OK(ctx, comm->table->broadcast(comm, "word", root, word[k], LEG, &bc[k]));
+            comm->table->progress(comm, NULL);
+        }
+        for (int k = MANY - 1; k >= 0; k--) {
+            CHECK_OK(ctx, comm->table->wait(comm, ag[k]));
+            CHECK_OK(ctx, comm->table->wait(comm, ex[k]));
+            CHECK_OK(ctx, comm->table->wait(comm, bc[k]));
+        }
+        for (int k = 0; k < MANY; k++) {
+            for (int i = 0; i < comm->size; i++) {
+                CHECK(holds(recv[k][i].data, i, comm->rank, k + turn, LEG));
+                CHECK(holds(all[k][i], i, 1, k + turn, LEG));
+            }
+            CHECK(holds(word[k], k % comm->size, 2, k + turn, LEG));
+        }
+        CHECK_OK(ctx, comm->table->barrier(comm, "again"));
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+TEST(progress_alone_completes_a_collective)
+{
+    set_up();
+    rk_leg piece[64];
+    static uint8_t data[64][5000];
+    rk_request *r;
+    for (int i = 0; i < comm->size; i++)
+        piece[i] = (rk_leg){ data[i], 5000 };
+    fill(data[comm->rank], comm->rank, 3, 0, 5000);
+    dawdle(1);
+    CHECK_OK(ctx, comm->table->all_gather(comm, "pieces", piece, &r));
+    double until = now() + 20;
+    while (!comm->table->progress(comm, r) && now() < until)
+        usleep(100);
+    CHECK(comm->table->progress(comm, r));
+    for (int i = 0; i < comm->size; i++)
+        CHECK(holds(data[i], i, 3, 0, 5000));
+    CHECK_OK(ctx, comm->table->wait(comm, r));
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+/* More than staging takes, from memory that only its owner sees. */
+TEST(large_private_memory)
+{
+    set_up();
+    size_t leg = (size_t)(24 << 20) / (size_t)comm->size + 13;
+    uint8_t *out = malloc(leg * (size_t)comm->size), *in = malloc(leg * (size_t)comm->size);
+    rk_leg send[64], recv[64];
+    for (int i = 0; i < comm->size; i++) {
+        send[i] = (rk_leg){ out + (size_t)i * leg, leg };
+        recv[i] = (rk_leg){ i % 2 ? NULL : in + (size_t)i * leg, leg };
+        memset(send[i].data, 1 + comm->rank * 8 + i, leg);
+    }
+    CHECK_OK(ctx, rk__comm_exchange(comm, "much", send, recv));
+    for (int i = 0; i < comm->size; i++)
+        for (size_t k = 0; k < leg; k += 4093)
+            CHECK_INT(((uint8_t *)recv[i].data)[k], (uint8_t)(1 + i * 8 + comm->rank));
+    CHECK_OK(ctx, comm->table->barrier(comm, "read"));
+    for (int i = 0; i < comm->size; i++)
+        send[i] = (rk_leg){ in + (size_t)i * leg, leg };
+    memset(send[comm->rank].data, 100 + comm->rank, leg);
+    CHECK_OK(ctx, rk__comm_all_gather(comm, "much", send));
+    for (int i = 0; i < comm->size; i++)
+        for (size_t k = 0; k < leg; k += 4093)
+            CHECK_INT(((uint8_t *)send[i].data)[k], 100 + i);
+    CHECK_OK(ctx, rk__comm_broadcast(comm, "much", comm->size - 1, out, leg * (size_t)comm->size));
+    CHECK_INT(out[0], 1 + (comm->size - 1) * 8);
+    CHECK_INT(rk_close(ctx), 0);
+    free(out);
+    free(in);
+}
+
+TEST(send_and_recv_around_a_ring)
+{
+    set_up();
+    static uint8_t out[300001], in[300001];
+    int next = (comm->rank + 1) % comm->size, before = (comm->rank + comm->size - 1) % comm->size;
+    for (int round = 0; comm->size > 1 && round < 3; round++) {
+        size_t bytes = round == 0 ? 1 : round == 1 ? 0 : sizeof out;
+        fill(out, comm->rank, next, round, bytes);
+        if (comm->rank == 0) {
+            CHECK_OK(ctx, comm->table->send(comm, next, 1023, out, bytes));
+            CHECK_OK(ctx, comm->table->recv(comm, before, 1023, in, bytes));
+        } else {
+            CHECK_OK(ctx, comm->table->recv(comm, before, 1023, in, bytes));
+            CHECK_OK(ctx, comm->table->send(comm, next, 1023, out, bytes));
+        }
+        CHECK(holds(in, before, comm->rank, round, bytes));
+    }
+    CHECK_OK(ctx, comm->table->barrier(comm, "home"));
+    if (comm->size == 1) { /* a failure would reach the others before they are home */
+        CHECK_INT(comm->table->send(comm, 0, 0, out, 1), RK_EINTERNAL);
+        rk_error_clear(ctx);
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+TEST(bytes_are_counted)
+{
+    set_up();
+    rk_leg send[64], recv[64];
+    static uint8_t out[64][100], in[64][100];
+    for (int i = 0; i < comm->size; i++) {
+        send[i] = (rk_leg){ out[i], 100 };
+        recv[i] = (rk_leg){ in[i], 100 };
+    }
+    uint64_t others = (uint64_t)comm->size - 1, far = (uint64_t)(comm->size - comm->node_size);
+    CHECK_OK(ctx, rk__comm_exchange(comm, "legs", send, recv));
+    CHECK_INT(comm->sent, 100 * others);
+    CHECK_INT(comm->received, 100 * others);
+    CHECK_INT(comm->sent_far, 100 * far);
+    CHECK_OK(ctx, rk__comm_all_gather(comm, "legs", send));
+    CHECK_INT(comm->received, 200 * others);
+    CHECK_INT(comm->sent_far, 100 * far + 100 * (uint64_t)(comm->nodes - 1)); /* once for each node */
+    CHECK_INT(rk_close(ctx), 0);
+}
+
 TEST(split)
 {
     set_up();
@@ -164,6 +362,201 @@ TEST(split)
     for (int i = 1; i < half->size; i++)
         CHECK(got[i] < got[i - 1]);
     CHECK_INT(rk_close(ctx), 0);
+}
+
+/* The ranks of a split use memory that was shared by all. */
+TEST(split_uses_memory_of_its_parent)
+{
+    set_up();
+    rk_comm *part;
+    uint8_t *p = comm->table->alloc(comm, 64 * 900);
+    CHECK(p);
+    CHECK_OK(ctx, comm->table->split(comm, comm->rank % 3, comm->rank, &part));
+    for (int round = 0; round < 5; round++) {
+        rk_leg send[64], recv[64];
+        for (int i = 0; i < part->size; i++) {
+            send[i] = (rk_leg){ p + i * 900, 900 };
+            recv[i] = (rk_leg){ NULL, 900 };
+            fill(send[i].data, part->rank, i, round, 900);
+        }
+        CHECK_OK(ctx, rk__comm_exchange(part, "legs", send, recv));
+        for (int i = 0; i < part->size; i++) {
+            CHECK(holds(recv[i].data, i, part->rank, round, 900));
+            CHECK(i != part->rank || recv[i].data == send[i].data);
+        }
+        CHECK_OK(ctx, part->table->barrier(part, "read"));
+    }
+    CHECK_OK(ctx, comm->table->split(comm, comm->rank ? -1 : 0, 0, &part));
+    CHECK((part != NULL) == (comm->rank == 0));
+    if (part) {
+        CHECK_INT(part->size, 1);
+        CHECK_OK(ctx, part->table->barrier(part, "alone"));
+        part->table->close(part);
+    }
+    CHECK_OK(ctx, comm->table->barrier(comm, "all"));
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+/* ---- ranks that do not agree ---- */
+
+static bool says(const char *text)
+{
+    if (strstr(rk_error(ctx), text))
+        return true;
+    fprintf(stderr, "rank %d: \"%s\" is not in \"%s\"\n", comm->rank, text, rk_error(ctx));
+    return false;
+}
+
+/* Everyone fails with this, soon, and leaves together. */
+#define CHECK_FAILED(status, text)                      \
+    do {                                                \
+        CHECK_INT(rk_failed(ctx), status);              \
+        CHECK(says(text));                              \
+        CHECK(now() - begun < 1.0 + slow());            \
+        CHECK_INT(rk_close(ctx), rk_exit_code(status)); \
+    } while (0)
+
+/* Sanitizers and more ranks than cores take their time. */
+static double slow(void)
+{
+    const char *more = getenv("RK_TEST_SLOW");
+    return more ? strtod(more, NULL) : 0;
+}
+
+TEST(ranks_that_call_different_collectives)
+{
+    set_up();
+    rk_leg leg[64], back[64];
+    static uint8_t data[64][256], in[64][256];
+    char want[128];
+    int last = comm->size - 1;
+    for (int i = 0; i < comm->size; i++) {
+        leg[i] = (rk_leg){ data[i], 256 };
+        back[i] = (rk_leg){ in[i], 256 };
+    }
+    CHECK_OK(ctx, comm->table->barrier(comm, "go"));
+    double begun = now();
+    if (last == 0) {
+        rk_close(ctx);
+        return;
+    }
+    if (comm->rank == last)
+        rk__comm_all_gather(comm, "fc2.weight", leg);
+    else
+        rk__comm_exchange(comm, "gradients 1", leg, back);
+    snprintf(want, sizeof want, "rank %d called all-gather fc2.weight (%s bytes)", last,
+             comm->size == 2   ? "512"
+             : comm->size == 3 ? "768"
+             : comm->size == 4 ? "1,024"
+             : comm->size == 5 ? "1,280"
+                               : "2,048");
+    if (last == 1) { /* one against one: in order of rank */
+        snprintf(want, sizeof want, "rank 1 all-gather fc2.weight (512 bytes)");
+    } else {
+        CHECK(says(want));
+        snprintf(want, sizeof want, "ranks 0-%d exchange gradients 1", last - 1);
+    }
+    CHECK_FAILED(RK_EHANG, want);
+}
+
+TEST(ranks_that_say_different_names_and_sizes)
+{
+    for (int what = 0; what < 3; what++) {
+        set_up();
+        uint64_t all[64], mine = 1;
+        rk_leg leg[64], back[64];
+        static uint8_t data[64][300];
+        bool odd = comm->rank == comm->size - 1 && comm->size > 1;
+        for (int i = 0; i < comm->size; i++) {
+            leg[i] = (rk_leg){ data[i], 100 };
+            back[i] = (rk_leg){ data[i] + 100, odd && i == 0 && what == 2 ? 101 : 100 };
+        }
+        CHECK_OK(ctx, comm->table->barrier(comm, "go"));
+        double begun = now();
+        if (what == 0)
+            rk__comm_all_values(comm, odd ? "loss" : "norm", &mine, sizeof mine, all);
+        else if (what == 1)
+            rk__comm_broadcast(comm, "cursor", 0, all, odd ? 8 : 16);
+        else
+            rk__comm_exchange(comm, "gradients", leg, back);
+        if (comm->size > 1) { /* an exchange that does not fit is seen by one rank; the others hear of it */
+            comm->table->barrier(comm, "after");
+            CHECK_FAILED(RK_EHANG, what == 0   ? "all-gather loss"
+                                   : what == 1 ? "(8 bytes)"
+                                               : "100 bytes to rank");
+        } else {
+            rk_close(ctx);
+        }
+    }
+}
+
+TEST(a_rank_that_failed_says_so)
+{
+    for (int at_close = 0; at_close < 2; at_close++) {
+        set_up();
+        int last = comm->size - 1;
+        char want[64];
+        CHECK_OK(ctx, comm->table->barrier(comm, "go"));
+        double begun = now();
+        if (comm->rank == last) {
+            rk_fail(ctx, RK_EIO, "the disk is full");
+            if (!at_close)
+                CHECK_INT(comm->table->barrier(comm, "next"), RK_EIO);
+            rk_close(ctx);
+            continue;
+        }
+        snprintf(want, sizeof want, "rank %d: the disk is full", last);
+        comm->table->barrier(comm, "next");
+        CHECK_FAILED(RK_EIO, want);
+    }
+}
+
+TEST(a_rank_that_ended_is_missed)
+{
+    set_up();
+    int last = comm->size - 1;
+    uint8_t byte;
+    CHECK_OK(ctx, comm->table->barrier(comm, "go"));
+    double begun = now();
+    if (comm->rank == last) {
+        CHECK_INT(rk_close(ctx), 0);
+        return;
+    }
+    rk__comm_broadcast(comm, "weights", last, &byte, 1);
+    comm->table->barrier(comm, "next");
+    CHECK_FAILED(RK_EHANG, "ended while others wait for it in broadcast weights");
+}
+
+TEST(a_failure_reaches_ranks_that_meet_elsewhere)
+{
+    set_up();
+    rk_comm *part;
+    CHECK_OK(ctx, comm->table->split(comm, comm->rank / 2, 0, &part));
+    double begun = now();
+    if (comm->size < 3 || comm->rank == 0) {
+        if (comm->size > 2)
+            rk_fail(ctx, RK_EDATA, "bad sample");
+        comm->table->barrier(comm, "next");
+        rk_close(ctx);
+        return;
+    }
+    part->table->barrier(part, "inner");
+    comm->table->barrier(comm, "outer");
+    CHECK_FAILED(RK_EDATA, "rank 0: bad sample");
+}
+
+TEST(too_many_in_flight_are_refused)
+{
+    set_up();
+    rk_request *r;
+    uint8_t byte = 0;
+    int n = 0;
+    if (comm->size > 1)
+        while (n < 200 && !comm->table->broadcast(comm, "word", 0, &byte, 1, &r))
+            n++;
+    CHECK_INT(n, comm->size > 1 ? 63 : 0);
+    CHECK(comm->size == 1 || says("63 collectives under way"));
+    rk_close(ctx);
 }
 
 TEST_MAIN

@@ -1,0 +1,50 @@
+#!/bin/sh
+# The communicators' suite with several ranks: test_comm.sh BUILD. First through shared memory, then with ranks that
+# pretend to be on other nodes (RANKINE_NODE), whose messages are cut into small pieces (RANKINE_COMM_PIECE) as those
+# over 1 GiB are.
+set -eu
+build=$(cd "$1" && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
+program=$build/tests/conformance_test_comm
+if ! command -v mpirun >/dev/null 2>&1; then
+    echo "skipped: no mpirun (openmpi-bin)"
+    exit 77
+fi
+as_root=
+[ "$(id -u)" -ne 0 ] || as_root=--allow-run-as-root
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+# What Open MPI itself never frees; a sanitizer also makes everything slower, and 8 ranks share few cores.
+export LSAN_OPTIONS="suppressions=$root/tests/openmpi.supp:print_suppressions=0:${LSAN_OPTIONS-}"
+export RK_TEST_SLOW="${RK_TEST_SLOW-2}"
+
+ranks() # WHAT RANKS COMMAND...
+{
+    what=$1
+    n=$2
+    shift 2
+    begun=$(date +%s%N)
+    if ! timeout 100 mpirun $as_root --oversubscribe -n "$n" "$@" >"$out/log" 2>&1 ||
+        [ "$(grep -c ' passed, 0 failed' "$out/log")" -ne "$n" ]; then
+        echo "FAILED: $n ranks, $what"
+        grep -v '^--*$' "$out/log" | head -60
+        exit 1
+    fi
+    printf '%d ranks, %s: %d ms\n' "$n" "$what" $((($(date +%s%N) - begun) / 1000000))
+}
+
+for n in 1 2 3 4 5 8; do
+    ranks "one node" $n "$program"
+done
+export RANKINE_COMM_PIECE=9973
+nodes() # RANKS RANKS-A-NODE
+{
+    ranks "$2 a node" "$1" --mca btl tcp,self --mca btl_tcp_if_include lo \
+        sh -c "RANKINE_NODE=\$((OMPI_COMM_WORLD_RANK / $2)) exec $program"
+}
+nodes 2 1
+nodes 3 2
+nodes 4 1
+nodes 5 2
+nodes 8 3
+echo "1 to 8 ranks on one node, 2 to 8 ranks on several"
