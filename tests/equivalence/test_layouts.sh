@@ -23,7 +23,7 @@ cut -d, -f1-5 all.csv >values.csv
 # 264 rows to train on: eleven batches of 24 an epoch would be even, 20 leaves a last one of 4, which is less than eight shards.
 cat >mlp.yaml <<END
 data: {path: kinds.csv, split: 0.2}
-model: {layers: [{linear: 40}, gelu, {layer_norm: {}}, {dropout: 0.1}, {linear: 24}, silu, {rms_norm: {}}, linear]}
+model: {layers: [{linear: 40}, gelu, {layer_norm: {}}, {dropout: 0.1}, {linear: 120}, tanh, {linear: 24}, silu, {rms_norm: {}}, linear]}
 batch: {global: 20}
 loss: {label_smoothing: 0.1}
 optim: {lr: 0.01, weight_decay: 0.1, schedule: cosine, warmup: 5, clip_norm: 0.5, ema: 0.9}
@@ -89,6 +89,8 @@ mlp 1 2 5
 cnn 1 1 3
 mlp 3 1 0 grid.data=4
 mlp 16 1 0 grid.data=16
+mlp 3 1 0 parallel.zero=0
+resnet 2 1 0 parallel.zero=0
 '
 
 train() # RUN CONFIG RANKS THREADS MICRO OPTION...
