@@ -31,6 +31,9 @@ RK_API void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out);
 /* Builds the data set and the network and checks that they fit, without training or touching the run folder.
  */
 RK_API rk_status rk_config_check(rk_ctx *ctx, const rk_config *cfg);
+/* How the tensor shards of grid.tensor cut the network's parameters, as a table; malloc'ed, NULL after a
+ * failure. Builds what rk_config_check() builds. */
+RK_API char *rk_config_layout(rk_ctx *ctx, const rk_config *cfg);
 /* JSON schema of all keys; malloc'ed. */
 RK_API char *rk_config_schema(void);
 /* One row of the option table, for --help and the man page; false past the end. */

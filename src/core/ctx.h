@@ -61,6 +61,17 @@ typedef struct rk__on_ready {
     void (*fn)(void *arg, rk_tensor *leaf); /* NULL: nobody wants to know */
 } rk__on_ready;
 
+/* Tensor shards of the grid, and the ranks that hold cut parameters side by side (core/cut.h). */
+typedef struct rk__shards {
+    int count;       /* S; 0: as 1 */
+    int rank, ranks; /* ranks 0: as 1, and nobody meets */
+    void *arg;
+    /* [C] out (n, f32) = the sum of every rank's subtree `part` in the tree over the shards; out may be part. */
+    rk_status (*sum)(void *arg, const char *name, int64_t n, const void *part, void *out);
+    /* [C] all = the ranks' arrays one after another, count[r] f32 of rank r. */
+    rk_status (*gather)(void *arg, const char *name, const int64_t *count, const void *mine, void *all);
+} rk__shards;
+
 struct rk_ctx {
     rk_status status;
     char message[1024];
@@ -73,6 +84,7 @@ struct rk_ctx {
     rk__grid grid;
     rk__meet meet;
     rk__on_ready on_ready;
+    rk__shards shards;
     struct rk_comm *comm; /* parallel/comm.h; NULL: one rank */
     uint64_t step;
     int64_t first_sample;

@@ -123,8 +123,13 @@ typedef struct rk_kernels {
     /* the same before the tree: sums (host, one a chunk of RK_CHUNK elements, the last may be short); not
      * finite where an element is not */
     rk_status (*chunk_squares)(rk_dev *, int64_t n, const void *x, double *sums);
+    /* the same of the rows of x (rows, cols), which lie ld elements apart: sums[r * step], host */
+    rk_status (*row_squares)(rk_dev *, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step,
+                             double *sums);
 
     /* ---- rows (rows, cols) ---- */
+    /* y (rows): the largest element; NaN are passed over, unless there is nothing else */
+    rk_status (*row_max)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);
     rk_status (*softmax)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);
     rk_status (*softmax_grad)(rk_dev *, int64_t rows, int64_t cols, const void *y, const void *dy, void *dx);
     rk_status (*log_softmax)(rk_dev *, int64_t rows, int64_t cols, const void *x, void *y);
@@ -134,8 +139,22 @@ typedef struct rk_kernels {
      * Targets were checked by the caller. */
     rk_status (*cross_entropy)(rk_dev *, int64_t rows, int64_t cols, const void *x, const int64_t *target,
                                double smoothing, bool use_ignore, int64_t ignore, void *loss, void *lse);
-    /* dx = scale * (softmax(x) - smoothed one-hot), 0 in ignored rows */
-    rk_status (*cross_entropy_grad)(rk_dev *, int64_t rows, int64_t cols, const void *x,
+    /* The same where the columns are those from `first` on of more classes: top (rows) is the largest logit
+     * of a row; sum = the sum of e^(x - top), plain (may be NULL) that of x, each over `segments` leaves of
+     * the columns; hit = x[target], 0 if the target is not among the columns. */
+    rk_status (*cross_entropy_part)(rk_dev *, int64_t rows, int64_t cols, int segments, int64_t first,
+                                    const void *x, const int64_t *target, const void *top, void *sum,
+                                    void *plain, void *hit);
+    /* loss and lse as cross_entropy gives them, from the sums over all classes; plain may be NULL without
+     * smoothing */
+    rk_status (*cross_entropy_join)(rk_dev *, int64_t rows, int64_t classes, const int64_t *target,
+                                    double smoothing, bool use_ignore, int64_t ignore, const void *top,
+                                    const void *sum, const void *plain, const void *hit, void *loss,
+                                    void *lse);
+    /* dx = scale * (softmax(x) - smoothed one-hot), 0 in ignored rows; the columns are those from `first` on
+     * of `classes` */
+    rk_status (*cross_entropy_grad)(rk_dev *, int64_t rows, int64_t cols, int64_t first, int64_t classes,
+                                    const void *x,
                                     const int64_t *target, const void *lse, double smoothing, bool use_ignore,
                                     int64_t ignore, double scale, void *dx);
     rk_status (*layer_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,
@@ -184,7 +203,8 @@ typedef struct rk_kernels {
     /* ---- indexing ---- */
     rk_status (*take_rows)(rk_dev *, int64_t rows, int64_t cols, const void *table, const int64_t *index,
                            void *y);
-    /* dtable[index[r]] += dy[r] in the order of r; per segment a sum of its own, added in the tree */
+    /* dtable[index[r]] += dy[r] in the order of r; per segment a sum of its own, added in the tree. An index
+     * that is no row of the table adds nothing. */
     rk_status (*take_rows_grad)(rk_dev *, int64_t table_rows, int64_t rows, int64_t cols, rk_order,
                                 const void *dy, const int64_t *index, void *dtable);
     /* torch.gather over n: x (outer, n, inner), index and y (outer, m, inner) */

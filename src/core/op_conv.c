@@ -1,5 +1,5 @@
 /* Convolution and pooling over (n, c, h, w). */
-#include "core/op.h"
+#include "core/cut.h"
 
 #include <string.h>
 
@@ -61,6 +61,35 @@ static rk_status conv_bias_gradient(const rk_kernels *k, const rk_conv2d_args *a
     return RK_OK;
 }
 
+/* The part of dx over output channels [lo, hi), as a tree over `segments` leaves of them. */
+static rk_status dx_of_channels(const rk_kernels *k, const rk_conv2d_args *args, rk_tensor *g, rk_tensor *w,
+                                int64_t lo, int64_t hi, int segments, rk_tensor *dx)
+{
+    rk_ctx *ctx = g->ctx;
+    if (segments > 1) {
+        int64_t mid = rk_order_mid(lo, hi);
+        rk_tensor *right = rk__out(ctx, dx->dtype, dx->shape);
+        void *a = rk__data(dx), *b = rk__data(right);
+        if (!a || !b)
+            return rk_failed(ctx);
+        RK_TRY(dx_of_channels(k, args, g, w, lo, mid, segments / 2, dx));
+        RK_TRY(dx_of_channels(k, args, g, w, mid, hi, segments / 2, right));
+        RK_TRY(k->add(ctx->dev, rk__size(dx), a, b, 0, a));
+        rk__drop(right);
+        return RK_OK;
+    }
+    rk_conv2d_args a = *args;
+    rk_shape s = g->shape;
+    s.dim[1] = a.oc = hi - lo;
+    rk_tensor *view = rk__view(g, s, g->stride, g->offset + lo * g->stride[1]), *dense = rk__dense(view);
+    const void *dy = rk__data(dense), *weight = rk__at(w, lo * w->stride[0]);
+    if (!dy || !weight || !rk__data(dx))
+        return rk_failed(ctx);
+    rk_status st = k->conv2d_dx(ctx->dev, &a, dy, weight, rk__data(dx));
+    rk__drop_temp(dense, view);
+    return st;
+}
+
 static rk_status conv_gradients(rk__node *node, const rk_conv2d_args *args, rk_tensor *g)
 {
     rk_ctx *ctx = g->ctx;
@@ -79,11 +108,11 @@ static rk_status conv_gradients(rk__node *node, const rk_conv2d_args *args, rk_t
         RK_TRY(conv_bias_gradient(k, args, b, g));
     if (rk_requires_grad(x)) {
         rk_tensor *dx = rk__out(ctx, g->dtype, x->shape), *weight = rk__dense(w);
-        const void *from = rk__data(weight);
-        void *to = rk__data(dx);
-        if (!from || !to)
+        if (!rk__data(weight))
             return rk_failed(ctx);
-        RK_TRY(k->conv2d_dx(ctx->dev, args, dy, from, to));
+        RK_TRY(dx_of_channels(k, args, g, weight, 0, args->oc, w->cut ? rk__cut_chains(ctx) : 1, dx));
+        if (w->cut)
+            RK_TRY(rk__cut_sum("conv2d, gradient", dx));
         return rk__grad_give(x, dx);
     }
     return RK_OK;

@@ -1,5 +1,5 @@
 /* Rows of a table and elements along an axis, by index. */
-#include "core/op.h"
+#include "core/cut.h"
 
 #include <string.h>
 
@@ -34,6 +34,90 @@ static rk_tensor *own_indices(const rk__call *c, rk_tensor *index, int64_t limit
     return wide ? wide : rk__inert(c->ctx);
 }
 
+/* Indices of a cut table: rows of this rank's box (another rank's are no rows of it), this rank's own alone,
+ * and where each row stands among the rows of rank 0, rank 1, ... */
+typedef struct shared_rows {
+    int64_t *local, *own, *where;
+    int64_t *count; /* (ranks) */
+} shared_rows;
+
+static int owner(const rk_ctx *ctx, int64_t rows, int64_t index)
+{
+    int64_t lo, hi;
+    for (int r = 0; r < ctx->shards.ranks; r++) {
+        rk_order_leaf(rows, ctx->shards.ranks, r, &lo, &hi);
+        if (index < hi)
+            return r;
+    }
+    return ctx->shards.ranks - 1;
+}
+
+static rk_status share_rows(rk_ctx *ctx, const rk__cut *cut, int64_t n, const int64_t *index, shared_rows *s)
+{
+    const int ranks = ctx->shards.ranks;
+    int64_t *next = rk__step_record(ctx, (size_t)ranks * sizeof *next), own = 0;
+    int *who = rk__step_record(ctx, (size_t)(n + 1) * sizeof *who);
+    s->local = rk__step_record(ctx, (size_t)(3 * n + 1) * sizeof *s->local);
+    s->count = rk__step_record(ctx, (size_t)ranks * sizeof *s->count);
+    if (!next || !who || !s->local || !s->count)
+        return RK_ENOMEM;
+    s->own = s->local + n;
+    s->where = s->own + n;
+    for (int64_t i = 0; i < n; i++) {
+        who[i] = owner(ctx, cut->whole, index[i]);
+        s->count[who[i]]++;
+        s->local[i] = index[i] - cut->lo;
+        if (who[i] == ctx->shards.rank)
+            s->own[own++] = s->local[i];
+    }
+    for (int r = 1; r < ranks; r++)
+        next[r] = next[r - 1] + s->count[r - 1];
+    for (int64_t i = 0; i < n; i++)
+        s->where[i] = next[who[i]]++;
+    return RK_OK;
+}
+
+static rk_tensor *device_indices(rk_ctx *ctx, rk_shape s, const int64_t *host)
+{
+    rk_tensor *t = rk__out(ctx, RK_I64, s);
+    if (rk__is_inert(t) || rk_tensor_write(t, host, (size_t)rk__size(t) * sizeof *host))
+        return rk__inert(ctx);
+    return t;
+}
+
+/* [C] y (n, width) from the rows that each rank has; *at becomes the indices as rows of this rank's box. */
+static rk_status rows_of_ranks(const rk__call *c, rk_tensor *table, rk_tensor **at, rk_tensor *y)
+{
+    rk_ctx *ctx = c->ctx;
+    const rk__cut *cut = table->cut;
+    const int64_t n = rk__size(*at), width = table->shape.dim[1];
+    int64_t *host = rk__step_record(ctx, (size_t)(n + 1) * sizeof *host);
+    shared_rows s;
+    if (!host)
+        return RK_ENOMEM;
+    RK_TRY(rk_tensor_read(*at, host, (size_t)n * sizeof *host));
+    RK_TRY(share_rows(ctx, cut, n, host, &s));
+    const int64_t mine = s.count[ctx->shards.rank];
+    rk_tensor *own = device_indices(ctx, RK_SHAPE(mine), s.own),
+              *where = device_indices(ctx, RK_SHAPE(n), s.where);
+    rk_tensor *part = rk__out(ctx, c->type, RK_SHAPE(mine, width)),
+              *all = rk__out(ctx, c->type, RK_SHAPE(n, width));
+    *at = device_indices(ctx, (*at)->shape, s.local);
+    RK_TRY(rk_failed(ctx));
+    if (c->type != RK_F32)
+        return rk_fail(ctx, RK_EDTYPE, "embedding: ranks gather f32 only");
+    RK_TRY(c->k->take_rows(ctx->dev, mine, width, rk__data(table), rk__data(own), rk__data(part)));
+    for (int r = 0; r < ctx->shards.ranks; r++)
+        s.count[r] *= width;
+    RK_TRY(ctx->shards.gather(ctx->shards.arg, "embedding", s.count, rk__data(part), rk__data(all)));
+    RK_TRY(c->k->take_rows(ctx->dev, n, width, rk__data(all), rk__data(where), rk__data(y)));
+    rk__drop(own);
+    rk__drop(where);
+    rk__drop(part);
+    rk__drop(all);
+    return RK_OK;
+}
+
 rk_tensor *rk_embedding_op(rk_tensor *table, rk_tensor *index)
 {
     rk__call c;
@@ -48,13 +132,15 @@ rk_tensor *rk_embedding_op(rk_tensor *table, rk_tensor *index)
     }
     rk_shape shape = index->shape;
     shape.dim[shape.ndim++] = table->shape.dim[1];
-    rk_tensor *at = own_indices(&c, index, table->shape.dim[0], "row");
+    const bool shared = table->cut && rk__cut_meets(c.ctx);
+    rk_tensor *at = own_indices(&c, index, shared ? table->cut->whole : table->shape.dim[0], "row");
     rk_tensor *dense = rk__dense(table), *y = rk__out(c.ctx, c.type, shape);
     const void *from = rk__data(dense), *rows = rk__data(at);
     void *to = rk__data(y);
     if (!from || !rows || !to)
         return rk__inert(c.ctx);
-    rk_status st = c.k->take_rows(c.ctx->dev, rk__size(at), table->shape.dim[1], from, rows, to);
+    rk_status st = shared ? rows_of_ranks(&c, table, &at, y)
+                          : c.k->take_rows(c.ctx->dev, rk__size(at), table->shape.dim[1], from, rows, to);
     rk__drop_temp(dense, table);
     if (st)
         return rk__op_failed(c.ctx, c.name, st);

@@ -1,5 +1,5 @@
 /* Losses: the mean over the samples, a scalar. */
-#include "core/op.h"
+#include "core/cut.h"
 
 #include <string.h>
 
@@ -202,6 +202,7 @@ rk_tensor *rk_bce_with_logits(rk_tensor *x, rk_tensor *target)
 typedef struct cross_entropy_attr {
     rk_cross_entropy_cfg cfg;
     double scale;
+    int64_t first, classes; /* of the columns */
 } cross_entropy_attr;
 
 static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
@@ -215,10 +216,10 @@ static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *
     void *to = rk__data(dx);
     if (!logits || !target || !lse || !to)
         return rk_failed(ctx);
-    rk_status st =
-        rk__kernels(ctx, x->dtype)
-            ->cross_entropy_grad(ctx->dev, x->shape.dim[0], x->shape.dim[1], logits, target, lse,
-                                 a.cfg.label_smoothing, a.cfg.use_ignore, a.cfg.ignore_index, scale, to);
+    rk_status st = rk__kernels(ctx, x->dtype)
+                       ->cross_entropy_grad(ctx->dev, x->shape.dim[0], x->shape.dim[1], a.first, a.classes,
+                                            logits, target, lse, a.cfg.label_smoothing, a.cfg.use_ignore,
+                                            a.cfg.ignore_index, scale, to);
     return st ? rk_fail(ctx, st, "cross_entropy: the gradient's kernel failed") : rk__grad_give(x, dx);
 }
 
@@ -262,7 +263,18 @@ static rk_status count_targets(rk_ctx *ctx, rk_tensor *target, const rk_cross_en
     return RK_OK;
 }
 
-rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_cross_entropy_cfg *cfg)
+static rk_status losses_of_rows(const rk__call *c, const cross_entropy_attr *a, const rk__cut *cut,
+                                rk_tensor *logits, rk_tensor *target, rk_tensor *each, rk_tensor *lse)
+{
+    if (cut)
+        return rk__cross_entropy_rows(c, &a->cfg, cut, logits, target, each, lse);
+    return c->k->cross_entropy(c->ctx->dev, logits->shape.dim[0], logits->shape.dim[1], rk__data(logits),
+                               rk__data(target), a->cfg.label_smoothing, a->cfg.use_ignore,
+                               a->cfg.ignore_index, rk__data(each), rk__data(lse));
+}
+
+rk_tensor *rk__cross_entropy_cut(rk_tensor *logits, rk_tensor *target, const rk_cross_entropy_cfg *cfg,
+                                 const rk__cut *cut)
 {
     static const rk_cross_entropy_cfg defaults;
     rk__call c;
@@ -270,9 +282,11 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
     if (!rk__call_begin(&c, "cross_entropy", &logits, 1) || !rk__ready(&target, 1) ||
         !cross_entropy_fits(&c, logits, target, &a.cfg))
         return rk__inert(c.ctx);
-    int64_t rows = logits->shape.dim[0], cols = logits->shape.dim[1], counted;
+    int64_t rows = logits->shape.dim[0], counted;
+    a.first = cut ? cut->lo : 0;
+    a.classes = cut ? cut->whole : logits->shape.dim[1];
     rk_tensor *wide =
-        rk__indices(c.ctx, c.name, target, cols, a.cfg.use_ignore ? &a.cfg.ignore_index : NULL, "class");
+        rk__indices(c.ctx, c.name, target, a.classes, a.cfg.use_ignore ? &a.cfg.ignore_index : NULL, "class");
     if (!wide || count_targets(c.ctx, wide, &a.cfg, &counted))
         return rk__inert(c.ctx);
     a.scale = mean_scale(c.ctx, counted, 1);
@@ -280,9 +294,7 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
     rk_tensor *each = rk__out(c.ctx, c.type, RK_SHAPE(rows)), *lse = rk__out(c.ctx, c.type, RK_SHAPE(rows));
     if (rk_failed(c.ctx))
         return rk__inert(c.ctx);
-    rk_status st =
-        c.k->cross_entropy(c.ctx->dev, rows, cols, rk__data(dense), rk__data(wide), a.cfg.label_smoothing,
-                           a.cfg.use_ignore, a.cfg.ignore_index, rk__data(each), rk__data(lse));
+    rk_status st = losses_of_rows(&c, &a, cut, dense, wide, each, lse);
     if (!st)
         st = sum_scaled(c.k, each, a.scale, y);
     rk__drop(each);
@@ -291,6 +303,11 @@ rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_
     rk_tensor *save[] = { dense, wide, lse };
     rk_tensor *in[] = { logits, target };
     return rk__call_end(&c, rk__record(y, &op_cross_entropy, in, 2, save, 3, &a, sizeof a));
+}
+
+rk_tensor *rk_cross_entropy_cfgd(rk_tensor *logits, rk_tensor *target, const rk_cross_entropy_cfg *cfg)
+{
+    return rk__cross_entropy_cut(logits, target, cfg, NULL);
 }
 
 rk_tensor *rk_cross_entropy(rk_tensor *logits, rk_tensor *target)

@@ -1,5 +1,5 @@
 /* Products: matmul over the last two axes, and the fused linear layer. */
-#include "core/op.h"
+#include "core/cut.h"
 
 #include <string.h>
 
@@ -338,6 +338,17 @@ typedef struct linear_attr {
     rk_act act;
 } linear_attr;
 
+static bool is_cut(const rk_tensor *w, int axis)
+{
+    return w->cut && w->cut->axis == axis;
+}
+
+/* Of a product over axis `axis` of w. */
+static rk_order order_of_cut(const rk_ctx *ctx, const rk_tensor *w, int axis)
+{
+    return (rk_order){ is_cut(w, axis) ? rk__cut_chains(ctx) : 1, 1, RK_ACC_SET };
+}
+
 /* dy before the activation. */
 static rk_tensor *before_activation(rk__node *node, rk_act act, rk_tensor *dy)
 {
@@ -390,8 +401,11 @@ static rk_status linear_gradients(rk__node *node, const rk_kernels *k, rk_tensor
     if (rk_requires_grad(x)) {
         rk_tensor *dx = rk__out(ctx, g->dtype, x->shape);
         rk_gemm p = product(&mg, &mw, dx);
-        p.relu_mask = rk__relu_mask(x);
+        p.order = order_of_cut(ctx, w, 0);
+        p.relu_mask = rk__relu_mask(x); /* where it is 0 it makes every subtree 0 */
         RK_TRY(multiply(k, ctx, &p));
+        if (is_cut(w, 0))
+            RK_TRY(rk__cut_sum("linear, gradient", dx));
         return rk__grad_give(x, dx);
     }
     return RK_OK;
@@ -431,6 +445,27 @@ static bool linear_shape(const rk__call *c, const rk_tensor *x, const rk_tensor 
     return true;
 }
 
+/* What the product's epilogue does where it sees whole sums, for sums that ranks have made together. */
+static rk_status finish_sum(const rk_kernels *k, const rk_gemm *g, rk_tensor *bias, rk_tensor *y)
+{
+    rk_ctx *ctx = y->ctx;
+    const int64_t n = rk__size(y);
+    void *to = rk__data(y);
+    RK_TRY(rk__cut_sum("linear", y));
+    if (bias) {
+        rk_tensor *rows = rk__spread(bias, &y->shape);
+        const void *b = rk__data(rows);
+        RK_TRY(b ? k->add(ctx->dev, n, to, b, 0, to) : rk_failed(ctx));
+        rk__drop_temp(rows, bias);
+    }
+    if (g->pre)
+        RK_TRY(k->mul_scalar(ctx->dev, n, to, 1, g->pre));
+    rk_map1 *const act[] = {
+        [RK_ACT_RELU] = k->relu, [RK_ACT_GELU] = k->gelu, [RK_ACT_GELU_TANH] = k->gelu_tanh
+    };
+    return g->act == RK_ACT_NONE ? RK_OK : act[g->act](ctx->dev, n, to, 0, to);
+}
+
 static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act,
                                 rk_tensor *y, rk_tensor *pre)
 {
@@ -445,7 +480,16 @@ static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, r
     g.bias = bias ? rk__data(bias) : NULL;
     g.act = act;
     g.pre = pre ? rk__data(pre) : NULL;
+    g.order = order_of_cut(c->ctx, w, 1);
+    rk_gemm whole = g;
+    bool meets = is_cut(w, 1) && rk__cut_meets(c->ctx);
+    if (meets) {
+        g.bias = g.pre = NULL;
+        g.act = RK_ACT_NONE;
+    }
     rk_status st = multiply(c->k, c->ctx, &g);
+    if (!st && meets)
+        st = finish_sum(c->k, &whole, bias, y);
     rk__drop_temp(temp_x, x);
     rk__drop_temp(temp_w, w);
     if (bias)

@@ -15,6 +15,13 @@
 
 typedef struct rk__node rk__node;
 
+/* A parameter that is cut over the tensor shards of the grid (core/cut.h): this rank has [lo, lo + dim[axis])
+ * of `whole` along axis. */
+typedef struct rk__cut {
+    int axis;
+    int64_t lo, whole;
+} rk__cut;
+
 /* Counted memory. Every handle (a tensor, a view, a gradient) holds one reference until it is dropped. */
 typedef struct rk__storage {
     void *data;
@@ -43,6 +50,7 @@ struct rk_tensor {
     rk_tensor *next_step; /* the step's tensors, newest first */
     int pending;          /* of a leaf: recorded readers that no walk has passed; reset by who wants to know */
     rk_tensor *next_part; /* of a leaf: stands for it where the gradient of the next subtree is kept */
+    const rk__cut *cut;   /* NULL: not cut */
 };
 
 typedef struct rk__op {

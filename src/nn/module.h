@@ -26,6 +26,15 @@ typedef struct rk__param_slot {
     int64_t fan_in, fan_out;
 } rk__param_slot;
 
+/* How the tensor shards of the grid cut a layer (place.c). */
+typedef enum rk__place {
+    RK__PLACE_NONE,
+    RK__PLACE_COLUMN,  /* linear, over its outputs */
+    RK__PLACE_ROW,     /* linear, over its inputs */
+    RK__PLACE_ROWS,    /* embedding, over its rows */
+    RK__PLACE_CHANNELS /* conv2d, over its output channels */
+} rk__place;
+
 struct rk_module {
     rk_ctx *ctx;
     rk_module *root, *parent, *first, *last, *next;
@@ -76,6 +85,11 @@ struct rk_module {
         int scale;
     } a;
     double flops; /* of one sample, forward; set by rk__infer */
+    rk__place place;
+    bool cut_in, cut_out; /* what comes in, what goes out, is this rank's box of the last axis */
+    bool named;           /* the placement was set by name */
+    const char *why;      /* NULL: no parameters to place */
+    rk__cut cut, bias_cut;
     /* root only */
     rk__param_slot *params;
     int nparams, cap;
@@ -138,6 +152,16 @@ static inline bool rk__moves_running(const rk_module *m)
 {
     return m->kind == &rk__kind_batch_norm && rk_requires_grad(m->weight);
 }
+
+/* ---- place.c ---- */
+/* Chooses how the S tensor shards of ctx->shards cut each layer, by the rules in place.c and by `names` (a map
+ * of layer names or globs to column, row, rows, channels or none; NULL: none). classes: the loss is a cross
+ * entropy over the outputs of the last layer. RK_ECONFIG where a name or S does not fit. */
+rk_status rk__place_layers(rk_module *root, bool classes, const rk_doc *names);
+/* The cut of the last layer's outputs, if they stay cut for the loss; else NULL. */
+const rk__cut *rk__place_classes(const rk_module *root);
+/* A table of the parameters: name, shape, how it is cut, why. */
+void rk__place_print(const rk_module *root, rk__text *t);
 
 /* ---- init.c ---- */
 rk_status rk__init_values(rk_ctx *ctx, const rk__param_slot *slot, const rk__init *init);

@@ -1,6 +1,6 @@
 #include "parallel/grads.h"
 
-#include "core/tape.h"
+#include "core/cut.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
@@ -69,9 +69,17 @@ static void grads_free(void *arg)
 
 /* ---- who has what ---- */
 
-static int64_t chunks_of(int64_t n)
+/* Elements of a parameter whose squares are summed by themselves: pieces begin there. */
+static int64_t chunk_of(const rk_tensor *t)
 {
-    return (n + RK_CHUNK - 1) / RK_CHUNK;
+    return t->cut ? rk_tensor_size(t) / t->shape.dim[0] : RK_CHUNK;
+}
+
+/* How many sums the squares of the first n elements of a piece of t come to. */
+static int64_t sums_of(const rk_tensor *t, int64_t n)
+{
+    int64_t each = t->cut ? rk__cut_row_sums(t->ctx, t->cut->axis) : 1;
+    return (n + chunk_of(t) - 1) / chunk_of(t) * each;
 }
 
 static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
@@ -93,8 +101,8 @@ static int64_t cut_near(const rk__grads *g, const bucket *b, int64_t wish)
     int i = b->first;
     while (i + 1 < b->end && g->at[i + 1] <= wish)
         i++;
-    int64_t below = g->at[i] + (wish - g->at[i]) / RK_CHUNK * RK_CHUNK;
-    int64_t above = below + RK_CHUNK < g->at[i + 1] ? below + RK_CHUNK : g->at[i + 1];
+    const int64_t chunk = chunk_of(g->t[i]), below = g->at[i] + (wish - g->at[i]) / chunk * chunk;
+    const int64_t above = below + chunk < g->at[i + 1] ? below + chunk : g->at[i + 1];
     return wish - below <= above - wish ? below : above;
 }
 
@@ -126,7 +134,7 @@ static void place_chunks(rk__grads *g)
             for (int i = b->first; i < b->end; i++) {
                 int64_t from, to;
                 piece_of(g, b, i, r, &from, &to);
-                at += chunks_of(to - from);
+                at += sums_of(g->t[i], to - from);
             }
         }
 }
@@ -283,7 +291,7 @@ static rk_status lay_out(rk__grads *g, rk_tensor *const *t)
     for (int i = 0; i < g->n; i++) {
         g->t[i] = t[i];
         g->at[i + 1] = g->at[i] + (rk_tensor_size(t[i]) + ALIGN - 1) / ALIGN * ALIGN;
-        g->chunk[i + 1] = g->chunk[i] + chunks_of(rk_tensor_size(t[i]));
+        g->chunk[i + 1] = g->chunk[i] + sums_of(t[i], rk_tensor_size(t[i]));
     }
     for (int r = 0; r < g->job->ranks; r++) {
         int parts = g->job->first[r + 1] - g->job->first[r];
@@ -407,6 +415,16 @@ void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int6
                 piece_of(g, &g->bucket[k], i, g->job->rank, from, to);
 }
 
+/* Those of n elements of t's gradient. */
+static rk_status squares_of(rk_ctx *ctx, const rk_tensor *t, int64_t n, const float *x, double *sums)
+{
+    const int64_t chunk = chunk_of(t);
+    if (t->cut)
+        return rk__cut_row_squares(ctx, n / chunk, chunk, t->cut->axis, x, sums);
+    rk_status st = rk__kernels(ctx, RK_F32)->chunk_squares(ctx->dev, n, x, sums);
+    return st ? rk_fail(ctx, st, "the norm of the gradients cannot be computed") : RK_OK;
+}
+
 /* The chunk sums of this rank's pieces. */
 static rk_status own_squares(rk__grads *g)
 {
@@ -417,9 +435,8 @@ static rk_status own_squares(rk__grads *g)
         for (int i = b->first; i < b->end; i++) {
             int64_t from, to;
             piece_of(g, b, i, g->job->rank, &from, &to);
-            if (rk__kernels(ctx, RK_F32)->chunk_squares(ctx->dev, to - from, g->sum + g->at[i] + from, at))
-                return rk_fail(ctx, RK_EDEVICE, "the norm of the gradients cannot be computed");
-            at += chunks_of(to - from);
+            RK_TRY(squares_of(ctx, g->t[i], to - from, g->sum + g->at[i] + from, at));
+            at += sums_of(g->t[i], to - from);
         }
     }
     return RK_OK;
@@ -435,9 +452,9 @@ static void sort_squares(rk__grads *g)
             for (int i = b->first; i < b->end; i++) {
                 int64_t from, to;
                 piece_of(g, b, i, r, &from, &to);
-                memcpy(g->sorted + g->chunk[i] + from / RK_CHUNK, at,
-                       (size_t)chunks_of(to - from) * sizeof *at);
-                at += chunks_of(to - from);
+                const int64_t n = sums_of(g->t[i], to - from);
+                memcpy(g->sorted + g->chunk[i] + sums_of(g->t[i], from), at, (size_t)n * sizeof *at);
+                at += n;
             }
         }
 }
@@ -453,9 +470,15 @@ rk_status rk__grads_squares(rk__grads *g, double *squares)
     }
     RK_TRY(rk__comm_all_gather(j->comm, "norms", g->piece));
     sort_squares(g);
-    for (int i = 0; i < g->n; i++)
-        squares[i] =
-            g->chunk[i + 1] > g->chunk[i] ? rk_order_tree(g->sorted, g->chunk[i], g->chunk[i + 1]) : 0;
+    for (int i = 0; i < g->n; i++) {
+        const rk_tensor *t = g->t[i];
+        squares[i] = 0;
+        if (t->cut)
+            RK_TRY(
+                rk__cut_squares(j->ctx, t->shape.dim[0], t->cut->axis, g->sorted + g->chunk[i], &squares[i]));
+        else if (g->chunk[i + 1] > g->chunk[i])
+            squares[i] = rk_order_tree(g->sorted, g->chunk[i], g->chunk[i + 1]);
+    }
     return RK_OK;
 }
 

@@ -233,6 +233,9 @@ static rk_status check_together(rk_config *c)
     if (c->grid_data & (c->grid_data - 1))
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "grid.data"),
                             "grid.data: %lld, wanted a power of two", (long long)c->grid_data);
+    if (c->grid_tensor & (c->grid_tensor - 1))
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "grid.tensor"),
+                            "grid.tensor: %lld, wanted a power of two", (long long)c->grid_tensor);
     if (c->data_delimiter && strlen(c->data_delimiter) != 1)
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "data.delimiter"),
                             "data.delimiter: \"%s\", wanted one character", c->data_delimiter);

@@ -1,5 +1,7 @@
 #include "train/optim.h"
 
+#include "core/cut.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +102,19 @@ static double power(double x, int64_t n)
     return y;
 }
 
+/* The same of a cut parameter. */
+static rk_status cut_squares(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
+{
+    rk_ctx *ctx = o->ctx;
+    const int axis = s->param.tensor->cut->axis;
+    const int64_t rows = g->shape.dim[0], n = rows * rk__cut_row_sums(ctx, axis);
+    double *sums = rk__step_record(ctx, (size_t)n * sizeof *sums);
+    if (!sums)
+        return RK_ENOMEM;
+    RK_TRY(rk__cut_row_squares(ctx, rows, rk__size(g) / rows, axis, rk__data(g), sums));
+    return rk__cut_squares(ctx, rows, axis, sums, sum);
+}
+
 /* The sum of squares of a slot's gradient; not finite if an element is not. */
 static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
 {
@@ -109,6 +124,8 @@ static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, 
         *sum = o->squares[s->number];
         return RK_OK;
     }
+    if (s->param.tensor->cut)
+        return cut_squares(o, s, g, sum);
     rk_status st = rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), sum, &bad);
     return st ? rk_fail(ctx, st, "optimiser: the norm of %s cannot be computed", s->param.name) : RK_OK;
 }

@@ -1,5 +1,6 @@
 #include "train/setup.h"
 
+#include "core/cut.h"
 #include "nn/module.h"
 
 #include <stdio.h>
@@ -92,6 +93,7 @@ static void apply_grid(rk_ctx *ctx, const rk_config *cfg)
     ctx->grid = (rk__grid){ .segments = cfg->parallel_exact ? (int)cfg->grid_data : 1,
                             .shards = (int)cfg->grid_data };
     ctx->exact = cfg->parallel_exact;
+    ctx->shards.count = (int)cfg->grid_tensor;
     rk_set_compute(ctx, !strcmp(cfg->compute, "bf16") ? RK_BF16 : RK_F32);
 }
 
@@ -326,6 +328,7 @@ static rk_status build(rk__setup *s, const rk_doc *model, const rk_doc *layers, 
     RK_TRY(rk_failed(s->ctx));
     RK_TRY(check_output(s, model));
     RK_TRY(rk_output_shape(s->net, s->input, &s->output, &s->flops, &s->params));
+    RK_TRY(rk__place_layers(s->net, !strcmp(s->loss, "cross_entropy"), s->cfg->parallel_place));
     RK_TRY(apply_globs(s, s->cfg->freeze, "freeze", rk_freeze));
     return apply_globs(s, s->cfg->unfreeze, "unfreeze", rk_unfreeze);
 }
@@ -445,7 +448,8 @@ rk_tensor *rk__setup_loss(void *arg, rk_tensor *out, rk_tensor *target)
 {
     const rk__setup *s = arg;
     if (s->target == RK__CLASSES)
-        return rk_cross_entropy_cfgd(out, target, s->smooth && s->ce.label_smoothing > 0 ? &s->ce : NULL);
+        return rk__cross_entropy_cut(out, target, s->smooth && s->ce.label_smoothing > 0 ? &s->ce : NULL,
+                                     rk__place_classes(s->net));
     if (!strcmp(s->loss, "l1"))
         return rk_l1_loss(out, target);
     return !strcmp(s->loss, "bce") ? rk_bce_with_logits(out, target) : rk_mse_loss(out, target);
@@ -458,6 +462,25 @@ rk_status rk__module_state(rk_module *net, rk_state *st)
         RK_TRY(rk__state_add(st, p.buffer ? RK_STATE_BUFFER : RK_STATE_PARAM, p.name, p.tensor));
     }
     return RK_OK;
+}
+
+char *rk_config_layout(rk_ctx *ctx, const rk_config *cfg)
+{
+    rk__setup s;
+    rk__text t = { 0 };
+    if (rk_failed(ctx))
+        return NULL;
+    if (!rk__setup_data(&s, ctx, cfg, NULL) && !rk__setup_model(&s, NULL))
+        rk__place_print(s.net, &t);
+    rk__setup_free(&s);
+    if (rk_failed(ctx)) {
+        rk__text_free(&t);
+        return NULL;
+    }
+    char *text = rk__text_take(&t);
+    if (!text)
+        rk_fail(ctx, RK_ENOMEM, "out of memory");
+    return text;
 }
 
 rk_status rk_config_check(rk_ctx *ctx, const rk_config *cfg)

@@ -169,6 +169,16 @@ CALL(chunk_squares)
     return st;
 }
 
+CALL(row_squares)
+{
+    (void)arg;
+    double sums[2 * ROWS];
+    rk_status st = k->row_squares(dev, ROWS, COLS - 5, COLS, p[0], 2, sums);
+    for (int r = 0; r < ROWS; r++)
+        put(k, p[1], r, sums[2 * r]);
+    return st;
+}
+
 #define CALL_ROWS(name, ...)                          \
     CALL(name)                                        \
     {                                                 \
@@ -181,7 +191,16 @@ CALL_ROWS(softmax_grad, p[0], p[1], p[2])
 CALL_ROWS(log_softmax, p[0], p[1])
 CALL_ROWS(log_softmax_grad, p[0], p[1], p[2])
 CALL_ROWS(cross_entropy, p[0], indices(COLS), 0.1, true, 7, p[1], p[2])
-CALL_ROWS(cross_entropy_grad, p[0], indices(COLS), p[1], 0.1, true, 7, 0.25, p[2])
+CALL_ROWS(row_max, p[0], p[1])
+CALL_ROWS(cross_entropy_part, 4, COLS / 2, p[0], indices(2 * COLS), p[1], p[2], p[3], p[4])
+CALL_ROWS(cross_entropy_grad, 3, 2 * COLS, p[0], indices(COLS), p[1], 0.1, true, 7, 0.25, p[2])
+
+CALL(cross_entropy_join)
+{
+    (void)arg;
+    return k->cross_entropy_join(dev, ROWS, COLS, indices(COLS), 0.1, true, 7, p[0], p[1], p[2], p[3], p[4],
+                                 p[5]);
+}
 CALL_ROWS(layer_norm, p[0], p[1], p[2], 1e-3, p[3], p[4], p[5])
 CALL_ROWS(layer_norm_dx, p[0], p[1], p[2], p[3], p[4], p[5])
 CALL_ROWS(layer_norm_dparam, ORDER, p[0], p[1], p[2], p[3], p[4], p[5])
@@ -384,11 +403,16 @@ static const row rows[] = {
     ROW(reduce_min, 3, IN(CELLS, -1, 1), OUT(ROWS, 0), OUT(ROWS, 0)),
     ROW(sum_squares, 2, IN(CELLS, -1, 1), OUT(2, 1e-6)),
     ROW(chunk_squares, 2, IN(CELLS, -1, 1), OUT(1, 1e-6)),
+    ROW(row_squares, 2, IN(CELLS, -1, 1), OUT(ROWS, 1e-6)),
     ROW(softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 1e-6)),
     ROW(softmax_grad, 3, IN(CELLS, 0, 0.1), IN(CELLS, -1, 1), OUT(CELLS, 1e-5)),
     ROW(log_softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 2e-6)),
     ROW(log_softmax_grad, 3, IN(CELLS, -4, -1), IN(CELLS, -1, 1), OUT(CELLS, 1e-5)),
     ROW(cross_entropy, 3, IN(CELLS, -4, 4), OUT(ROWS, 2e-6), OUT(ROWS, 2e-6)),
+    ROW(row_max, 2, IN(CELLS, -4, 4), OUT(ROWS, 0)),
+    ROW(cross_entropy_part, 5, IN(CELLS, -4, 4), IN(ROWS, 3, 5), OUT(ROWS, 2e-6), OUT(ROWS, 2e-6), OUT(ROWS, 0)),
+    ROW(cross_entropy_join, 6, IN(ROWS, 3, 5), IN(ROWS, 1, 9), IN(ROWS, -9, 9), IN(ROWS, -4, 4), OUT(ROWS, 2e-6),
+        OUT(ROWS, 2e-6)),
     ROW(cross_entropy_grad, 3, IN(CELLS, -4, 4), IN(ROWS, 4, 6), OUT(CELLS, 2e-6)),
     ROW(layer_norm, 6, IN(CELLS, -1, 1), IN(COLS, -1, 1), IN(COLS, -1, 1), OUT(CELLS, 1e-5), OUT(ROWS, 1e-6),
         OUT(ROWS, 1e-6)),

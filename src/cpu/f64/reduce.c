@@ -106,6 +106,15 @@ rk_status rk__chunk_squares_f64(rk_dev *dev, int64_t n, const void *x, double *s
     return RK_OK;
 }
 
+rk_status rk__row_squares_f64(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x,
+                              int64_t step, double *sums)
+{
+    (void)dev;
+    for (int64_t r = 0; r < rows; r++)
+        sums[r * step] = rk__lanes_f64(square_term, (const double *)x + r * ld, cols);
+    return RK_OK;
+}
+
 rk_status rk__fill_f64(rk_dev *dev, int64_t n, double value, void *y)
 {
     (void)dev;

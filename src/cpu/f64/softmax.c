@@ -116,8 +116,61 @@ rk_status rk__cross_entropy_f64(rk_dev *dev, int64_t rows, int64_t cols, const v
     return RK_OK;
 }
 
-rk_status rk__cross_entropy_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
-                                     const int64_t *target, const void *lse, double smoothing,
+rk_status rk__row_max_f64(rk_dev *dev, int64_t rows, int64_t cols, const void *x, void *y)
+{
+    (void)dev;
+    for (int64_t r = 0; r < rows; r++)
+        ((double *)y)[r] = row_max((const double *)x + r * cols, cols);
+    return RK_OK;
+}
+
+/* A row's sum over `segments` leaves of columns [lo, hi): of e^(x - *max), or of x without a max. */
+static double leaves(const double *x, const double *max, int64_t lo, int64_t hi, int segments)
+{
+    if (segments > 1) {
+        int64_t mid = rk_order_mid(lo, hi);
+        double left = leaves(x, max, lo, mid, segments / 2);
+        return left + leaves(x, max, mid, hi, segments / 2);
+    }
+    shifted s = { x + lo, max ? *max : 0 };
+    return max ? rk__lanes_f64(exp_term, &s, hi - lo) : rk__lanes_f64(plain_term, x + lo, hi - lo);
+}
+
+rk_status rk__cross_entropy_part_f64(rk_dev *dev, int64_t rows, int64_t cols, int segments, int64_t first,
+                                     const void *x, const int64_t *target, const void *top, void *sum,
+                                     void *plain, void *hit)
+{
+    (void)dev;
+    for (int64_t r = 0; r < rows; r++) {
+        const double *row = (const double *)x + r * cols;
+        int64_t at = target[r] - first;
+        ((double *)sum)[r] = leaves(row, (const double *)top + r, 0, cols, segments);
+        ((double *)hit)[r] = at >= 0 && at < cols ? row[at] : 0;
+        if (plain)
+            ((double *)plain)[r] = leaves(row, NULL, 0, cols, segments);
+    }
+    return RK_OK;
+}
+
+rk_status rk__cross_entropy_join_f64(rk_dev *dev, int64_t rows, int64_t classes, const int64_t *target,
+                                     double smoothing, bool use_ignore, int64_t ignore, const void *top,
+                                     const void *sum, const void *plain, const void *hit, void *loss,
+                                     void *lse)
+{
+    (void)dev;
+    for (int64_t r = 0; r < rows; r++) {
+        double norm = ((const double *)top)[r] + log(((const double *)sum)[r]);
+        double even = smoothing > 0 ? norm - ((const double *)plain)[r] / (double)classes : 0;
+        bool ignored = use_ignore && target[r] == ignore;
+        ((double *)lse)[r] = norm;
+        ((double *)loss)[r] =
+            ignored ? 0 : (1 - smoothing) * (norm - ((const double *)hit)[r]) + smoothing * even;
+    }
+    return RK_OK;
+}
+
+rk_status rk__cross_entropy_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, int64_t first, int64_t classes,
+                                     const void *x, const int64_t *target, const void *lse, double smoothing,
                                      bool use_ignore, int64_t ignore, double scale, void *dx)
 {
     (void)dev;
@@ -126,7 +179,7 @@ rk_status rk__cross_entropy_grad_f64(rk_dev *dev, int64_t rows, int64_t cols, co
         double *out = (double *)dx + r * cols;
         bool ignored = use_ignore && target[r] == ignore;
         for (int64_t c = 0; c < cols; c++) {
-            double wanted = smoothing / (double)cols + (c == target[r] ? 1 - smoothing : 0);
+            double wanted = smoothing / (double)classes + (first + c == target[r] ? 1 - smoothing : 0);
             out[c] = ignored ? 0 : scale * (exp(row[c] - ((const double *)lse)[r]) - wanted);
         }
     }

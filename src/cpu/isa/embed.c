@@ -79,16 +79,23 @@ static void take_grad(void *arg, int64_t task, int worker)
     }
 }
 
+static bool is_row(int64_t index, int64_t table_rows)
+{
+    return index >= 0 && index < table_rows;
+}
+
 /* Counting sort of the terms by table row; stable. */
 static void list_by_row(int64_t table_rows, int64_t rows, const int64_t *index, int64_t *start, int64_t *list)
 {
     memset(start, 0, sizeof *start * (size_t)(table_rows + 2));
     for (int64_t r = 0; r < rows; r++)
-        start[index[r] + 2]++;
+        if (is_row(index[r], table_rows))
+            start[index[r] + 2]++;
     for (int64_t t = 2; t <= table_rows + 1; t++)
         start[t] += start[t - 1];
     for (int64_t r = 0; r < rows; r++)
-        list[start[index[r] + 1]++] = r;
+        if (is_row(index[r], table_rows))
+            list[start[index[r] + 1]++] = r;
 }
 
 rk_status RK_NAME(take_rows_grad)(rk_dev *dev, int64_t table_rows, int64_t rows, int64_t cols, rk_order order,

@@ -183,6 +183,30 @@ rk_status RK_NAME(chunk_squares)(rk_dev *dev, int64_t n, const void *x, double *
     return RK_OK;
 }
 
+typedef struct row_squares_job {
+    int64_t rows, cols, ld, each, step;
+    const float *x;
+    double *sums;
+} row_squares_job;
+
+static void row_squares_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const row_squares_job *j = arg;
+    for (int64_t r = task * j->each, end = rows_end(j->rows, j->each, task); r < end; r++)
+        j->sums[r * j->step] = chunk_squares(j->x + r * j->ld, j->cols);
+}
+
+rk_status RK_NAME(row_squares)(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x,
+                               int64_t step, double *sums)
+{
+    row_squares_job j = { .rows = rows, .cols = cols, .ld = ld, .step = step, .x = x, .sums = sums };
+    int64_t tasks;
+    j.each = rows_split(dev, rows, 10 + 0.1 * (double)cols, &tasks);
+    rk__parallel(dev, tasks, row_squares_task, &j);
+    return RK_OK;
+}
+
 rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *out, bool *bad)
 {
     const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;

@@ -17,6 +17,11 @@ typedef struct job {
     double smoothing, scale;
     bool use_ignore;
     int64_t ignore;
+    /* columns from `first` on of `classes` */
+    int segments;
+    int64_t first, classes;
+    const float *top, *sum, *plain, *hit;
+    float *sum_out, *plain_out, *hit_out;
 } job;
 
 static void run_rows(void *arg, int64_t task, int worker)
@@ -116,22 +121,31 @@ rk_status RK_NAME(log_softmax_grad)(rk_dev *dev, int64_t rows, int64_t cols, con
 
 /* ---- cross entropy: (1 - smoothing) (lse - x[target]) + smoothing (lse - mean x) ---- */
 
+static bool ignored(const job *j, int64_t r)
+{
+    return j->use_ignore && j->target[r] == j->ignore;
+}
+
+/* x: the target's logit; plain: the sum of all of them. */
+static float loss_of(const job *j, float top, float log_sum, float x, float plain)
+{
+    /* lse - x by its two parts: less is lost when the largest element is large */
+    float hit = log_sum + (top - x);
+    if (j->smoothing > 0) {
+        float even = log_sum + (top - plain / (float)j->classes);
+        hit = (float)(1 - j->smoothing) * hit + (float)j->smoothing * even;
+    }
+    return hit;
+}
+
 static void cross_entropy_row(const job *j, int64_t r)
 {
     const float *x = j->x + r * j->cols;
     float top = row_max(x, j->cols), log_sum = log_of(exp_sum(x, j->cols, top, NULL));
     j->lse_out[r] = top + log_sum;
-    if (j->use_ignore && j->target[r] == j->ignore) {
-        j->loss[r] = 0;
-        return;
-    }
-    /* lse - x by its two parts: less is lost when the largest element is large */
-    float hit = log_sum + (top - x[j->target[r]]);
-    if (j->smoothing > 0) {
-        float even = log_sum + (top - row_sum(x, j->cols) / (float)j->cols);
-        hit = (float)(1 - j->smoothing) * hit + (float)j->smoothing * even;
-    }
-    j->loss[r] = hit;
+    j->loss[r] = ignored(j, r)
+                     ? 0
+                     : loss_of(j, top, log_sum, x[j->target[r]], j->smoothing > 0 ? row_sum(x, j->cols) : 0);
 }
 
 rk_status RK_NAME(cross_entropy)(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
@@ -140,6 +154,7 @@ rk_status RK_NAME(cross_entropy)(rk_dev *dev, int64_t rows, int64_t cols, const 
 {
     job j = { .rows = rows,
               .cols = cols,
+              .classes = cols,
               .x = x,
               .target = target,
               .loss = loss,
@@ -151,30 +166,111 @@ rk_status RK_NAME(cross_entropy)(rk_dev *dev, int64_t rows, int64_t cols, const 
     return run(dev, &j, 0.7);
 }
 
+static void row_max_row(const job *j, int64_t r)
+{
+    j->out[r] = row_max(j->x + r * j->cols, j->cols);
+}
+
+rk_status RK_NAME(row_max)(rk_dev *dev, int64_t rows, int64_t cols, const void *x, void *y)
+{
+    return run(dev, &(job){ .rows = rows, .cols = cols, .x = x, .out = y, .row = row_max_row }, 0.1);
+}
+
+/* A row's sum over `segments` leaves of columns [lo, hi): of e^(x - *top), or of x without a top. */
+static float leaves(const float *x, const float *top, int64_t lo, int64_t hi, int segments)
+{
+    if (segments > 1) {
+        int64_t mid = rk_order_mid(lo, hi);
+        float left = leaves(x, top, lo, mid, segments / 2);
+        return left + leaves(x, top, mid, hi, segments / 2);
+    }
+    return top ? exp_sum(x + lo, hi - lo, *top, NULL) : row_sum(x + lo, hi - lo);
+}
+
+static void part_row(const job *j, int64_t r)
+{
+    const float *x = j->x + r * j->cols;
+    int64_t at = j->target[r] - j->first;
+    j->sum_out[r] = leaves(x, &j->top[r], 0, j->cols, j->segments);
+    j->hit_out[r] = at >= 0 && at < j->cols ? x[at] : 0;
+    if (j->plain_out)
+        j->plain_out[r] = leaves(x, NULL, 0, j->cols, j->segments);
+}
+
+rk_status RK_NAME(cross_entropy_part)(rk_dev *dev, int64_t rows, int64_t cols, int segments, int64_t first,
+                                      const void *x, const int64_t *target, const void *top, void *sum,
+                                      void *plain, void *hit)
+{
+    job j = { .rows = rows,
+              .cols = cols,
+              .segments = segments,
+              .first = first,
+              .x = x,
+              .target = target,
+              .top = top,
+              .sum_out = sum,
+              .plain_out = plain,
+              .hit_out = hit,
+              .row = part_row };
+    return run(dev, &j, 0.7);
+}
+
+static void join_row(const job *j, int64_t r)
+{
+    float log_sum = log_of(j->sum[r]), plain = j->plain ? j->plain[r] : 0;
+    j->lse_out[r] = j->top[r] + log_sum;
+    j->loss[r] = ignored(j, r) ? 0 : loss_of(j, j->top[r], log_sum, j->hit[r], plain);
+}
+
+rk_status RK_NAME(cross_entropy_join)(rk_dev *dev, int64_t rows, int64_t classes, const int64_t *target,
+                                      double smoothing, bool use_ignore, int64_t ignore, const void *top,
+                                      const void *sum, const void *plain, const void *hit, void *loss,
+                                      void *lse)
+{
+    job j = { .rows = rows,
+              .classes = classes,
+              .target = target,
+              .smoothing = smoothing,
+              .use_ignore = use_ignore,
+              .ignore = ignore,
+              .top = top,
+              .sum = sum,
+              .plain = plain,
+              .hit = hit,
+              .loss = loss,
+              .lse_out = lse,
+              .row = join_row };
+    return run(dev, &j, 20);
+}
+
 static void cross_entropy_grad_row(const job *j, int64_t r)
 {
     const float *x = j->x + r * j->cols;
     float *dx = j->out + r * j->cols;
-    if (j->use_ignore && j->target[r] == j->ignore) {
+    if (ignored(j, r)) {
         EACH_VECTOR(j->cols, (void)v; v_put(dx + i, m, v_zero()));
         return;
     }
     vf lse = v_set1(j->lse[r]), scale = v_set1((float)j->scale);
-    float others = (float)(j->smoothing / (double)j->cols);
+    float others = (float)(j->smoothing / (double)j->classes);
     vf even = v_set1(others);
     EACH_VECTOR(j->cols, (void)v;
                 v_put(dx + i, m, v_mul(scale, v_sub(v_exp(v_sub(v_get(x + i, m), lse)), even))));
-    int64_t t = j->target[r];
+    int64_t t = j->target[r] - j->first;
+    if (t < 0 || t >= j->cols)
+        return;
     float p = v_first(v_exp(v_sub(v_set1(x[t]), lse)));
     dx[t] = (float)j->scale * (p - (others + (float)(1 - j->smoothing)));
 }
 
-rk_status RK_NAME(cross_entropy_grad)(rk_dev *dev, int64_t rows, int64_t cols, const void *x,
-                                      const int64_t *target, const void *lse, double smoothing,
+rk_status RK_NAME(cross_entropy_grad)(rk_dev *dev, int64_t rows, int64_t cols, int64_t first, int64_t classes,
+                                      const void *x, const int64_t *target, const void *lse, double smoothing,
                                       bool use_ignore, int64_t ignore, double scale, void *dx)
 {
     job j = { .rows = rows,
               .cols = cols,
+              .first = first,
+              .classes = classes,
               .x = x,
               .target = target,
               .lse = lse,

@@ -1,0 +1,50 @@
+/* Operations over cut parameters: the S tensor shards of the grid.
+ *
+ * A weight with a `cut` (rk__cut) is cut along one axis into S chunks, by halving (core/order.h); each sum
+ * over that axis is S chains, added in the tree. One rank has all of the weight and makes all S chains; of T
+ * ranks each has the box of S / T chunks, makes that subtree, and the subtrees are added in the same tree.
+ * So the bits depend on S and not on T.
+ *
+ *     linear, cut along out (column)   input gradients are cut sums; a rank's outputs are its columns
+ *     linear, cut along in (row)       outputs are cut sums; a rank's inputs are its columns
+ *     embedding, cut along the rows    nothing is added: each row comes from who has it
+ *     conv2d, cut along out channels   input gradients are cut sums; a rank's outputs are its channels
+ *     cross entropy over cut classes   the sum of exponentials of a row is a cut sum
+ *     sum of squares of a gradient     rows of a shard in a tree, then the shards
+ *
+ * Names for collectives are those of the operations. */
+#ifndef RK_CORE_CUT_H
+#define RK_CORE_CUT_H
+
+#include "core/op.h"
+
+/* Chains of this rank in a cut sum. */
+int rk__cut_chains(const rk_ctx *ctx);
+/* Do other ranks hold the rest of cut parameters? */
+bool rk__cut_meets(const rk_ctx *ctx);
+/* [C] t (f32) becomes the sum of the ranks' subtrees; alone: t is it already. */
+rk_status rk__cut_sum(const char *name, rk_tensor *t);
+/* [C] The ranks' boxes of `whole` along axis, side by side; alone: x itself. Records. */
+rk_tensor *rk__cut_gather(rk_tensor *x, int axis, int64_t whole);
+/* This rank's box along axis of an axis of n elements. */
+void rk__cut_box(const rk_ctx *ctx, int64_t n, int64_t *lo, int64_t *hi);
+
+/* [C] Cross entropy as rk_cross_entropy_cfgd(); logits (n, this rank's box of cut->whole classes), target in
+ * [0, cut->whole). cut NULL: not cut. */
+rk_tensor *rk__cross_entropy_cut(rk_tensor *logits, rk_tensor *target, const rk_cross_entropy_cfg *cfg,
+                                 const rk__cut *cut);
+/* [C] loss and lse (rows) of dense logits (rows, cols), as the kernel cross_entropy gives them. */
+rk_status rk__cross_entropy_rows(const rk__call *c, const rk_cross_entropy_cfg *cfg, const rk__cut *cut,
+                                 rk_tensor *logits, rk_tensor *target, rk_tensor *loss, rk_tensor *lse);
+
+enum { RK__MOST_SHARDS = 64 };
+
+/* The sum of squares of the gradient of a parameter that is cut along axis 0 or 1, seen as a matrix (rows,
+ * cols) whose rows are those of axis 0. Each row of a shard is a sum by itself: rk__cut_row_sums() of them a
+ * row of this rank, which rk__cut_row_squares() writes side by side (host), for some of the rows. */
+int64_t rk__cut_row_sums(const rk_ctx *ctx, int axis);
+rk_status rk__cut_row_squares(rk_ctx *ctx, int64_t rows, int64_t cols, int axis, const void *x, double *sums);
+/* [C] From those of all of this rank's rows: the rows of a shard in a tree, then the shards. */
+rk_status rk__cut_squares(rk_ctx *ctx, int64_t rows, int axis, const double *sums, double *out);
+
+#endif
