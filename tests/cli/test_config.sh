@@ -52,6 +52,7 @@ END
 fi
 
 # How tensor shards cut the parameters.
+make_csv points.csv 100
 expect 0 'linear1.weight .*whole .*grid.tensor is 1' "$rankine" config show good.yaml --layout
 expect 78 'grid.tensor 64: no layer can be cut' "$rankine" config show good.yaml --layout grid.tensor=64
 expect 0 'linear1.weight .*outputs in 4 of .*by name' "$rankine" config show good.yaml --layout grid.tensor=4 parallel.place.linear1=column
