@@ -58,8 +58,8 @@ RK_API rk_status rk_snapshot_hash(rk_ctx *ctx, const char *dir, int64_t step, ch
  * weights and buffers these are, without optimiser state. RK_EDATA for any other kind of file. */
 RK_API rk_status rk_file_describe(rk_ctx *ctx, const char *path, rk_snapshot_info *out);
 RK_API rk_status rk_file_hash(rk_ctx *ctx, const char *path, char *hex);
-/* Checks every byte of every snapshot in `dir`; `line` is told one line about each. RK_EDATA if any is bad.
- */
+/* [C] Checks every byte of every snapshot in `dir`, shared out between threads and ranks; `line` is told one line
+ * about each, on the first rank. RK_EDATA if any is bad. */
 typedef void rk_line_fn(void *user, const char *line);
 RK_API rk_status rk_run_verify(rk_ctx *ctx, const char *dir, rk_line_fn *line, void *user);
 /* Writes the weights and buffers of snapshot `step` (-1: the newest good one) to one plain file. format: "h5"

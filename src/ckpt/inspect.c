@@ -143,8 +143,8 @@ rk_status rk_snapshot_hash(rk_ctx *ctx, const char *dir, int64_t step, char *hex
 rk_status rk_run_verify(rk_ctx *ctx, const char *dir, rk_line_fn *line, void *user)
 {
     rk_run *run;
-    RK_TRY(open_run(ctx, dir, &run));
-    rk_status st = rk__run_verify(run, line, user);
+    RK_TRY(rk__run_open(ctx, &(rk_run_cfg){ .dir = dir, .read_only = true, .comm = ctx->comm }, &run));
+    rk_status st = rk__run_verify(run, ctx->rank ? NULL : line, user);
     rk__run_close(run);
     return st;
 }

@@ -5,6 +5,7 @@
 #include "core/tape.h"
 
 #include <inttypes.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,13 +40,22 @@ static void note_bad(rk_run *run, int64_t step)
     run->bad[run->n_bad++] = step;
 }
 
+/* The cores that this rank may use beside the others of its machine. */
+static int check_threads(const rk_comm *c)
+{
+    cpu_set_t set;
+    int cores = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set), ranks = c ? c->node_size : 1;
+    return cores > ranks ? cores / ranks : 1;
+}
+
 /* [C] The ranks check a share of the snapshot each, and all find it good or none does. */
 static rk_status open_checked(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *name, rk__snap *out,
                               rk__fault *f)
 {
+    const int threads = check_threads(c);
     if (!c)
-        return rk__snap_open(ctx, snap_dir, name, out, f);
-    bool open = !rk__snap_open_share(ctx, snap_dir, name, c->rank, c->size, out, f);
+        return rk__snap_open_share(ctx, snap_dir, name, 0, 1, threads, out, f);
+    bool open = !rk__snap_open_share(ctx, snap_dir, name, c->rank, c->size, threads, out, f);
     rk_status st = rk__together_agree(c, name, f);
     if (st && open)
         rk__snap_close(out);
@@ -66,8 +76,7 @@ static rk_status open_one(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *pat
     return f.st ? rk_fail(ctx, f.st, "run %s: %s", path, f.msg) : rk_failed(ctx);
 }
 
-/* [C] What the first rank sees in the folder, so that all go by one list. */
-static rk_status list_steps(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *path, int64_t **steps, int *n)
+rk_status rk__list_steps(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *path, int64_t **steps, int *n)
 {
     rk__fault f = { 0 };
     int64_t count = 0;
@@ -96,7 +105,7 @@ rk_status rk__open_good(rk_ctx *ctx, int snap_dir, const char *path, int64_t ste
     rk__fault f = { 0 }, newest = { 0 };
     if (step >= 0)
         return open_one(ctx, c, snap_dir, path, step, out);
-    rk_status st = list_steps(ctx, c, snap_dir, path, &steps, &n);
+    rk_status st = rk__list_steps(ctx, c, snap_dir, path, &steps, &n);
     if (st) {
         free(steps);
         return st;
@@ -139,13 +148,19 @@ static const char *shape_text(rk_dtype t, const rk_shape *s, char *buf, size_t s
     return buf;
 }
 
+static bool fits(const rk__m_tensor *t, const rk_state_entry *e)
+{
+    const rk_shape *shape = &e->piece.whole;
+    return t->dtype == rk_tensor_dtype(e->tensor) && t->shape.ndim == shape->ndim &&
+           !memcmp(t->shape.dim, shape->dim, (size_t)shape->ndim * sizeof shape->dim[0]);
+}
+
 static rk_status check_tensor(rk_ctx *ctx, const rk__snap *s, const rk_state_entry *e, const rk__m_tensor *t)
 {
     rk_shape shape = e->piece.whole;
     rk_dtype dtype = rk_tensor_dtype(e->tensor);
     char here[256], there[256];
-    if (t->dtype == dtype && t->shape.ndim == shape.ndim &&
-        !memcmp(t->shape.dim, shape.dim, (size_t)shape.ndim * sizeof shape.dim[0]))
+    if (fits(t, e))
         return RK_OK;
     return rk_fail(ctx, RK_ECONFIG, "snapshot %s: %s is %s there and %s in this model", s->name, e->name,
                    shape_text(t->dtype, &t->shape, there, sizeof there),
@@ -296,15 +311,71 @@ rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, 
     return status;
 }
 
+/* ---- comparing ---- */
+
+/* Whether this rank's piece has the snapshot's bytes. buf: twice LOAD_BYTES. */
+static rk_status compare_tensor(rk__snap *s, const rk__m_tensor *t, const rk_state_entry *e, char *buf,
+                                bool *same)
+{
+    const int64_t size = (int64_t)rk_dtype_size(t->dtype), all = e->piece.to - e->piece.from;
+    for (int64_t at = 0; at < all && *same; at += LOAD_BYTES / size) {
+        int64_t n = all - at < LOAD_BYTES / size ? all - at : LOAD_BYTES / size;
+        rk__fault f = { 0 };
+        rk_status st = rk__snap_read_piece(s, t, &e->piece, at, n, buf, &f);
+        if (st)
+            return rk_fail(rk_tensor_ctx(e->tensor), st, "snapshot %s: %s", s->name, f.msg);
+        RK_TRY(rk__tensor_read_range(e->tensor, at, n, buf + LOAD_BYTES));
+        *same = !memcmp(buf, buf + LOAD_BYTES, (size_t)(n * size));
+    }
+    return RK_OK;
+}
+
+static rk_status compare_values(rk__snap *s, const rk_state *st, bool *same)
+{
+    char *buf = malloc(2 * LOAD_BYTES);
+    int n = 0;
+    rk_status status = buf ? RK_OK : rk_fail(st->ctx, RK_ENOMEM, "no memory to compare a snapshot");
+    for (int i = 0; i < st->n && *same && !status; i++) {
+        const rk_state_entry *e = &st->entries[i];
+        if (e->kind == RK_STATE_CURSOR)
+            continue;
+        const rk__m_tensor *t = rk__m_find(&s->m, e->name);
+        n++;
+        *same = t && t->kind == e->kind && fits(t, e);
+        if (*same)
+            status = compare_tensor(s, t, e, buf, same);
+    }
+    *same = *same && n == s->m.n_tensors;
+    free(buf);
+    return status;
+}
+
+rk_status rk__run_same(rk_run *run, int64_t step, const rk_state *st, bool *same)
+{
+    rk__snap s;
+    rk__fault f = { 0 };
+    *same = true;
+    RK_TRY(rk_failed(run->ctx));
+    RK_TRY(rk__open_good(run->ctx, run->snap_dir, run->path, step, &s, NULL, NULL, run));
+    rk_status status = compare_values(&s, st, same);
+    rk__snap_close(&s);
+    if (!run->comm)
+        return status;
+    if (!*same)
+        rk__fault_set(&f, RK_EDATA, "another state");
+    if (rk__together_agree(run->comm, "the same state", &f))
+        *same = false;
+    return rk_failed(run->ctx);
+}
+
 /* ---- verifying ---- */
 
-static rk_status verify_one(rk_ctx *ctx, int snap_dir, int64_t step, rk_warn_fn *line, void *user,
-                            rk__fault *f)
+static rk_status verify_one(rk_run *run, int64_t step, rk_warn_fn *line, void *user, rk__fault *f)
 {
     char name[RK__SNAP_NAME];
     rk__snap s;
     rk__snap_name(step, name);
-    rk_status st = rk__snap_open(ctx, snap_dir, name, &s, f);
+    rk_status st = open_checked(run->ctx, run->comm, run->snap_dir, name, &s, f);
     if (st) {
         tell(line, user, "bad   %s", f->msg);
         return st;
@@ -318,27 +389,24 @@ static rk_status verify_one(rk_ctx *ctx, int snap_dir, int64_t step, rk_warn_fn 
     return RK_OK;
 }
 
-static rk_status verify_all(rk_ctx *ctx, int snap_dir, const char *path, rk_warn_fn *line, void *user)
+rk_status rk__run_verify(rk_run *run, rk_warn_fn *line, void *user)
 {
     int64_t *steps;
     int n, bad = 0;
-    rk__fault f = { 0 }, first = { 0 };
-    if (rk__steps_in(snap_dir, &steps, &n, &f))
-        return rk_fail(ctx, f.st, "run %s: %s", path, f.msg);
-    for (int i = 0; i < n; i++) {
+    rk__fault f, first = { 0 };
+    RK_TRY(rk_failed(run->ctx));
+    rk_status st = rk__list_steps(run->ctx, run->comm, run->snap_dir, run->path, &steps, &n);
+    for (int i = 0; i < n && !st; i++) {
         f = (rk__fault){ 0 };
-        if (verify_one(ctx, snap_dir, steps[i], line, user, &f) && !bad++)
+        if (verify_one(run, steps[i], line, user, &f) && !bad++)
             first = f;
+        st = rk_failed(run->ctx);
     }
     free(steps);
+    RK_TRY(st);
     if (n == 0)
-        return rk_fail(ctx, RK_ENOINPUT, "run %s has no snapshot", path);
-    return bad ? rk_fail(ctx, RK_EDATA, "run %s: %d of %d snapshots bad: %s", path, bad, n, first.msg)
+        return rk_fail(run->ctx, RK_ENOINPUT, "run %s has no snapshot", run->path);
+    return bad ? rk_fail(run->ctx, RK_EDATA, "run %s: %d of %d snapshots bad: %s", run->path, bad, n,
+                         first.msg)
                : RK_OK;
-}
-
-rk_status rk__run_verify(rk_run *run, rk_warn_fn *line, void *user)
-{
-    RK_TRY(rk_failed(run->ctx));
-    return verify_all(run->ctx, run->snap_dir, run->path, line, user);
 }

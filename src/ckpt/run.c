@@ -82,11 +82,8 @@ rk_status rk__steps_in(int snap_dir, int64_t **steps, int *n, rk__fault *f)
 
 rk_status rk__run_list(rk_run *run, int64_t **steps, int *n)
 {
-    rk__fault f = { 0 };
     RK_TRY(rk_failed(run->ctx));
-    if (rk__steps_in(run->snap_dir, steps, n, &f))
-        return rk_fail(run->ctx, f.st, "%s: %s", run->path, f.msg);
-    return RK_OK;
+    return rk__list_steps(run->ctx, run->comm, run->snap_dir, run->path, steps, n);
 }
 
 /* ---- leftovers and retention ---- */
@@ -143,7 +140,7 @@ rk_status rk__run_clear(rk_run *run)
     RK_ASSERT(!run->read_only);
     rk__run_wait(run, NULL, NULL, 0);
     RK_TRY(rk__run_list(run, &step, &n));
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && (!run->comm || run->comm->rank == 0); i++)
         remove_step(run, step[i]);
     free(step);
     run->best_step = run->saved_step = -1;
@@ -284,9 +281,12 @@ static void init_run(rk_run *run, const rk_run_cfg *cfg)
 /* The first rank has made and locked the folder; the others learn under which number it owns it. */
 static rk_status join(rk_run *run, rk__fault *f)
 {
-    RK_TRY(rk__comm_broadcast(run->comm, "the run folder", 0, &run->lock.epoch, sizeof run->lock.epoch));
+    int64_t known[2] = { (int64_t)run->lock.epoch, run->saved_step };
+    RK_TRY(rk__comm_broadcast(run->comm, "the run folder", 0, known, sizeof known));
     if (run->comm->rank == 0)
         return RK_OK;
+    run->lock.epoch = (uint64_t)known[0];
+    run->saved_step = known[1];
     RK_TRY(rk__open_read_only(run->path, &run->dir, &run->snap_dir, f));
     if (run->snap_dir < 0)
         return rk__fault_set(f, RK_ENOINPUT,

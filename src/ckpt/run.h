@@ -99,6 +99,9 @@ rk_status rk__steps_in(int snap_dir, int64_t **steps, int *n, rk__fault *f);
 rk_status rk__open_read_only(const char *path, int *dir, int *snap_dir, rk__fault *f);
 /* Keeps the newest `keep`, every keep_every-th and the best; `bad` ones go. */
 void rk__prune(rk_run *run);
+/* [C] The steps that the first rank sees in the folder, so that all go by one list; *steps malloc'ed. c NULL:
+ * one rank alone. */
+rk_status rk__list_steps(rk_ctx *ctx, rk_comm *c, int snap_dir, const char *path, int64_t **steps, int *n);
 /* The newest good snapshot, or step; passed-over ones are told to warn and noted in run->bad. */
 rk_status rk__open_good(rk_ctx *ctx, int snap_dir, const char *path, int64_t step, rk__snap *out,
                         rk_warn_fn *warn, void *user, rk_run *run);
@@ -117,7 +120,8 @@ void rk__free_shards(rk_run *run);
 rk_status rk__together_save(rk_run *run, const rk_state *st, const rk_snap_info *info);
 /* What can be done without waiting for files, or all of it. */
 rk_status rk__together_advance(rk_run *run, bool wait);
-/* The same fault on every rank: that of the first rank that has one, which its message then names. */
+/* The same fault on every rank: that of the first rank that has one, which its message then names (bad data
+ * are nobody's). */
 rk_status rk__together_agree(rk_comm *c, const char *name, rk__fault *f);
 
 /* ---- save.c ---- */

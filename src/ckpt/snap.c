@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,6 +233,8 @@ rk_status rk__snap_finish(const rk__commit *c, rk__fault *f)
 
 /* ---- reading ---- */
 
+enum { MAX_CHECKERS = 16, MIN_CHUNKS = 16 };
+
 static rk_status check_chunk(const rk__m_file *m, int64_t i, const unsigned char *p, size_t n,
                              const char *snap, rk__fault *f)
 {
@@ -366,24 +369,67 @@ static rk_status need_h5(rk__snap *s, int i, rk__fault *f)
     return rk__h5_open(s->fd[i], s->m.files[i].size, s->m.files[i].name, &s->h5[i], f);
 }
 
-/* All chunks of all files stand in one row, which is cut evenly; alone, file after file. */
-static rk_status check_bytes(rk__snap *s, int share, int shares, rk__fault *f)
+static int64_t count_chunks(const rk__manifest *m)
 {
-    int64_t all = 0, at = 0;
-    for (int i = 0; i < s->m.n_files; i++)
-        all += s->m.files[i].n_chunks;
+    int64_t n = 0;
+    for (int i = 0; i < m->n_files; i++)
+        n += m->files[i].n_chunks;
+    return n;
+}
+
+/* All chunks of all files stand in one row, which is cut evenly; alone, file after file. The files are open.
+ */
+static rk_status check_bytes(const rk__snap *s, int share, int shares, rk__fault *f)
+{
+    int64_t at = 0, all = count_chunks(&s->m);
     const int64_t begin = all * share / shares, end = all * (share + 1) / shares;
     for (int i = 0; i < s->m.n_files; i++) {
         const rk__m_file *m = &s->m.files[i];
         int64_t lo = begin > at ? begin - at : 0, hi = end - at < m->n_chunks ? end - at : m->n_chunks;
         at += m->n_chunks;
-        if (lo >= hi)
-            continue;
-        if (need_fd(s, i, f) < 0)
-            return f->st;
-        RK_TRY(check_sums(m, lo, hi, s->fd[i], s->name, f));
+        if (lo < hi)
+            RK_TRY(check_sums(m, lo, hi, s->fd[i], s->name, f));
     }
     return RK_OK;
+}
+
+typedef struct checker {
+    pthread_t thread;
+    const rk__snap *s;
+    int share, shares;
+    rk__fault f;
+} checker;
+
+static void *check_part(void *arg)
+{
+    checker *c = arg;
+    check_bytes(c->s, c->share, c->shares, &c->f);
+    return NULL;
+}
+
+/* A thread is worth its while for some megabytes; what cannot have one is checked here. */
+static rk_status check_in_threads(rk__snap *s, int share, int shares, int threads, rk__fault *f)
+{
+    checker part[MAX_CHECKERS];
+    int64_t most = count_chunks(&s->m) / shares / MIN_CHUNKS + 1;
+    int n = threads < most ? threads : (int)most, started = 1;
+    n = n < 1 ? 1 : n > MAX_CHECKERS ? MAX_CHECKERS : n;
+    for (int i = 0; i < s->m.n_files; i++)
+        if (need_fd(s, i, f) < 0)
+            return f->st;
+    for (int i = 0; i < n; i++)
+        part[i] = (checker){ .s = s, .share = share * n + i, .shares = shares * n };
+    while (started < n && !pthread_create(&part[started].thread, NULL, check_part, &part[started]))
+        started++;
+    for (int i = started; i < n; i++)
+        check_part(&part[i]);
+    check_part(&part[0]);
+    for (int i = 1; i < started; i++)
+        pthread_join(part[i].thread, NULL);
+    for (int i = n - 1; i >= 0; i--)
+        if (part[i].f.st)
+            *f = part[i].f;
+    return f->st;
 }
 
 /* Is every piece of every share-th file where the manifest says? */
@@ -417,12 +463,12 @@ static rk_status open_snap(rk_ctx *ctx, int snap_dir, const char *name, rk__snap
     return RK_OK;
 }
 
-rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares,
+rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares, int threads,
                               rk__snap *out, rk__fault *f)
 {
     rk_status st = open_snap(ctx, snap_dir, name, out, f);
     if (!st)
-        st = check_bytes(out, share, shares, f);
+        st = check_in_threads(out, share, shares, threads, f);
     if (!st)
         st = check_pieces(out, share, shares, f);
     if (st)
@@ -432,7 +478,7 @@ rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int s
 
 rk_status rk__snap_open(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f)
 {
-    return rk__snap_open_share(ctx, snap_dir, name, 0, 1, out, f);
+    return rk__snap_open_share(ctx, snap_dir, name, 0, 1, 1, out, f);
 }
 
 void rk__snap_close(rk__snap *s)

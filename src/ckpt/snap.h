@@ -51,9 +51,9 @@ typedef struct rk__snap {
  * sees it, and then that each piece is where the manifest says. The context must not have failed, and has not
  * afterwards. */
 rk_status rk__snap_open(rk_ctx *ctx, int snap_dir, const char *name, rk__snap *out, rk__fault *f);
-/* The same by several readers: this one, number `share` of `shares`, checks its share of the files' bytes and
- * pieces. It may be read when all of them have found nothing wrong. */
-rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares,
+/* The same by several readers: this one, number `share` of `shares`, checks its share of the files' bytes, in
+ * up to `threads` threads, and of the pieces. It may be read when all of them have found nothing wrong. */
+rk_status rk__snap_open_share(rk_ctx *ctx, int snap_dir, const char *name, int share, int shares, int threads,
                               rk__snap *out, rk__fault *f);
 /* Its manifest alone. */
 rk_status rk__snap_manifest(rk_ctx *ctx, int snap_dir, const char *name, rk__manifest *m, rk__fault *f);

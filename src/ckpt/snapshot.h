@@ -42,7 +42,7 @@ rk_status rk__run_open(rk_ctx *ctx, const rk_run_cfg *cfg, rk_run **out);
 rk_status rk__run_clear(rk_run *run);
 void rk__run_close(rk_run *run); /* [C] waits for a save in flight; releases the lock */
 
-/* Number of committed snapshots; their steps in ascending order. */
+/* [C] Number of committed snapshots; their steps in ascending order. */
 rk_status rk__run_list(rk_run *run, int64_t **steps, int *n); /* *steps malloc'ed */
 
 /* [C] Copies the state and starts writing snapshot info->step behind. Waits first for a save in flight.
@@ -71,6 +71,9 @@ void rk__snap_info_free(rk_snap_info *info);
  * kinds.
  */
 rk_status rk__run_read(rk_run *run, int64_t step, unsigned kinds, rk_state *st, rk_snap_info *info);
+
+/* [C] Whether snapshot `step` holds exactly these tensors with these bytes; cursors do not count. */
+rk_status rk__run_same(rk_run *run, int64_t step, const rk_state *st, bool *same);
 
 /* [C] Checks every byte of every snapshot. One line each through `line`; RK_EDATA if any is bad. */
 rk_status rk__run_verify(rk_run *run, rk_warn_fn *line, void *user);

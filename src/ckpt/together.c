@@ -27,7 +27,8 @@ static int count_faults(const int64_t *status, int ranks, int *first)
     return n;
 }
 
-/* Every rank's f becomes that of rank `from`, whose name its message then begins with. */
+/* Every rank's f becomes that of rank `from`, whose number its message then begins with: not if the data are
+ * bad, whoever has found it. */
 static rk_status share_fault(rk_comm *c, const char *name, int from, int others, rk__fault *f)
 {
     struct {
@@ -39,6 +40,8 @@ static rk_status share_fault(rk_comm *c, const char *name, int from, int others,
     wire.msg[MESSAGE_BYTES - 1] = '\0';
     *f = (rk__fault){ 0 };
     f->newer = wire.newer != 0;
+    if (wire.st == RK_EDATA || wire.st == RK_ENOINPUT)
+        return rk__fault_set(f, (rk_status)wire.st, "%s", wire.msg);
     if (others)
         return rk__fault_set(f, (rk_status)wire.st, "rank %d (and %d more): %s", from, others, wire.msg);
     return rk__fault_set(f, (rk_status)wire.st, "rank %d: %s", from, wire.msg);

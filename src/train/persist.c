@@ -36,7 +36,6 @@ static rk_status choose_step(rk_run *run, const char *dir, const whole *w, const
                              bool *there)
 {
     rk_ctx *ctx = w->list.ctx;
-    char ours[65], theirs[65];
     int64_t *steps = NULL;
     int n = 0;
     rk_status st = rk__run_list(run, &steps, &n);
@@ -47,11 +46,8 @@ static rk_status choose_step(rk_run *run, const char *dir, const whole *w, const
     *there = false;
     if (newest < *step)
         return RK_OK;
-    if (newest == *step) {
-        RK_TRY(rk__state_sha256(&w->list, RK_STATE_HASHED, ours));
-        RK_TRY(rk_snapshot_hash(ctx, dir, newest, theirs));
-        *there = !strcmp(ours, theirs);
-    }
+    if (newest == *step)
+        RK_TRY(rk__run_same(run, newest, &w->list, there));
     return *there ? RK_OK
                   : rk_fail(ctx, RK_ECONFIG,
                             "%s: not saved: step %lld is there already, of another training than this one at "
@@ -79,7 +75,8 @@ rk_status rk_save(const char *dir, rk_module *net, rk_optim *opt, rk_loader *dat
     rk_status st;
     RK_TRY_GOTO(done, gather(&w, ctx, net, opt, data));
     RK_TRY_GOTO(done, rk__describe(ctx, net, opt, data, &info.config_json, &info.extra_json));
-    RK_TRY_GOTO(done, rk__run_open(ctx, &(rk_run_cfg){ .dir = dir, .sync_write = true }, &run));
+    RK_TRY_GOTO(done,
+                rk__run_open(ctx, &(rk_run_cfg){ .dir = dir, .sync_write = true, .comm = ctx->comm }, &run));
     RK_TRY_GOTO(done, choose_step(run, dir, &w, opt, &info.step, &there));
     if (!there)
         st = write_snapshot(run, dir, &w, &info);
@@ -105,7 +102,7 @@ rk_status rk_resume(const char *dir, rk_module *net, rk_optim *opt, rk_loader *d
     int n = 0;
     rk_status st = gather(&w, ctx, net, opt, data);
     if (!st)
-        st = rk__run_open(ctx, &(rk_run_cfg){ .dir = dir }, &run);
+        st = rk__run_open(ctx, &(rk_run_cfg){ .dir = dir, .comm = ctx->comm }, &run);
     if (!st)
         st = rk__run_list(run, &steps, &n);
     if (!st && n)
