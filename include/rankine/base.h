@@ -78,6 +78,14 @@ RK_API void rk_error_clear(rk_ctx *ctx);
 /* Records a failure unless one is recorded already; returns the recorded status. */
 RK_API rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...) RK_PRINTF(3, 4);
 
+/* The rank that the launcher gave this process, 0 if there was none: what its environment says, before any
+ * context is opened. */
+RK_API int rk_launch_rank(void);
+
+/* [C] Returns when all ranks have called it. If one of them has failed, all fail with its reason: "rank 3: ...".
+ */
+RK_API rk_status rk_barrier(rk_ctx *ctx);
+
 RK_API int rk_rank(const rk_ctx *ctx);  /* this process's rank, from 0 */
 RK_API int rk_ranks(const rk_ctx *ctx); /* number of ranks (world size) */
 RK_API const char *rk_version(void);    /* "0.1.0" */

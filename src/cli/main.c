@@ -68,6 +68,8 @@ int main(int argc, char **argv)
         cli_help_verb(stdout, verb);
         return 0;
     }
+    if (!verb->ranks && rk_launch_rank() > 0)
+        return 0;
     cli_args a;
     int code = cli_args_parse(&a, verb, argc - 2, argv + 2);
     if (!code)

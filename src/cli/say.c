@@ -5,6 +5,9 @@
 #include <stdarg.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+enum { SPEAK_SECONDS = 3 }; /* a launcher ends the other ranks about 2 s after one has failed */
 
 /* One line whatever the message holds: scripts read it so. */
 static void one_line(char *s)
@@ -26,7 +29,11 @@ int cli_fail(rk_status st, const char *fmt, ...)
     va_end(ap);
     one_line(text);
     fflush(stdout);
-    fprintf(stderr, "rankine: %s\n", text);
+    int rank = rk_launch_rank();
+    if (rank == 0)
+        fprintf(stderr, "rankine: %s\n", text);
+    else if (sleep(SPEAK_SECONDS) == 0)
+        fprintf(stderr, "rankine: rank %d: %s\n", rank, text);
     return rk_exit_code(st);
 }
 

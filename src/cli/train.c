@@ -8,7 +8,7 @@
 
 /* The loop polls it between steps. */
 static volatile int stop_requested;
-static volatile sig_atomic_t on_terminal;
+static volatile sig_atomic_t on_terminal, speaks;
 
 /* The first signal asks for a save; an interrupt after that leaves at once: snapshots are whole or absent, so
  * nothing is lost but the steps since the last one. */
@@ -17,7 +17,7 @@ static void on_signal(int signal)
     static const char leaving[] = "\nrankine: left at once, without saving\n";
     static const char saving[] = "\nrankine: saving, then stopping; once more to leave at once\n";
     if (stop_requested && signal == SIGINT) {
-        if (write(STDERR_FILENO, leaving, sizeof leaving - 1) < 0)
+        if (speaks && write(STDERR_FILENO, leaving, sizeof leaving - 1) < 0)
             _exit(130);
         _exit(130);
     }
@@ -30,7 +30,8 @@ static void catch_signals(void)
 {
     struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
     sigemptyset(&action.sa_mask);
-    on_terminal = isatty(STDERR_FILENO);
+    speaks = rk_launch_rank() == 0;
+    on_terminal = isatty(STDERR_FILENO) && rk_launch_rank() == 0;
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGINT, &action, NULL);
@@ -43,26 +44,35 @@ static rk_config *load(rk_ctx *ctx, const cli_args *a)
     return rk_config_load(ctx, path, a->overrides, a->n_overrides);
 }
 
-/* The configuration says how the context is opened that trains it, so it is read twice. */
+/* How the configuration wants the context opened that trains it. A context that knows nothing yet reads it. */
+static rk_status read_open_cfg(const cli_args *a, rk_open_cfg *oc, char *why, size_t size)
+{
+    rk_ctx *small;
+    rk_status st = cli_open_small(&small);
+    rk_config *cfg = st ? NULL : load(small, a);
+    st = rk_failed(small);
+    if (st)
+        snprintf(why, size, "%s", rk_error(small));
+    else
+        rk_config_open_cfg(cfg, oc);
+    rk_close(small);
+    return st;
+}
+
+/* A rank that cannot read the configuration meets the others all the same, to tell them so. [C] */
 static rk_status open_as_configured(const cli_args *a, rk_ctx **ctx, rk_config **cfg)
 {
-    rk_open_cfg oc = { 0 };
-    rk_status st = cli_open_small(ctx);
-    if (st)
-        return st;
-    *cfg = load(*ctx, a);
-    if (rk_failed(*ctx))
-        return rk_failed(*ctx);
-    rk_config_open_cfg(*cfg, &oc);
-    rk_close(*ctx);
-    *ctx = NULL;
-    st = rk_open(&oc, ctx);
-    if (!st)
+    rk_open_cfg oc = { .threads = 1 };
+    char why[1024];
+    rk_status st = read_open_cfg(a, &oc, why, sizeof why), opened = rk_open(&oc, ctx);
+    if (!opened && st)
+        rk_fail(*ctx, st, "%s", why);
+    if (!opened && !rk_barrier(*ctx))
         *cfg = load(*ctx, a);
     return rk_failed(*ctx);
 }
 
-/* --fresh throws a run away: only with --yes if there is something to lose. */
+/* --fresh throws a run away: only with --yes if there is something to lose. [C] */
 static rk_status check_fresh(const cli_args *a, rk_ctx *ctx, const char *run)
 {
     rk_ctx *look;
@@ -70,6 +80,8 @@ static rk_status check_fresh(const cli_args *a, rk_ctx *ctx, const char *run)
     int n = 0;
     if (!cli_has(a, "fresh") || cli_has(a, "yes"))
         return RK_OK;
+    if (rk_rank(ctx) > 0)
+        return rk_barrier(ctx);
     rk_status st = cli_open_small(&look);
     if (!st)
         st = rk_run_steps(look, run, &steps, &n);
@@ -77,7 +89,7 @@ static rk_status check_fresh(const cli_args *a, rk_ctx *ctx, const char *run)
         rk_fail(ctx, RK_EUSAGE, "%s holds a run of %lld steps; --fresh would remove it: add --yes to agree",
                 run, (long long)steps[n - 1]);
     rk_close(look);
-    return rk_failed(ctx);
+    return rk_barrier(ctx);
 }
 
 static void say_stopped(const cli_report *r, const char *run)
@@ -118,12 +130,13 @@ static int run_train(const cli_args *a)
                                               .stop = &stop_requested,
                                               .fresh = cli_has(a, "fresh"),
                                               .allow_change = cli_has(a, "allow-change") });
-    if (st == RK_EPREEMPTED)
+    if (st == RK_EPREEMPTED && rk_rank(ctx) == 0)
         say_stopped(report, run);
     cli_report_close(report);
     if (st != RK_OK && st != RK_EPREEMPTED)
         return cli_close(ctx);
-    say_log_lost(run);
+    if (rk_rank(ctx) == 0)
+        say_log_lost(run);
     rk_close(ctx);
     return rk_exit_code(st);
 }
@@ -149,6 +162,7 @@ const cli_verb cli_train = {
     .flags = flags,
     .min_words = 0,
     .max_words = 1,
+    .ranks = true,
     .overrides = true,
     .run = run_train,
 };

@@ -19,6 +19,18 @@ static int ranks_here(void)
     return 0;
 }
 
+int rk_launch_rank(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID" };
+    for (size_t i = 0; rk__comm_launched() && i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        long n = v ? strtol(v, NULL, 10) : 0;
+        if (v)
+            return n > 0 && n < 1 << 24 ? (int)n : 0;
+    }
+    return 0;
+}
+
 /* A launcher that binds ranks has shared out the cores already; otherwise they are shared here. */
 static int own_cores(void)
 {
@@ -47,4 +59,11 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;
     return RK_OK;
+}
+
+rk_status rk_barrier(rk_ctx *ctx)
+{
+    if (!ctx || !ctx->comm)
+        return rk_failed(ctx);
+    return ctx->comm->table->barrier(ctx->comm, "barrier");
 }
