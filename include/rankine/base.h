@@ -82,7 +82,8 @@ RK_API rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...) RK_PRI
  * context is opened. */
 RK_API int rk_launch_rank(void);
 
-/* [C] Returns when all ranks have called it. If one of them has failed, all fail with its reason: "rank 3: ...".
+/* [C] Returns when all ranks have called it. If one of them has failed, all fail with its reason: "rank 3:
+ * ...".
  */
 RK_API rk_status rk_barrier(rk_ctx *ctx);
 

@@ -56,6 +56,11 @@ typedef struct rk_progress {
     double eta_s;
     size_t memory_bytes; /* planned step memory + persistent */
     double since_ckpt_s; /* since the last durable snapshot; < 0: none yet */
+    int ranks;           /* of the job */
+    double exchange_s;   /* of step_s: waiting for other ranks, what no computation hid */
+    int slow_rank;  /* the slowest at the last log line, if it took more than 1.3 times the median; else -1 */
+    double slow_by; /* its time over the median */
+    const char *slow_host;
 } rk_progress;
 
 typedef enum rk_event_kind {

@@ -24,9 +24,9 @@ typedef struct cli_verb {
     const char *text;                      /* further lines of the help; NULL: none */
     const cli_flag *flags;                 /* ends with a NULL name; NULL: none */
     int min_words, max_words;              /* words beside flags and overrides */
-    bool ranks;                            /* every rank of a job has a part in it; else the first does it alone */
-    bool overrides;                        /* takes KEY=VALUE and --KEY=VALUE of the option table */
-    int (*run)(const cli_args *a);         /* returns the exit code */
+    bool ranks;                    /* every rank of a job has a part in it; else the first does it alone */
+    bool overrides;                /* takes KEY=VALUE and --KEY=VALUE of the option table */
+    int (*run)(const cli_args *a); /* returns the exit code */
 } cli_verb;
 
 struct cli_args {
@@ -56,9 +56,9 @@ const char *cli_value(const cli_args *a, const char *flag); /* NULL if absent */
 /* The flag's value as an integer of at least min; false after having said why. */
 bool cli_int(const cli_args *a, const char *flag, int64_t absent, int64_t min, int64_t *out);
 
-/* Prints "rankine: message" as one line on stderr; returns the exit code. All ranks of a job are given the same
- * command line, so the first speaks for them; another does after a while, if the launcher has not ended it by
- * then. */
+/* Prints "rankine: message" as one line on stderr; returns the exit code. All ranks of a job are given the
+ * same command line, so the first speaks for them; another does after a while, if the launcher has not ended
+ * it by then. */
 int cli_fail(rk_status st, const char *fmt, ...) RK_PRINTF(2, 3);
 /* 0 if stdout took everything that was written to it, else the exit code after having said so. */
 int cli_flush(void);

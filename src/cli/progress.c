@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PARTS = 10, PART_SIZE = 48 };
+enum { PARTS = 12, PART_SIZE = 80 };
 
 /* Parts in the order in which they stand; `need` says in which order they leave (the largest first). */
 typedef struct part {
@@ -61,6 +61,15 @@ static int make_parts(part *q, const rk_progress *p, double peak)
     q[n].need = 8;
     if (p->since_ckpt_s >= 0)
         snprintf(q[n].text, PART_SIZE, "saved %s ago", cli_seconds(buf, sizeof buf, p->since_ckpt_s));
+    n++;
+    q[n].need = 9;
+    if (p->ranks > 1 && p->step_s > 0)
+        snprintf(q[n].text, PART_SIZE, "exchange %.0f%%", 100 * p->exchange_s / p->step_s);
+    n++;
+    q[n].need = 10;
+    if (p->slow_rank >= 0)
+        snprintf(q[n].text, PART_SIZE, "rank %d on %.20s %.1fx slower", p->slow_rank, p->slow_host,
+                 p->slow_by);
     n++;
     q[n].need = 2;
     if (p->steps > 0)

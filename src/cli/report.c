@@ -22,6 +22,7 @@ struct cli_report {
     double peak;                 /* < 0: not measured yet */
     double busy, samples, flops; /* since the last drawing: seconds, and what was done in them */
     int64_t step, saved;
+    int slow_rank; /* told last; -1 */
 };
 
 static bool quiet_terminal(void)
@@ -40,6 +41,7 @@ cli_report *cli_report_open(rk_ctx *ctx, const char *format)
     r->ctx = ctx;
     r->peak = -1;
     r->saved = -1;
+    r->slow_rank = -1;
     r->json = format && !strcmp(format, "json");
     r->lines = !none && (!automatic || !line_fits || !isatty(STDOUT_FILENO));
     /* both on one terminal would write over each other */
@@ -191,9 +193,27 @@ static void log_step(cli_report *r, const rk_progress *p)
     number(r, "mem_gib", (double)p->memory_bytes / (1024.0 * 1024 * 1024));
     number(r, "step_ms", 1e3 * p->step_s);
     number(r, "data_ms", 1e3 * p->data_s);
+    if (p->ranks > 1)
+        number(r, "exchange_ms", 1e3 * p->exchange_s);
+    if (p->slow_rank >= 0) {
+        integer(r, "slow_rank", p->slow_rank);
+        number(r, "slow_by", p->slow_by);
+    }
     if (p->steps > 0)
         number(r, "eta_s", p->eta_s);
     end(r);
+}
+
+/* Words stand on a line of their own, and only when they change. */
+static void log_slow(cli_report *r, const rk_progress *p)
+{
+    char text[160];
+    if (p->slow_rank >= 0 && p->slow_rank != r->slow_rank) {
+        snprintf(text, sizeof text, "slowest: rank %d on %s, %.2f times the median", p->slow_rank,
+                 p->slow_host, p->slow_by);
+        log_text(r, "slow", text);
+    }
+    r->slow_rank = p->slow_rank;
 }
 
 static void log_eval(const cli_report *r, const rk_event *e)
@@ -231,8 +251,10 @@ void cli_report_event(void *report, const rk_event *e)
         break;
     case RK_EVENT_LOG:
         r->step = e->progress->step;
-        if (r->lines)
+        if (r->lines) {
             log_step(r, e->progress);
+            log_slow(r, e->progress);
+        }
         break;
     case RK_EVENT_EVAL:
         if (r->lines)

@@ -44,7 +44,8 @@ static rk_config *load(rk_ctx *ctx, const cli_args *a)
     return rk_config_load(ctx, path, a->overrides, a->n_overrides);
 }
 
-/* How the configuration wants the context opened that trains it. A context that knows nothing yet reads it. */
+/* How the configuration wants the context opened that trains it. A context that knows nothing yet reads it.
+ */
 static rk_status read_open_cfg(const cli_args *a, rk_open_cfg *oc, char *why, size_t size)
 {
     rk_ctx *small;

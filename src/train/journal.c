@@ -200,7 +200,8 @@ rk_status rk__journal_clear(rk_ctx *ctx, const char *dir)
      */
     static const char *const names[] = { "DONE",        "result.json", "metrics.jsonl", "events.jsonl",
                                          "config.json", "tb",          "log",           "reports",
-                                         "STOP",        "CHECKPOINT",  "lease.json",    "snap" };
+                                         "STOP",        "CHECKPOINT",  "lease.json",    "trace",
+                                         "snap" };
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? RK_OK : rk_fail(ctx, RK_EIO, "%s: %s", dir, strerror(errno));

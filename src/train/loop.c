@@ -198,6 +198,7 @@ static rk_status prepare(rk__trainer *t)
     bool has = false;
     rk_status st;
     RK_TRY(open_run(t));
+    rk__crew_open_log(&t->crew, t->cfg->run_dir);
     RK_TRY(has_snapshots(t, &has));
     if (has) {
         RK_TRY_GOTO(done, read_info(t, &info));
@@ -206,9 +207,11 @@ static rk_status prepare(rk__trainer *t)
                                                   note_change, t));
     }
     RK_TRY_GOTO(done, rk__setup_data(&t->setup, t->ctx, t->cfg, info.extra_json));
+    RK_TRY_GOTO(done, rk__crew_same_data(&t->crew, &t->setup));
     RK_TRY_GOTO(done, rk__setup_model(&t->setup, info.extra_json));
     plan_steps(t);
     RK_TRY_GOTO(done, check_plan(t));
+    RK_TRY_GOTO(done, rk_barrier(t->ctx)); /* all are well so far: what follows shares memory */
     RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
                                            t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero));
     rk_optim_cfg oc = optim_of(t->cfg);
@@ -427,8 +430,8 @@ static bool file_asks(rk__trainer *t, const char *name)
     return true;
 }
 
-/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot by
- * a file CHECKPOINT (looked for with each log line)? All do it at the same step. */
+/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot
+ * by a file CHECKPOINT (looked for with each log line)? All do it at the same step. */
 static rk_status asked(rk__trainer *t, bool look, bool *stop)
 {
     int64_t count[2] = { t->opts->stop && *t->opts->stop };
@@ -471,12 +474,15 @@ static rk_status preempted(rk__trainer *t)
 static rk_status after_step(rk__trainer *t, bool *stop)
 {
     bool best = false, log = t->step % t->cfg->log_every == 0 || t->step == t->total;
+    if (log)
+        RK_TRY(rk__crew_compare(&t->crew, rk__seconds() - t->window.begin - rk__crew_waited(&t->crew)));
     rk__report_step(t, log);
     if (t->setup.eval && t->step % t->eval_every == 0) {
-        double begin = rk__seconds();
+        double begin = rk__seconds(), waited = rk__crew_waited(&t->crew);
         RK_TRY(evaluate(t, &best));
         *stop = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
         t->window.begin += rk__seconds() - begin; /* training is measured, not this */
+        t->crew.waited += rk__crew_waited(&t->crew) - waited;
     }
     if (best || t->step % t->ckpt_every == 0)
         begin_save(t, best);
@@ -488,6 +494,7 @@ static rk_status steps(rk__trainer *t)
 {
     bool patience_over = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
     t->window = (rk__window){ .begin = rk__seconds() };
+    rk__crew_begin(&t->crew);
     while (t->step < t->total && !patience_over) {
         bool stop;
         RK_TRY(asked(t, t->step % t->cfg->log_every == 0, &stop));
@@ -521,10 +528,18 @@ static void warn_of_plan(rk__trainer *t)
                         "batch.global %lld is more than the %lld training samples: each step takes "
                         "all of them",
                         (long long)t->cfg->batch_global, (long long)samples);
+    int ranks, threads, cores, node = rk__crew_crowded(&t->crew, &ranks, &threads, &cores);
+    if (node >= 0)
+        rk__report_text(
+            t, RK_EVENT_WARN,
+            "%d ranks with %d threads share %d processors on node %d: the results are the same, but they "
+            "wait for each other; fewer ranks, or a smaller parallel.threads",
+            ranks, threads, cores, node);
 }
 
 static rk_status train(rk__trainer *t)
 {
+    RK_TRY(rk__crew_meet(&t->crew, t->ctx, t->cfg));
     RK_TRY(prepare(t));
     rk__report_banner(t);
     warn_of_plan(t);
@@ -569,11 +584,16 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
                       .saved_step = -1,
                       .asked_step = -1 };
     rk_status st = train(&t);
+    if (st && st != RK_EPREEMPTED) {
+        rk_barrier(ctx); /* the other ranks hear of it instead of waiting */
+        rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
+    }
     if (t.run)
         rk__run_close(t.run);
     rk__journal_close(&t.journal);
     rk__state_free(&t.state);
     rk__setup_free(&t.setup);
+    rk__crew_close(&t.crew);
     free(t.config_json);
     free(t.record);
     return st;

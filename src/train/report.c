@@ -33,6 +33,8 @@ void rk__report_text(rk__trainer *t, rk_event_kind kind, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     emit(t, &(rk_event){ .kind = kind, .text = text, .step = t->step });
+    if (kind != RK_EVENT_BANNER)
+        rk__crew_log(&t->crew, "%s%s", kind == RK_EVENT_WARN ? "warning: " : "", text);
     if (kind == RK_EVENT_BANNER || !t->journal.dir)
         return;
     rk__text j = { 0 };
@@ -58,6 +60,36 @@ static const char *grouped(int64_t n, char buf[32])
     return buf;
 }
 
+/* 3400000 -> "3.24 MiB" */
+static const char *bytes(size_t n, char buf[32])
+{
+    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+    double x = (double)n;
+    int u = 0;
+    for (; x >= 1000 && u < 4; u++)
+        x /= 1024;
+    snprintf(buf, 32, "%.3g %s", x, units[u]);
+    return buf;
+}
+
+/* Where the job runs, and what that costs. */
+static void report_mesh(rk__trainer *t)
+{
+    const rk_ctx *ctx = t->ctx;
+    char sent[32], held[32];
+    int nodes = rk__crew_nodes(&t->crew), threads = ctx->device->threads(ctx->dev);
+    if (ctx->ranks == 1)
+        return;
+    rk__report_text(t, RK_EVENT_BANNER,
+                    "mesh: %d ranks x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
+                    ctx->ranks, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
+                    (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
+    rk__report_text(
+        t, RK_EVENT_BANNER,
+        "exchange: a rank sends %s a step; memory: %s of weights, gradients and optimiser state a rank",
+        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent), bytes(t->persistent_bytes, held));
+}
+
 void rk__report_banner(rk__trainer *t)
 {
     const rk__setup *s = &t->setup;
@@ -80,6 +112,7 @@ void rk__report_banner(rk__trainer *t)
         t, RK_EVENT_BANNER, "batch: %lld samples a step on %d data shards%s%s, %s steps an epoch, %s in all",
         (long long)c->batch_global, t->ctx->data_shards, c->batch_micro ? ", passes of at most " : "",
         c->batch_micro ? grouped(c->batch_micro, d) : "", grouped(t->per_epoch, a), grouped(t->total, b));
+    report_mesh(t);
     rk__report_text(t, RK_EVENT_BANNER, "run: %s", c->run_dir);
 }
 
@@ -107,6 +140,14 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     put_metric(t, &j, "samples_per_s", p->samples_per_s);
     put_metric(t, &j, "step_s", p->step_s);
     put_metric(t, &j, "data_s", p->data_s);
+    if (p->ranks > 1)
+        put_metric(t, &j, "exchange_s", p->exchange_s);
+    if (p->slow_rank >= 0) {
+        put_metric(t, &j, "slow_rank", p->slow_rank);
+        put_metric(t, &j, "slow_by", p->slow_by);
+        rk__text_puts(&j, ",\"slow_host\":");
+        rk__text_quote(&j, p->slow_host);
+    }
     char *line = rk__text_take(&j);
     if (line)
         rk__journal_metrics(&t->journal, line);
@@ -131,7 +172,11 @@ void rk__report_step(rk__trainer *t, bool log)
 {
     rk__window *w = &t->window;
     double now = rk__seconds(), span = now - w->begin;
-    if (!log && !t->opts->on_event)
+    if (!t->speaks && log) { /* nobody listens */
+        *w = (rk__window){ .begin = rk__seconds() };
+        rk__crew_begin(&t->crew);
+    }
+    if (!t->speaks || (!log && !t->opts->on_event))
         return;
     double steps = w->steps ? (double)w->steps : 1, rate = span > 0 ? (double)w->samples / span : 0;
     rk_progress p = {
@@ -149,6 +194,11 @@ void rk__report_step(rk__trainer *t, bool log)
         .eta_s = span / steps * (double)(t->total - t->step),
         .memory_bytes = rk_memory_peak(t->ctx) + t->persistent_bytes,
         .since_ckpt_s = t->last_saved > 0 ? now - t->last_saved : -1,
+        .ranks = t->ctx->ranks,
+        .exchange_s = rk__crew_waited(&t->crew) / steps,
+        .slow_rank = t->crew.slow_rank,
+        .slow_by = t->crew.slow_by,
+        .slow_host = t->crew.slow_rank >= 0 ? rk__crew_host(&t->crew, t->crew.slow_rank) : "",
     };
     emit(t, &(rk_event){ .kind = RK_EVENT_STEP, .progress = &p, .step = t->step });
     if (!log)
@@ -156,6 +206,7 @@ void rk__report_step(rk__trainer *t, bool log)
     emit(t, &(rk_event){ .kind = RK_EVENT_LOG, .progress = &p, .step = t->step });
     log_line(t, &p);
     *w = (rk__window){ .begin = rk__seconds() };
+    rk__crew_begin(&t->crew);
 }
 
 void rk__report_eval(rk__trainer *t)

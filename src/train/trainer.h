@@ -2,6 +2,7 @@
 #ifndef RK_TRAIN_TRAINER_H
 #define RK_TRAIN_TRAINER_H
 
+#include "train/crew.h"
 #include "train/eval.h"
 #include "train/journal.h"
 #include "train/optim.h"
@@ -18,6 +19,7 @@ typedef struct rk__trainer {
     const rk_train_opts *opts;
     rk_run *run; /* ranks other than the first: to read only */
     bool speaks; /* the first rank: writes the run's folder and tells the caller */
+    rk__crew crew;
     rk__setup setup;
     rk_optim *optim;
     rk__schedule schedule;
