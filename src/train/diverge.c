@@ -7,9 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { INPUT, WEIGHTS, LAYERS, LOSS = 1 << 30 }; /* the order in which a pass comes to them */
+
 typedef struct {
-    char name[256]; /* empty: none found */
+    int64_t order; /* of what was found first; LOSS: nothing before it */
+    int64_t layer; /* the next one's */
+    char name[256];
 } culprit;
+
+static void blame(culprit *c, int64_t order, const char *name, const char *kind)
+{
+    if (order >= c->order)
+        return;
+    c->order = order;
+    snprintf(c->name, sizeof c->name, *kind ? "%s (%s)" : "%s", name, kind);
+}
 
 static bool finite_values(rk_tensor *t)
 {
@@ -26,25 +38,40 @@ static bool finite_values(rk_tensor *t)
 static void probe(void *user, const rk_module *m, rk_tensor *y)
 {
     culprit *c = user;
-    if (!c->name[0] && !finite_values(y))
-        snprintf(c->name, sizeof c->name, "%s (%s)", m->full, m->kind->name);
+    if (!finite_values(y))
+        blame(c, c->layer, m->full, m->kind->name);
+    c->layer++;
+}
+
+/* [C] The first of what the ranks have found: each sees its own samples. */
+static rk_status agree(rk_ctx *ctx, culprit *c)
+{
+    if (ctx->ranks == 1)
+        return rk_failed(ctx);
+    culprit *all = rk__calloc(ctx, (size_t)ctx->ranks, sizeof *all);
+    if (!all)
+        return RK_ENOMEM;
+    rk_status st = rk__comm_all_values(ctx->comm, "what diverged", c, sizeof *c, all);
+    for (int r = 0; r < ctx->ranks && !st; r++)
+        if (r == 0 || all[r].order < c->order)
+            *c = all[r];
+    free(all);
+    return st;
 }
 
 /* The same forward pass once more, layer by layer: the weights and the random numbers are those of the step.
- */
+ * [C] */
 static void find_layer(rk__trainer *t, const rk_batch *b, culprit *c)
 {
     rk_module *net = t->setup.net;
-    if (!finite_values(b->x)) {
-        snprintf(c->name, sizeof c->name, "the input");
-        return;
-    }
+    if (!finite_values(b->x))
+        blame(c, INPUT, "the input", "");
     for (int i = 0; i < rk_param_count(net); i++) {
         rk_param p = rk_param_at(net, i);
-        if (!finite_values(p.tensor)) {
-            snprintf(c->name, sizeof c->name, "the weights %s", p.name);
-            return;
-        }
+        char name[256];
+        snprintf(name, sizeof name, "the weights %.200s", p.name);
+        if (!finite_values(p.tensor))
+            blame(c, WEIGHTS, name, "");
     }
     net->probe = probe;
     net->probe_user = c;
@@ -52,11 +79,22 @@ static void find_layer(rk__trainer *t, const rk_batch *b, culprit *c)
     rk_forward(net, b->x);
     rk_no_grad_end(t->ctx);
     net->probe = NULL;
-    if (!c->name[0])
-        snprintf(c->name, sizeof c->name, "the loss");
 }
 
-static void all_samples(rk__trainer *t, const rk_batch *b, const char *what, const char *layer)
+/* [C] The samples of the whole batch; the caller frees them. NULL: recorded. */
+static int64_t *samples_of(rk__trainer *t, const rk_batch *b)
+{
+    int64_t *all = rk__calloc(t->ctx, (size_t)b->global, sizeof *all);
+    if (!all)
+        return NULL;
+    memcpy(all + b->first, b->sample, (size_t)b->n * sizeof *all);
+    if (!rk__job_add_counts(t->setup.job, "samples", b->global, all))
+        return all;
+    free(all);
+    return NULL;
+}
+
+static void all_samples(rk__trainer *t, const int64_t *sample, int64_t n, const char *what, const char *layer)
 {
     rk__text j = { 0 };
     rk__text_printf(&j, "\"event\":\"diverged\",\"step\":%lld,\"what\":", (long long)t->step + 1);
@@ -64,8 +102,8 @@ static void all_samples(rk__trainer *t, const rk_batch *b, const char *what, con
     rk__text_puts(&j, ",\"layer\":");
     rk__text_quote(&j, layer);
     rk__text_puts(&j, ",\"samples\":[");
-    for (int64_t i = 0; i < b->n; i++)
-        rk__text_printf(&j, "%s%lld", i ? "," : "", (long long)b->sample[i]);
+    for (int64_t i = 0; i < n; i++)
+        rk__text_printf(&j, "%s%lld", i ? "," : "", (long long)sample[i]);
     rk__text_puts(&j, "]");
     char *text = rk__text_take(&j);
     if (text)
@@ -75,18 +113,23 @@ static void all_samples(rk__trainer *t, const rk_batch *b, const char *what, con
 
 rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what)
 {
-    culprit c = { "" };
+    culprit c = { .order = LOSS, .layer = LAYERS, .name = "the loss" };
     char samples[256] = "";
     size_t used = 0;
     find_layer(t, b, &c);
-    all_samples(t, b, what, c.name);
-    for (int64_t i = 0; i < b->n && i < 16; i++)
-        used += (size_t)snprintf(samples + used, sizeof samples - used, "%s%lld", i ? " " : "",
-                                 (long long)b->sample[i]);
     rk_error_clear(t->ctx);
+    RK_TRY(agree(t->ctx, &c));
+    int64_t *sample = samples_of(t, b);
+    if (!sample)
+        return rk_failed(t->ctx);
+    all_samples(t, sample, b->global, what, c.name);
+    for (int64_t i = 0; i < b->global && i < 16; i++)
+        used += (size_t)snprintf(samples + used, sizeof samples - used, "%s%lld", i ? " " : "",
+                                 (long long)sample[i]);
+    free(sample);
     return rk_fail(
         t->ctx, RK_EDIVERGED,
         "step %lld: %s; first not finite: %s; samples %s%s; no weight was changed by this step. A lower "
         "optim.lr, optim.warmup or optim.clip_norm may help",
-        (long long)t->step + 1, what, c.name, samples, b->n > 16 ? " ... (all in events.jsonl)" : "");
+        (long long)t->step + 1, what, c.name, samples, b->global > 16 ? " ... (all in events.jsonl)" : "");
 }

@@ -34,7 +34,7 @@ two 2 run.yaml 1 'run.yaml optim.clip_norm=2' 78 'rank 2 and rank 0 .*: optim.cl
 # Hosts that see different files: folders here.
 mkdir a b c
 cp points.csv a/
-head -200 points.csv >b/points.csv
+head -201 points.csv >b/points.csv
 elsewhere() # FOLDER CODE PATTERN
 {
     status=0
@@ -44,7 +44,7 @@ elsewhere() # FOLDER CODE PATTERN
     [ "$(grep -c '^rankine: ' err)" -eq 1 ] || fail "not one line from rankine about other data"
     grep -Eq -- "$3" err || fail "no \"$3\""
 }
-elsewhere c 66 '^rankine: rank 2: points.csv: no such file'
+elsewhere c 66 '^rankine: rank 2: points.csv: No such file'
 elsewhere b 65 '^rankine: points.csv: rank 2 and rank 0 see different data: 160 and 320 samples to train on'
 sed 's/,0\.3/,0.4/' points.csv >b/points.csv
 elsewhere b 65 'rank 2 and rank 0 see as many samples, but of other content'
@@ -80,9 +80,13 @@ done
 [ ! -e runs/run/rank-0.log ] || fail "the rank that speaks has a log too"
 ranks 2 "$rankine" train run.yaml --fresh >out 2>err && fail "--fresh without --yes"
 grep -q 'add --yes' err || fail "--fresh does not ask for --yes"
-ranks 2 "$rankine" train run.yaml --fresh --yes optim.lr=1e30 optim.kind=sgd >out 2>err && fail "a training that diverges"
+ranks 2 "$rankine" train run.yaml --fresh --yes optim.kind=sgd optim.lr=1000 optim.momentum=0 loss.kind=mse \
+    data.task=regression data.label_column=c model.layers='[{linear: {out: 32}}, {linear: {out: 1}}]' >out 2>err && fail "a training that diverges"
 [ "$(grep -c '^rankine: ' err)" -eq 1 ] || fail "a training that diverges speaks more than once"
 grep -Eq '^rankine: step [0-9]+: .*not finite' err || fail "a training that diverges does not say so"
+"$rankine" train run.yaml run.dir=alone optim.kind=sgd optim.lr=1000 optim.momentum=0 loss.kind=mse data.task=regression \
+    data.label_column=c model.layers='[{linear: {out: 32}}, {linear: {out: 1}}]' >out 2>err.alone && fail "one rank does not diverge"
+[ "$(grep '^rankine: ' err)" = "$(cat err.alone)" ] || fail "one rank says: $(cat err.alone)"
 grep -q 'failed: ' runs/run/rank-1.log || fail "rank-1.log does not tell the failure"
 
 # ---- signals, and two jobs in one folder ----
