@@ -58,10 +58,16 @@ RK_API rk_status rk_snapshot_hash(rk_ctx *ctx, const char *dir, int64_t step, ch
  * weights and buffers these are, without optimiser state. RK_EDATA for any other kind of file. */
 RK_API rk_status rk_file_describe(rk_ctx *ctx, const char *path, rk_snapshot_info *out);
 RK_API rk_status rk_file_hash(rk_ctx *ctx, const char *path, char *hex);
-/* [C] Checks every byte of every snapshot in `dir`, shared out between threads and ranks; `line` is told one line
- * about each, on the first rank. RK_EDATA if any is bad. */
+/* [C] Checks every byte of every snapshot in `dir`, shared out between threads and ranks; `line` is told one
+ * line about each, on the first rank. RK_EDATA if any is bad. */
 typedef void rk_line_fn(void *user, const char *line);
 RK_API rk_status rk_run_verify(rk_ctx *ctx, const char *dir, rk_line_fn *line, void *user);
+/* Averages the weights and buffers of n runs: run folders, whose newest good snapshot counts, or folders of
+ * one snapshot ("RUN/snap/step-..."). They are added in double precision in the order given, and whole
+ * numbers are rounded. `out` becomes a run with one snapshot, of the highest step of theirs, without
+ * optimiser state; what else it says is the first one's. RK_ECONFIG: they are not of one model, or `out`
+ * holds a run already. */
+RK_API rk_status rk_average(rk_ctx *ctx, const char *const *runs, int n, const char *out);
 /* Writes the weights and buffers of snapshot `step` (-1: the newest good one) to one plain file. format: "h5"
  * or "safetensors". An existing file is replaced once the new one is whole and durable. */
 RK_API rk_status rk_export(rk_ctx *ctx, const char *dir, int64_t step, const char *format, const char *out);

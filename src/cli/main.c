@@ -6,7 +6,7 @@
 #include <string.h>
 
 const cli_verb *const cli_verbs[] = {
-    &cli_train,  &cli_eval,  &cli_predict, &cli_inspect, &cli_verify, &cli_export,
+    &cli_train,  &cli_eval,  &cli_predict, &cli_inspect, &cli_verify, &cli_export, &cli_average,
     &cli_config, &cli_bench, &cli_doctor,  &cli_version, &cli_help,   NULL,
 };
 
