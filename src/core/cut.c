@@ -113,6 +113,62 @@ rk_tensor *rk__cut_gather(rk_tensor *x, int axis, int64_t whole)
     return rk__record(y, &op_gather, &x, 1, NULL, 0, &a, sizeof a);
 }
 
+static rk_status slice_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
+{
+    gather_attr a;
+    memcpy(&a, node->attr, sizeof a);
+    rk_tensor *dx = rk__cut_gather(dy, a.axis, node->in[0]->shape.dim[a.axis]);
+    return rk__is_inert(dx) ? rk_failed(ctx) : rk__grad_give(node->in[0], dx);
+}
+
+static const rk__op op_slice = { "slice of shards", slice_backward };
+
+rk_tensor *rk__cut_slice(rk_tensor *x, int axis)
+{
+    rk_ctx *ctx = rk__ready(&x, 1);
+    if (!ctx || !rk__cut_meets(ctx))
+        return ctx ? x : rk__inert(x ? x->ctx : NULL);
+    int64_t lo, hi;
+    rk_shape s = x->shape;
+    rk__cut_box(ctx, s.dim[axis], &lo, &hi);
+    s.dim[axis] = hi - lo;
+    rk_tensor *y = rk__view(x, s, x->stride, x->offset + lo * x->stride[axis]);
+    gather_attr a = { axis };
+    return rk__record(y, &op_slice, &x, 1, NULL, 0, &a, sizeof a);
+}
+
+/* ---- boxes of parameters ---- */
+
+rk_status rk__cut_share(rk_tensor *t, rk__cut *cut)
+{
+    rk_ctx *ctx = t->ctx;
+    int64_t lo, hi;
+    rk_shape s = t->shape;
+    RK_ASSERT(t->persistent && t->cut == cut);
+    if (!rk__cut_meets(ctx))
+        return RK_OK;
+    rk__cut_box(ctx, cut->whole, &lo, &hi);
+    s.dim[cut->axis] = hi - lo;
+    rk_tensor *view = rk__view(t, s, t->stride, t->offset + lo * t->stride[cut->axis]);
+    rk_tensor *box = rk_tensor_make(ctx, t->dtype, s);
+    if (rk__is_inert(view) || rk__is_inert(box))
+        return rk_failed(ctx);
+    RK_TRY(rk__copy_over(box, view));
+    rk__drop(view);
+    cut->lo = lo;
+    return rk__tensor_swap(t, box);
+}
+
+rk_piece rk__cut_piece(const rk_tensor *t)
+{
+    rk_piece p = rk__piece_whole(&t->shape);
+    if (t->cut) {
+        p.whole.dim[t->cut->axis] = t->cut->whole;
+        p.lo[t->cut->axis] = t->cut->lo;
+    }
+    return p;
+}
+
 /* ---- cross entropy over cut classes ---- */
 
 /* [C] Of the n values of each rank the largest, in place. */

@@ -17,6 +17,7 @@
 #define RK_CORE_CUT_H
 
 #include "core/op.h"
+#include "core/state.h"
 
 /* Chains of this rank in a cut sum. */
 int rk__cut_chains(const rk_ctx *ctx);
@@ -26,8 +27,18 @@ bool rk__cut_meets(const rk_ctx *ctx);
 rk_status rk__cut_sum(const char *name, rk_tensor *t);
 /* [C] The ranks' boxes of `whole` along axis, side by side; alone: x itself. Records. */
 rk_tensor *rk__cut_gather(rk_tensor *x, int axis, int64_t whole);
-/* This rank's box along axis of an axis of n elements. */
+/* [C] The other way round: this rank's box of x, whose gradient is gathered. */
+rk_tensor *rk__cut_slice(rk_tensor *x, int axis);
+/* [C] Leaves this rank its box of a persistent cut tensor that it has all of. */
+rk_status rk__cut_share(rk_tensor *t, rk__cut *cut);
+/* What this rank holds of a persistent tensor. */
+rk_piece rk__cut_piece(const rk_tensor *t);
+/* This rank's box of an axis of n elements. */
 void rk__cut_box(const rk_ctx *ctx, int64_t n, int64_t *lo, int64_t *hi);
+
+/* Dropout as rk_dropout_op(), of this rank's box of `whole` elements of the last axis: with the mask that all
+ * of it would have. */
+rk_tensor *rk__dropout_cut(rk_tensor *x, double p, uint64_t layer, int64_t whole);
 
 /* [C] Cross entropy as rk_cross_entropy_cfgd(); logits (n, this rank's box of cut->whole classes), target in
  * [0, cut->whole). cut NULL: not cut. */

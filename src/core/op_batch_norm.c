@@ -218,7 +218,7 @@ rk_status rk__running_finish(rk_tensor *running, double momentum, int64_t shards
     rk_ctx *ctx = running->ctx;
     rk_tensor *sum = rk_grad(running);
     rk_status st = rk_failed(ctx);
-    if (!st && ctx->ranks > 1)
+    if (!st && ctx->meet.sum)
         st = meet_running(running, &sum);
     if (!st && sum)
         st = move_running(running, momentum, sum, shards);

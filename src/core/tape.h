@@ -94,6 +94,8 @@ rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uniniti
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
 /* Moves the values of a persistent tensor to such memory; what it had is released. */
 rk_status rk__tensor_move(rk_tensor *t, void *data);
+/* The persistent t becomes what `other` is, and the memory it had is released. */
+rk_status rk__tensor_swap(rk_tensor *t, rk_tensor *other);
 rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride,
                     int64_t offset); /* shares storage, no history */
 rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int nin, rk_tensor *const *save,

@@ -292,6 +292,23 @@ rk_status rk__tensor_move(rk_tensor *t, void *data)
     return RK_OK;
 }
 
+rk_status rk__tensor_swap(rk_tensor *t, rk_tensor *other)
+{
+    rk_ctx *ctx = t->ctx;
+    rk__storage *s = t->storage;
+    RK_ASSERT(t->persistent && other->persistent && other->storage->refs == 1 && s->refs == 1);
+    RK_TRY(rk_failed(ctx));
+    t->storage = other->storage;
+    t->shape = other->shape;
+    t->offset = other->offset;
+    memcpy(t->stride, other->stride, sizeof t->stride);
+    if (!s->foreign)
+        ctx->device->release(ctx->dev, s->data, s->bytes);
+    *s = (rk__storage){ .refs = 1, .slot = -1, .foreign = true };
+    other->storage = s;
+    return RK_OK;
+}
+
 rk_tensor *rk_zeros(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
 {
     rk_tensor *t = rk__out(ctx, dtype, shape);

@@ -1,4 +1,5 @@
 /* Layers with weights: linear, conv2d, the norms, embedding. */
+#include "core/cut.h"
 #include "nn/module.h"
 
 #include <stdio.h>
@@ -38,7 +39,13 @@ rk_module *rk_linear_no_bias(rk_module *parent, const char *name, int64_t in, in
 
 static rk_tensor *linear_forward(rk_module *m, rk_tensor *x, rk_act act)
 {
-    return rk_linear_op(x, m->weight, m->bias, act);
+    int last = rk_tensor_shape(x).ndim - 1;
+    if (m->place == RK__PLACE_ROW && m->weight->cut && !m->cut_in)
+        x = rk__cut_slice(x, last);
+    rk_tensor *y = rk_linear_op(x, m->weight, m->bias, act);
+    return m->place == RK__PLACE_COLUMN && m->weight->cut && !m->cut_out
+               ? rk__cut_gather(y, last, m->a.linear.out)
+               : y;
 }
 
 static rk_status linear_infer(rk_module *m, const rk_shape *in, rk_shape *out)
@@ -142,7 +149,8 @@ static rk_tensor *conv_forward(rk_module *m, rk_tensor *x, rk_act act)
 {
     rk_conv_cfg cfg = m->a.conv.cfg;
     cfg.act = act;
-    return rk_conv2d_op(x, m->weight, m->bias, &cfg);
+    rk_tensor *y = rk_conv2d_op(x, m->weight, m->bias, &cfg);
+    return m->weight->cut ? rk__cut_gather(y, 1, m->a.conv.out) : y;
 }
 
 static rk_status conv_infer(rk_module *m, const rk_shape *in, rk_shape *out)

@@ -160,6 +160,8 @@ static inline bool rk__moves_running(const rk_module *m)
 rk_status rk__place_layers(rk_module *root, bool classes, const rk_doc *names);
 /* The cut of the last layer's outputs, if they stay cut for the loss; else NULL. */
 const rk__cut *rk__place_classes(const rk_module *root);
+/* [C] Leaves this rank its boxes of the cut parameters, which it has all of. */
+rk_status rk__place_share(rk_module *root);
 /* A table of the parameters: name, shape, how it is cut, why. */
 void rk__place_print(const rk_module *root, rk__text *t);
 

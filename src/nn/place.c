@@ -246,6 +246,17 @@ const rk__cut *rk__place_classes(const rk_module *root)
     return last && last->cut.whole && last->cut_out ? &last->cut : NULL;
 }
 
+rk_status rk__place_share(rk_module *m)
+{
+    if (m->place != RK__PLACE_NONE && m->weight->cut)
+        RK_TRY(rk__cut_share(m->weight, &m->cut));
+    if (m->bias && m->bias->cut)
+        RK_TRY(rk__cut_share(m->bias, &m->bias_cut));
+    for (rk_module *c = m->first; c; c = c->next)
+        RK_TRY(rk__place_share(c));
+    return RK_OK;
+}
+
 /* ---- the table ---- */
 
 static const rk_module *owner_of(const rk_module *m, const rk_tensor *t)

@@ -1,4 +1,5 @@
 /* Layers without weights: activations, pooling, flatten, reshape, dropout, upsample. */
+#include "core/cut.h"
 #include "nn/module.h"
 
 #include <stdio.h>
@@ -425,10 +426,21 @@ rk_module *rk_dropout(rk_module *parent, const char *name, double p)
     return m;
 }
 
+/* All of the axis that this layer sees its box of: the outputs of the column before it. */
+static int64_t cut_width(const rk_module *m)
+{
+    int64_t width = 0;
+    for (const rk_module *c = m->parent->first; c != m; c = c->next)
+        if (c->place == RK__PLACE_COLUMN)
+            width = c->a.linear.out;
+    return width;
+}
+
 static rk_tensor *dropout_forward(rk_module *m, rk_tensor *x, rk_act act)
 {
     (void)act;
-    return rk_dropout_op(x, m->a.dropout.p, m->a.dropout.stream);
+    return m->cut_in ? rk__dropout_cut(x, m->a.dropout.p, m->a.dropout.stream, cut_width(m))
+                     : rk_dropout_op(x, m->a.dropout.p, m->a.dropout.stream);
 }
 
 static rk_module *dropout_build(rk__build *b, rk_module *parent, const char *name, const rk_doc *args)

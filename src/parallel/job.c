@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Fewer floats than this are not worth a second collective. */
+enum { LEAST_PIECES = 4096 };
+
 static void job_free(void *arg)
 {
     rk__job *j = arg;
@@ -22,7 +25,7 @@ static rk_status share_out(rk__job *j)
             j->ctx, RK_ECONFIG,
             "%d ranks, but grid.data is %d: a rank needs a shard of the batch. Start at most %d ranks, or a "
             "new run with a larger grid.data",
-            j->ranks, shards, shards);
+            j->ctx->ranks, shards, shards * (j->ctx->ranks / j->ranks));
     j->first = rk__calloc(j->ctx, (size_t)j->ranks + 1, sizeof *j->first);
     j->part = rk__calloc(j->ctx, (size_t)shards, sizeof *j->part);
     if (!j->first || !j->part)
@@ -63,7 +66,105 @@ static rk_status meet_sum(void *arg, const char *name, int64_t n, const void *pa
     return st ? st : rk__tree_add(j->ctx, n, j->parts, j->part, from, out);
 }
 
-rk_status rk__job_open(rk_ctx *ctx, rk__job **out)
+/* ---- tensor shards ---- */
+
+/* [C] */
+static rk_status make_room(rk__job *j, int64_t n)
+{
+    rk_comm *c = j->beside;
+    if (n <= j->shared_size)
+        return RK_OK;
+    j->shared_size = 0;
+    for (int i = 0; i < 2; i++) {
+        if (j->shared[i])
+            c->table->release(c, j->shared[i]);
+        j->shared[i] = c->table->alloc(c, (size_t)n * sizeof(float));
+        if (!j->shared[i])
+            return rk_failed(j->ctx);
+    }
+    j->shared_size = n;
+    return RK_OK;
+}
+
+/* Everyone reads everyone's subtree in full and adds: for two ranks that is as little as can be sent. More
+ * share the work out, each adds a piece, and the pieces are gathered. */
+static rk_status shards_sum(void *arg, const char *name, int64_t n, const void *part, void *out)
+{
+    rk__job *j = arg;
+    rk_comm *c = j->beside;
+    const int ranks = c->size;
+    const bool pieces = ranks > 2 && n >= LEAST_PIECES;
+    rk_leg *send = rk__step_record(j->ctx, (size_t)ranks * sizeof *send);
+    rk_leg *recv = rk__step_record(j->ctx, (size_t)ranks * sizeof *recv);
+    const float **from = rk__step_record(j->ctx, (size_t)ranks * sizeof *from);
+    rk_subtree *leaf = rk__step_record(j->ctx, (size_t)ranks * sizeof *leaf);
+    if (!send || !recv || !from || !leaf)
+        return RK_ENOMEM;
+    RK_TRY(make_room(j, n));
+    float *mine = j->shared[j->turn ^= 1], *to = out;
+    memcpy(mine, part, (size_t)n * sizeof *mine);
+    int64_t lo = pieces ? n * c->rank / ranks : 0, hi = pieces ? n * (c->rank + 1) / ranks : n;
+    for (int r = 0; r < ranks; r++) {
+        int64_t a = pieces ? n * r / ranks : 0, b = pieces ? n * (r + 1) / ranks : n;
+        send[r] = (rk_leg){ mine + a, (size_t)(b - a) * sizeof(float) };
+        recv[r] = (rk_leg){ NULL, (size_t)(hi - lo) * sizeof(float) };
+        leaf[r] = (rk_subtree){ r, 1 };
+    }
+    RK_TRY(rk__comm_exchange(c, name, send, recv));
+    for (int r = 0; r < ranks; r++)
+        from[r] = recv[r].data;
+    RK_TRY(rk__tree_add(j->ctx, hi - lo, ranks, leaf, from, to + lo));
+    for (int r = 0; r < ranks && pieces; r++)
+        send[r] =
+            (rk_leg){ to + n * r / ranks, (size_t)(n * (r + 1) / ranks - n * r / ranks) * sizeof(float) };
+    return pieces ? rk__comm_all_gather(c, name, send) : RK_OK;
+}
+
+static rk_status shards_gather(void *arg, const char *name, const int64_t *count, const void *mine, void *all)
+{
+    rk__job *j = arg;
+    rk_comm *c = j->beside;
+    rk_leg *leg = rk__step_record(j->ctx, (size_t)c->size * sizeof *leg);
+    float *at = all;
+    if (!leg)
+        return RK_ENOMEM;
+    for (int r = 0; r < c->size; at += count[r++])
+        leg[r] = (rk_leg){ at, (size_t)count[r] * sizeof *at };
+    if (leg[c->rank].bytes)
+        memcpy(leg[c->rank].data, mine, leg[c->rank].bytes);
+    return rk__comm_all_gather(c, name, leg);
+}
+
+/* ---- the mesh ---- */
+
+/* [C] Neighbours hold tensor shards side by side: they exchange most. */
+static rk_status split(rk__job *j, int tensor)
+{
+    rk_ctx *ctx = j->ctx;
+    rk_comm *all = ctx->comm;
+    const int rank = ctx->rank, ranks = ctx->ranks;
+    if (tensor > ctx->shards.count)
+        return rk_fail(ctx, RK_ECONFIG, "parallel.tensor %d is more than the %d tensor shards of grid.tensor",
+                       tensor, ctx->shards.count);
+    if (ranks % tensor)
+        return rk_fail(
+            ctx, RK_ECONFIG,
+            "parallel.tensor %d does not divide the %d ranks: start a multiple of %d, or use another "
+            "parallel.tensor",
+            tensor, ranks, tensor);
+    RK_TRY(all->table->split(all, rank / tensor, rank, &j->beside));
+    RK_TRY(all->table->split(all, rank % tensor, rank, &j->comm));
+    j->rank = rank / tensor;
+    j->ranks = ranks / tensor;
+    ctx->shards.rank = rank % tensor;
+    ctx->shards.ranks = tensor;
+    ctx->shards.arg = j;
+    ctx->shards.sum = shards_sum;
+    ctx->shards.gather = shards_gather;
+    return RK_OK;
+}
+
+rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
 {
     *out = NULL;
     RK_TRY(rk_failed(ctx));
@@ -73,6 +174,9 @@ rk_status rk__job_open(rk_ctx *ctx, rk__job **out)
         return RK_ENOMEM;
     }
     *j = (rk__job){ .ctx = ctx, .comm = ctx->comm, .rank = ctx->rank, .ranks = ctx->ranks };
+    ctx->shards = (rk__shards){ .count = ctx->shards.count };
+    if (tensor > 1)
+        RK_TRY(split(j, tensor));
     RK_TRY(share_out(j));
     if (j->ranks > 1)
         ctx->meet = (rk__meet){ j, meet_sum };
@@ -109,19 +213,27 @@ void rk__job_grid(const rk__job *j, int64_t samples)
     g->segments = g->leaves[0];
 }
 
-rk_status rk__job_add_counts(rk__job *j, const char *name, int64_t n, int64_t *x)
+static rk_status add_counts(rk_comm *c, const char *name, int64_t n, int64_t *x)
 {
-    if (j->ranks == 1)
-        return rk_failed(j->ctx);
-    int64_t *all = rk__calloc(j->ctx, (size_t)(n * j->ranks), sizeof *all);
+    int64_t *all = rk__calloc(c->ctx, (size_t)(n * c->size), sizeof *all);
     if (!all)
         return RK_ENOMEM;
-    rk_status st = rk__comm_all_values(j->comm, name, x, (size_t)n * sizeof *x, all);
+    rk_status st = rk__comm_all_values(c, name, x, (size_t)n * sizeof *x, all);
     for (int64_t i = 0; i < n && !st; i++) {
         x[i] = 0;
-        for (int r = 0; r < j->ranks; r++)
+        for (int r = 0; r < c->size; r++)
             x[i] += all[r * n + i];
     }
     free(all);
     return st;
+}
+
+rk_status rk__job_add_counts(rk__job *j, const char *name, int64_t n, int64_t *x)
+{
+    return j->ranks == 1 ? rk_failed(j->ctx) : add_counts(j->comm, name, n, x);
+}
+
+rk_status rk__job_add_all(rk__job *j, const char *name, int64_t n, int64_t *x)
+{
+    return j->ctx->ranks == 1 ? rk_failed(j->ctx) : add_counts(j->ctx->comm, name, n, x);
 }

@@ -6,8 +6,12 @@
 
 typedef struct rk__job {
     rk_ctx *ctx;
-    rk_comm *comm;
-    int rank, ranks;
+    rk_comm *comm;    /* of the ranks that have the same boxes of cut parameters */
+    int rank, ranks;  /* among them */
+    rk_comm *beside;  /* of those that hold cut parameters side by side; NULL: nobody else */
+    float *shared[2]; /* taken in turn: what was read last is not written yet */
+    int64_t shared_size;
+    int turn;
     rk_subtree *part; /* of all ranks, in order of the leaves */
     int parts;
     int *first;          /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
@@ -15,10 +19,12 @@ typedef struct rk__job {
     int64_t gather_size; /* floats */
 } rk__job;
 
-/* [C] Joins the ranks of ctx->comm over the ctx->data_shards of the grid and makes ctx->meet theirs; *out
- * lives as long as ctx. One rank alone: fine, nothing meets. Errors: RK_ECONFIG if there are more ranks than
+/* [C] Joins the ranks of ctx->comm over the grid, ctx->data_shards and ctx->shards.count: neighbours in
+ * groups of `tensor` hold cut parameters side by side, the groups share the batch. Makes ctx->meet and
+ * ctx->shards theirs; *out lives as long as ctx. One rank alone: fine, nothing meets. Errors: RK_ECONFIG if
+ * tensor does not divide the ranks or is more than the tensor shards, or there are more groups than data
  * shards. */
-rk_status rk__job_open(rk_ctx *ctx, rk__job **out);
+rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out);
 
 /* Subtrees of this rank, and the first of them. */
 int rk__job_parts(const rk__job *j);
@@ -26,7 +32,10 @@ const rk_subtree *rk__job_part(const rk__job *j, int p);
 /* Sets ctx->grid for a pass over this rank's part of a batch of `samples`. */
 void rk__job_grid(const rk__job *j, int64_t samples);
 
-/* [C] x (n) becomes the sum over all ranks, in order of rank: counts, which have no rounding. */
+/* [C] x (n) becomes the sum over the ranks that share the batch, in order of rank: counts, which have no
+ * rounding. */
 rk_status rk__job_add_counts(rk__job *j, const char *name, int64_t n, int64_t *x);
+/* [C] The same over all ranks of the job. */
+rk_status rk__job_add_all(rk__job *j, const char *name, int64_t n, int64_t *x);
 
 #endif

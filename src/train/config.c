@@ -236,6 +236,15 @@ static rk_status check_together(rk_config *c)
     if (c->grid_tensor & (c->grid_tensor - 1))
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "grid.tensor"),
                             "grid.tensor: %lld, wanted a power of two", (long long)c->grid_tensor);
+    if (c->parallel_tensor & (c->parallel_tensor - 1))
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "parallel.tensor"),
+                            "parallel.tensor: %lld, wanted a power of two", (long long)c->parallel_tensor);
+    if (c->parallel_tensor > c->grid_tensor)
+        return rk__doc_fail(
+            c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "parallel.tensor"),
+            "parallel.tensor: %lld ranks cannot share the %lld tensor shards of grid.tensor; use "
+            "at most as many, or start a new run with a larger grid.tensor",
+            (long long)c->parallel_tensor, (long long)c->grid_tensor);
     if (c->data_delimiter && strlen(c->data_delimiter) != 1)
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "data.delimiter"),
                             "data.delimiter: \"%s\", wanted one character", c->data_delimiter);

@@ -1,6 +1,8 @@
 #include "train/eval.h"
 
+#include "core/cut.h"
 #include "io/doc.h"
+#include "nn/module.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +21,9 @@ rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__me
         rk__job_grid(s->job, b.global);
         rk_tensor *out = rk_forward(s->net, b.x);
         double loss = rk_item(rk__setup_loss(s, out, b.y));
+        const rk__cut *classes = rk__place_classes(s->net);
+        if (classes)
+            out = rk__cut_gather(out, 1, classes->whole);
         if (rk_failed(ctx) || rk__metrics_add(m, s->job, out, b.y, b.global, loss))
             break;
     }

@@ -56,6 +56,12 @@ static rk_status check_plan(rk__trainer *t)
         return rk_fail(
             t->ctx, RK_ECONFIG,
             "nothing to do: run.steps and run.epochs are both 0; one of them says how long to train");
+    if (c->parallel_tensor > t->ctx->ranks)
+        return rk_fail(
+            t->ctx, RK_ECONFIG,
+            "parallel.tensor %lld needs as many ranks or a multiple, and there is one: start the job under "
+            "mpirun -n %lld, or leave parallel.tensor out",
+            (long long)c->parallel_tensor, (long long)c->parallel_tensor);
     if (c->optim_min_lr > c->optim_lr)
         return rk_fail(t->ctx, RK_ECONFIG, "optim.min_lr %g is above optim.lr %g", c->optim_min_lr,
                        c->optim_lr);
@@ -439,7 +445,7 @@ static rk_status asked(rk__trainer *t, bool look, bool *stop)
         count[0] |= file_asks(t, "STOP");
         count[1] = file_asks(t, "CHECKPOINT");
     }
-    RK_TRY(rk__job_add_counts(t->setup.job, "stop", 2, count));
+    RK_TRY(rk__job_add_all(t->setup.job, "stop", 2, count));
     *stop = count[0] > 0;
     if (count[1] && !*stop)
         begin_save(t, false);

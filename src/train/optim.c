@@ -211,7 +211,7 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     if (!o)
         return RK_EUSAGE;
     RK_TRY(rk_failed(o->ctx));
-    if (o->ctx->ranks > 1 && !o->grads)
+    if (o->ctx->ranks > 1 && o->ctx->ranks != o->ctx->shards.ranks && !o->grads)
         return rk_fail(o->ctx, RK_EUSAGE,
                        "several ranks train through rk_train(); an optimiser of one's own is one rank's");
     RK_TRY(measure(o));
@@ -251,12 +251,11 @@ static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix,
     if (!t)
         return RK_OK;
     snprintf(full, sizeof full, "%s/%s%s", prefix, s->param.name, suffix);
-    if (kind == RK_STATE_EMA)
-        return rk__state_add(st, kind, full, t);
-    rk_shape whole = rk_tensor_shape(s->param.tensor);
-    rk_piece piece = rk__piece_whole(&whole);
-    piece.from = s->from;
-    piece.to = s->to;
+    rk_piece piece = rk__cut_piece(s->param.tensor);
+    if (kind == RK_STATE_OPTIM) {
+        piece.from = s->from;
+        piece.to = s->to;
+    }
     return rk__state_add_piece(st, kind, full, t, &piece);
 }
 

@@ -9,8 +9,9 @@
 
 /* ---- data ---- */
 
-static rk_data_cfg data_of(const rk_ctx *ctx, const rk_config *c)
+static rk_data_cfg data_of(const rk__setup *s)
 {
+    const rk_config *c = s->cfg;
     return (rk_data_cfg){
         .path = c->data_path,
         .format = c->data_format,
@@ -35,9 +36,9 @@ static rk_data_cfg data_of(const rk_ctx *ctx, const rk_config *c)
         .threads = (int)c->data_threads,
         .prefetch = (int)c->data_prefetch,
         .limit = c->data_limit,
-        .rank = ctx->rank,
-        .ranks = ctx->ranks,
-        .shards = ctx->data_shards,
+        .rank = s->job->rank,
+        .ranks = s->job->ranks,
+        .shards = s->ctx->data_shards,
     };
 }
 
@@ -45,7 +46,7 @@ static rk_data_cfg data_of(const rk_ctx *ctx, const rk_config *c)
 static rk_loader *open_eval(rk__setup *s)
 {
     const rk_config *c = s->cfg;
-    rk_data_cfg d = data_of(s->ctx, c);
+    rk_data_cfg d = data_of(s);
     if (!c->data_eval && !(c->data_split > 0))
         return NULL;
     d.validation = !c->data_eval;
@@ -106,11 +107,11 @@ rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const 
                        "%s: data.path is missing: the file to train on, or the prefix of an IDX pair",
                        cfg->source);
     apply_grid(ctx, cfg);
-    RK_TRY(rk__job_open(ctx, &s->job));
+    RK_TRY(rk__job_open(ctx, ctx->ranks > 1 ? (int)cfg->parallel_tensor : 1, &s->job));
     RK_TRY(choose_loss(s));
     if (recorded)
         s->schema = rk__recorded(ctx, recorded, "data");
-    rk_data_cfg d = data_of(ctx, cfg);
+    rk_data_cfg d = data_of(s);
     d.schema = s->schema;
     s->train = rk_loader_make(ctx, &d);
     RK_TRY(rk_failed(ctx));
@@ -373,6 +374,8 @@ rk_status rk__setup_model(rk__setup *s, const char *recorded)
     }
     if (!st && from && !known)
         st = load_weights(s, from->text, step, replace);
+    if (!st)
+        st = rk__place_share(s->net);
 done:
     rk__doc_free(source);
     rk__doc_free(merged);
@@ -428,7 +431,7 @@ rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, co
     *s = (rk__setup){ .ctx = ctx, .cfg = cfg, .target = target_of(cfg), .smooth = true };
     RK_TRY(rk_failed(ctx));
     apply_grid(ctx, cfg);
-    RK_TRY(rk__job_open(ctx, &s->job));
+    RK_TRY(rk__job_open(ctx, 1, &s->job));
     RK_TRY(choose_loss(s));
     rk_doc *doc = NULL;
     RK_TRY(rk__json_parse(ctx, cfg->source, (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc));
@@ -459,7 +462,9 @@ rk_status rk__module_state(rk_module *net, rk_state *st)
 {
     for (int i = 0; i < rk_param_count(net); i++) {
         rk_param p = rk_param_at(net, i);
-        RK_TRY(rk__state_add(st, p.buffer ? RK_STATE_BUFFER : RK_STATE_PARAM, p.name, p.tensor));
+        rk_piece piece = rk__cut_piece(p.tensor);
+        RK_TRY(
+            rk__state_add_piece(st, p.buffer ? RK_STATE_BUFFER : RK_STATE_PARAM, p.name, p.tensor, &piece));
     }
     return RK_OK;
 }
