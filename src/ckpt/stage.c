@@ -268,7 +268,7 @@ rk_status rk__stage_manifest(rk_run *run, const rk_state *sorted, const rk_snap_
     m->epoch = run->lock.epoch;
     m->ranks = run->comm ? run->comm->size : 1;
     m->grid_data = ctx->data_shards > 0 ? ctx->data_shards : 1;
-    m->grid_tensor = 1;
+    m->grid_tensor = ctx->shards.count > 0 ? ctx->shards.count : 1;
     m->version = rk__strdup(ctx, RANKINE_VERSION);
     m->config_json = copy_text(ctx, info->config_json);
     m->extra_json = copy_text(ctx, info->extra_json);
