@@ -14,9 +14,10 @@ typedef struct rk__job {
     int turn;
     rk_subtree *part; /* of all ranks, in order of the leaves */
     int parts;
-    int *first;          /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
-    float *gather;       /* (parts, n) of the sum at hand */
-    int64_t gather_size; /* floats */
+    int *first;              /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
+    float *gather;           /* (parts, n) of the sum at hand */
+    int64_t gather_size;     /* floats */
+    struct rk__trace *trace; /* parallel/trace.h; NULL: none */
 } rk__job;
 
 /* [C] Joins the ranks of ctx->comm over the grid, ctx->data_shards and ctx->shards.count: neighbours in

@@ -2,6 +2,7 @@
 
 #include "core/order.h"
 #include "nn/module.h"
+#include "parallel/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -72,10 +73,15 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
 
 static rk_status whole(rk__accumulator *a, const rk_batch *b, double *loss_value)
 {
+    double begin = rk__trace_begin(a->job);
     rk_tensor *loss = a->loss(a->loss_arg, rk_forward(a->net, b->x), b->y);
     *loss_value = rk_item(loss);
     RK_TRY(rk_failed(a->ctx));
-    return isfinite(*loss_value) ? rk_backward(loss) : RK_OK;
+    rk__trace_end(a->job, RK__TRACK_STEP, "forward", begin);
+    begin = rk__trace_begin(a->job);
+    rk_status st = isfinite(*loss_value) ? rk_backward(loss) : RK_OK;
+    rk__trace_end(a->job, RK__TRACK_STEP, "backward", begin);
+    return st;
 }
 
 /* ---- in pieces ---- */
@@ -179,10 +185,15 @@ static rk_status climb(rk__accumulator *a, int64_t done, int64_t subtrees)
 
 static rk_status one_piece(rk__accumulator *a, const rk_batch *b, int64_t lo, int64_t hi, rk_tensor **out)
 {
+    double begin = rk__trace_begin(a->job);
     rk_tensor *x = rk_slice(b->x, 0, lo, hi), *y = b->y == b->x ? x : rk_slice(b->y, 0, lo, hi);
     rk_tensor *z = rk_forward(a->net, x);
     *out = rk_detach(z); /* holds the values when the walk has passed */
-    return rk_backward(a->loss(a->loss_arg, z, y));
+    rk__trace_end(a->job, RK__TRACK_STEP, "forward", begin);
+    begin = rk__trace_begin(a->job);
+    rk_status st = rk_backward(a->loss(a->loss_arg, z, y));
+    rk__trace_end(a->job, RK__TRACK_STEP, "backward", begin);
+    return st;
 }
 
 /* The loss as the whole batch has it: from all outputs at once, in the order of the whole. */
@@ -264,5 +275,8 @@ rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, d
     if (a->grads)
         rk__grads_begin(a->grads, whole_batch);
     RK_TRY(whole_batch ? whole(a, b, loss_value) : in_pieces(a, b, step, pieces, loss_value));
-    return a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
+    double begin = rk__trace_begin(a->job);
+    rk_status st = a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
+    rk__trace_end(a->job, RK__TRACK_STEP, "exchange", begin);
+    return st;
 }

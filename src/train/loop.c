@@ -1,5 +1,6 @@
 /* The loop: batches in, steps out, snapshots behind. */
 #include "nn/module.h"
+#include "parallel/trace.h"
 #include "train/trainer.h"
 
 #include <math.h>
@@ -214,6 +215,7 @@ static rk_status prepare(rk__trainer *t)
     }
     RK_TRY_GOTO(done, rk__setup_data(&t->setup, t->ctx, t->cfg, info.extra_json));
     RK_TRY_GOTO(done, rk__crew_same_data(&t->crew, &t->setup));
+    RK_TRY_GOTO(done, rk__trace_open(t->setup.job));
     RK_TRY_GOTO(done, rk__setup_model(&t->setup, info.extra_json));
     plan_steps(t);
     RK_TRY_GOTO(done, check_plan(t));
@@ -277,6 +279,7 @@ static void save_failed(rk__trainer *t, rk_status st, const char *why)
 static void saved(rk__trainer *t, int64_t step)
 {
     t->failed_saves = 0;
+    rk__trace_end(t->setup.job, RK__TRACK_SNAPSHOT, "snapshot", t->save_begun);
     rk__report_saved(t, step);
 }
 
@@ -310,6 +313,7 @@ static void begin_save(rk__trainer *t, bool best)
     if (rk_failed(t->ctx))
         return;
     t->asked_step = t->step;
+    t->save_begun = rk__trace_begin(t->setup.job);
     rk__run_save(t->run, &t->state,
                  &(rk_snap_info){
                      .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
@@ -385,7 +389,9 @@ static rk_status evaluate(rk__trainer *t, bool *best)
     *best = false;
     RK_TRY(rk__metrics_init(&m, t->ctx, t->setup.classes, t->cfg->eval_topk));
     rk__optim_swap_ema(t->optim);
+    double begin = rk__trace_begin(t->setup.job);
     st = rk__evaluate_pass(&t->setup, t->setup.eval, t->cfg->data_eval_limit, &m);
+    rk__trace_end(t->setup.job, RK__TRACK_STEP, "evaluation", begin);
     rk__optim_swap_ema(t->optim);
     if (!st) {
         t->n_evaluated = rk__metrics_values(&m, t->cfg->eval_metrics, t->evaluated);
@@ -411,7 +417,9 @@ static rk_status take_step(rk__trainer *t, const rk_batch *b)
         return rk__diverged(t, b, "the loss is not finite");
     double scale = rk__schedule_scale(&t->schedule, t->step);
     t->lr = t->cfg->optim_lr * scale;
+    double begin = rk__trace_begin(t->setup.job);
     st = rk_optim_step(t->optim, scale);
+    rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
     if (st == RK_EDIVERGED) {
         char what[512];
         snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
@@ -452,6 +460,16 @@ static rk_status asked(rk__trainer *t, bool look, bool *stop)
     return rk_failed(t->ctx);
 }
 
+/* [C] */
+static rk_status write_trace(rk__trainer *t)
+{
+    char why[512];
+    RK_TRY(rk__trace_write(t->setup.job, why));
+    if (*why)
+        rk__report_text(t, RK_EVENT_WARN, "%s", why);
+    return RK_OK;
+}
+
 static rk_status finish(rk__trainer *t, const char *why)
 {
     bool best = false;
@@ -461,6 +479,7 @@ static rk_status finish(rk__trainer *t, const char *why)
             begin_save(t, true);
     }
     RK_TRY(save_now(t));
+    RK_TRY(write_trace(t));
     if (t->speaks)
         RK_TRY(rk__report_result(t, why));
     rk__report_text(t, RK_EVENT_END, "%s", why);
@@ -470,6 +489,7 @@ static rk_status finish(rk__trainer *t, const char *why)
 static rk_status preempted(rk__trainer *t)
 {
     RK_TRY(save_now(t));
+    RK_TRY(write_trace(t));
     rk__report_text(t, RK_EVENT_END, "stopped on request at step %lld; the same command continues",
                     (long long)t->step);
     return rk_fail(t->ctx, RK_EPREEMPTED, "stopped on request at step %lld, saved in %s", (long long)t->step,
@@ -513,8 +533,11 @@ static rk_status steps(rk__trainer *t)
                                      : rk_fail(t->ctx, RK_EINTERNAL, "the training data ended at step %lld",
                                                (long long)t->step);
         t->window.data += rk__seconds() - begin;
+        rk__trace_end(t->setup.job, RK__TRACK_STEP, "loader", begin);
+        begin = rk__seconds();
         RK_TRY(take_step(t, &b));
         RK_TRY(rk_step_end(t->ctx));
+        rk__trace_end(t->setup.job, RK__TRACK_STEP, "step", begin);
         RK_TRY(after_step(t, &patience_over));
     }
     char why[128];

@@ -35,6 +35,7 @@ typedef struct rk__trainer {
     /* of this process */
     int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
     int64_t failed_saves; /* in a row */
+    double save_begun;    /* for a trace; 0: none */
     double loss, lr, started, last_saved, data_s;
     rk__window window;
     size_t persistent_bytes;

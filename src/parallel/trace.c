@@ -1,0 +1,235 @@
+#include "parallel/trace.h"
+
+#include "io/text.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    MOST_SPANS = 1 << 21, /* 64 MiB: half a million steps of one pass */
+    ROUNDS = 16,          /* of a clock's comparison */
+    TAG = 1000
+};
+
+typedef struct span {
+    const char *name;
+    double begin, length;
+    rk__track track;
+} span;
+
+struct rk__trace {
+    rk__job *job;
+    char *path;    /* of the first rank; others: NULL */
+    double offset; /* what to add to this rank's clock for the first rank's */
+    double start;  /* of the trace, on the first rank's clock */
+    span *spans;
+    int64_t n, cap, lost;
+};
+
+double rk__trace_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void rk__trace_note(rk__trace *t, rk__track track, const char *name, double begin)
+{
+    if (t->n == t->cap) {
+        int64_t cap = t->cap ? 2 * t->cap : 4096;
+        span *more = cap <= MOST_SPANS ? realloc(t->spans, (size_t)cap * sizeof *more) : NULL;
+        if (!more) {
+            t->lost++;
+            return;
+        }
+        t->spans = more;
+        t->cap = cap;
+    }
+    t->spans[t->n++] = (span){ name, begin, rk__trace_clock() - begin, track };
+}
+
+static void trace_free(void *arg)
+{
+    rk__trace *t = arg;
+    free(t->path);
+    free(t->spans);
+    free(t);
+}
+
+/* ---- clocks ---- */
+
+/* The first rank answers with its clock; the fastest round trip knows best what it was in the middle. */
+static rk_status answer(rk_comm *c, int rank)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        char asked;
+        RK_TRY(c->table->recv(c, rank, TAG, &asked, 1));
+        double now = rk__trace_clock();
+        RK_TRY(c->table->send(c, rank, TAG, &now, sizeof now));
+    }
+    return RK_OK;
+}
+
+static rk_status ask(rk_comm *c, double *offset)
+{
+    double best = 1e30;
+    for (int i = 0; i < ROUNDS; i++) {
+        char asking = 1;
+        double theirs, begun = rk__trace_clock();
+        RK_TRY(c->table->send(c, 0, TAG, &asking, 1));
+        RK_TRY(c->table->recv(c, 0, TAG, &theirs, sizeof theirs));
+        double took = rk__trace_clock() - begun;
+        if (took < best) {
+            best = took;
+            *offset = theirs - (begun + took / 2);
+        }
+    }
+    return RK_OK;
+}
+
+/* [C] Ranks of one node share a clock. */
+static rk_status compare_clocks(rk__trace *t, const int32_t *node)
+{
+    rk_comm *c = t->job->comm;
+    for (int r = 1; r < c->size; r++) {
+        if (node[r] == node[0])
+            continue;
+        if (c->rank == 0)
+            RK_TRY(answer(c, r));
+        else if (c->rank == r)
+            RK_TRY(ask(c, &t->offset));
+    }
+    t->start = rk__trace_clock();
+    return rk__comm_broadcast(c, "start of the trace", 0, &t->start, sizeof t->start);
+}
+
+static rk_status align(rk__trace *t)
+{
+    const rk__job *j = t->job;
+    t->start = rk__trace_clock();
+    if (j->ranks == 1)
+        return RK_OK;
+    int32_t mine = j->comm->node, *node = rk__calloc(j->ctx, (size_t)j->ranks, sizeof *node);
+    rk_status st = node ? rk__comm_all_values(j->comm, "nodes", &mine, sizeof mine, node) : RK_ENOMEM;
+    if (!st)
+        st = compare_clocks(t, node);
+    free(node);
+    return st;
+}
+
+rk_status rk__trace_open(rk__job *j)
+{
+    const char *path = j->rank == 0 ? getenv("RANKINE_TRACE") : NULL;
+    int64_t wanted = path && *path;
+    RK_TRY(rk_failed(j->ctx));
+    if (j->ranks > 1)
+        RK_TRY(rk__comm_broadcast(j->comm, "whether to trace", 0, &wanted, sizeof wanted));
+    if (!wanted)
+        return RK_OK;
+    rk__trace *t = rk__calloc(j->ctx, 1, sizeof *t);
+    if (!t || rk__at_close(j->ctx, trace_free, t)) {
+        free(t);
+        return RK_ENOMEM;
+    }
+    t->job = j;
+    if (path && !(t->path = rk__strdup(j->ctx, path)))
+        return RK_ENOMEM;
+    RK_TRY(align(t));
+    j->trace = t;
+    return RK_OK;
+}
+
+/* ---- writing ---- */
+
+static void put_name(rk__text *out, const char *what, int rank, int track, const char *name)
+{
+    rk__text_printf(out, "{\"ph\":\"M\",\"name\":\"%s\",\"pid\":%d,\"tid\":%d,\"args\":{\"name\":", what,
+                    rank, track);
+    rk__text_quote(out, name);
+    rk__text_puts(out, "}},\n");
+}
+
+/* This rank's events, each with a comma and a line's end behind it. */
+static char *events(const rk__trace *t)
+{
+    const int rank = t->job->rank;
+    char host[64] = "", who[100];
+    rk__text out = { 0 };
+    gethostname(host, sizeof host - 1);
+    snprintf(who, sizeof who, "rank %d on %s", rank, host);
+    put_name(&out, "process_name", rank, 0, who);
+    put_name(&out, "thread_name", rank, RK__TRACK_STEP, "steps");
+    put_name(&out, "thread_name", rank, RK__TRACK_SNAPSHOT, "snapshots");
+    for (int64_t i = 0; i < t->n; i++) {
+        const span *s = &t->spans[i];
+        rk__text_printf(
+            &out, "{\"ph\":\"X\",\"name\":\"%s\",\"pid\":%d,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f},\n", s->name,
+            rank, (int)s->track, 1e6 * (s->begin + t->offset - t->start), 1e6 * s->length);
+    }
+    return rk__text_take(&out);
+}
+
+/* The first rank: its own events, then everyone's as they come. */
+static rk_status write_all(rk__trace *t, const char *own, const int64_t *bytes, FILE *f)
+{
+    const rk__job *j = t->job;
+    fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
+    fputs(own, f);
+    for (int r = 1; r < j->ranks; r++) {
+        char *text = rk__calloc(j->ctx, (size_t)bytes[r] + 1, 1);
+        if (!text)
+            return RK_ENOMEM;
+        rk_status st = j->comm->table->recv(j->comm, r, TAG, text, (size_t)bytes[r]);
+        fputs(text, f);
+        free(text);
+        RK_TRY(st);
+    }
+    /* the last event has no comma behind it */
+    fprintf(
+        f,
+        "{\"ph\":\"M\",\"name\":\"process_labels\",\"pid\":0,\"args\":{\"labels\":\"%lld spans lost\"}}]}\n",
+        (long long)t->lost);
+    return RK_OK;
+}
+
+static rk_status gather(rk__trace *t, const char *own, int64_t *bytes, char why[512])
+{
+    const rk__job *j = t->job;
+    bytes[j->rank] = (int64_t)strlen(own);
+    if (j->ranks > 1)
+        RK_TRY(rk__comm_all_values(j->comm, "trace", &bytes[j->rank], sizeof *bytes, bytes));
+    if (j->rank > 0)
+        return j->comm->table->send(j->comm, 0, TAG, own, (size_t)bytes[j->rank]);
+    FILE *f = fopen(t->path, "w"), *to = f ? f : fopen("/dev/null", "w");
+    int error = errno;
+    rk_status st =
+        to ? write_all(t, own, bytes, to) : rk_fail(j->ctx, RK_EIO, "/dev/null: %s", strerror(errno));
+    bool bad = to && (ferror(to) || fflush(to));
+    if (bad)
+        error = errno;
+    if (to)
+        fclose(to);
+    if (!f || bad)
+        snprintf(why, 512, "the trace %.400s cannot be written: %s", t->path, strerror(error));
+    return st;
+}
+
+rk_status rk__trace_write(rk__job *j, char why[512])
+{
+    rk__trace *t = j->trace;
+    *why = '\0';
+    if (!t)
+        return rk_failed(j->ctx);
+    j->trace = NULL;
+    RK_TRY(rk_failed(j->ctx));
+    int64_t *bytes = rk__calloc(j->ctx, (size_t)j->ranks, sizeof *bytes);
+    char *own = events(t);
+    rk_status st = own && bytes ? gather(t, own, bytes, why) : rk_fail(j->ctx, RK_ENOMEM, "out of memory");
+    free(own);
+    free(bytes);
+    return st;
+}
