@@ -29,6 +29,16 @@ for threads in 1 2; do
 done
 block "Memory-bound kernels" "$build/benchmarks/bench_kernels"
 block "Loader" "$build/benchmarks/bench_loader"
+if command -v mpirun >/dev/null 2>&1; then
+    as_root=
+    [ "$(id -u)" -ne 0 ] || as_root=--allow-run-as-root
+    for copy in none cma; do # how Open MPI moves long messages within a node
+        block "Sums over 2 ranks, Open MPI's single copy: $copy" mpirun $as_root -n 2 \
+            --mca btl_vader_single_copy_mechanism $copy "$build/rankine" bench comm --threads 1
+    done
+else
+    printf '\nSums over ranks: left out, there is no mpirun (openmpi-bin)\n'
+fi
 [ ! -x "$build/benchmarks/bench_ckpt" ] || block "Snapshots" "$build/benchmarks/bench_ckpt"
 
 printf '\n## Exact against inexact, one layer against all\n\n'

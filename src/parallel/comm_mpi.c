@@ -51,10 +51,15 @@ int rk__net_launched(void)
     return tasks > 0 ? tasks : 2; /* several, as far as can be known before MPI starts */
 }
 
+/* Of a sanitizer, where there is one. */
+extern void __lsan_do_leak_check(void) __attribute__((weak));
+
 static void finish(void)
 {
     int over = 1;
     MPI_Finalized(&over);
+    if (__lsan_do_leak_check) /* while MPI's own leaks can be told by the names of what it has loaded */
+        __lsan_do_leak_check();
     if (!over)
         MPI_Finalize();
 }

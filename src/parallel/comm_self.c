@@ -10,9 +10,48 @@ struct rk_request {
 
 static rk_request nothing;
 
+/* Memory that alloc() made; it dies with its communicator. */
+typedef struct block {
+    struct block *next;
+    void *p;
+} block;
+
+typedef struct self {
+    rk_comm base;
+    block *blocks;
+    struct self *root, *next; /* next: those that were split from root, directly or not */
+} self;
+
+static self *self_of(rk_comm *c)
+{
+    return (self *)(void *)c;
+}
+
+static void close_one(self *s)
+{
+    for (block *b = s->blocks, *next; b; b = next) {
+        next = b->next;
+        free(b->p);
+        free(b);
+    }
+    free(s);
+}
+
 static void close_self(rk_comm *c)
 {
-    free(c);
+    self *s = self_of(c), *at = s->root;
+    while (at != s && at->next != s)
+        at = at->next;
+    if (at != s) { /* one that was split */
+        at->next = s->next;
+        close_one(s);
+        return;
+    }
+    for (self *child = s->next, *next; child; child = next) {
+        next = child->next;
+        close_one(child);
+    }
+    close_one(s);
 }
 
 static void *alloc_self(rk_comm *c, size_t bytes)
@@ -21,18 +60,30 @@ static void *alloc_self(rk_comm *c, size_t bytes)
     void *p = NULL;
     if (rk_failed(c->ctx))
         return NULL;
-    size_t size = (bytes + PAGE - 1) / PAGE * PAGE;
-    if (size < bytes || posix_memalign(&p, PAGE, size ? size : PAGE)) {
+    size_t size = bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE;
+    block *b = rk__calloc(c->ctx, 1, sizeof *b);
+    if (!b)
+        return NULL;
+    if (size < bytes || posix_memalign(&p, PAGE, size)) {
+        free(b);
         rk_fail(c->ctx, RK_ENOMEM, "out of memory: %zu bytes to share between ranks", bytes);
         return NULL;
     }
+    *b = (block){ self_of(c)->blocks, p };
+    self_of(c)->blocks = b;
     return memset(p, 0, size);
 }
 
 static void release_self(rk_comm *c, void *p)
 {
-    (void)c;
-    free(p);
+    for (block **at = &self_of(c)->blocks; p && *at; at = &(*at)->next)
+        if ((*at)->p == p) {
+            block *b = *at;
+            *at = b->next;
+            free(b->p);
+            free(b);
+            return;
+        }
 }
 
 static rk_status exchange_self(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv,
@@ -105,7 +156,12 @@ static rk_status split_self(rk_comm *c, int color, int key, rk_comm **out)
     *out = NULL;
     if (color < 0 || rk_failed(c->ctx))
         return rk_failed(c->ctx);
-    return rk__comm_make_self(c->ctx, out);
+    RK_TRY(rk__comm_make_self(c->ctx, out));
+    self *child = self_of(*out), *root = self_of(c)->root;
+    child->root = root;
+    child->next = root->next;
+    root->next = child;
+    return RK_OK;
 }
 
 __attribute__((noreturn)) static void abort_self(rk_comm *c, int code)
@@ -114,7 +170,7 @@ __attribute__((noreturn)) static void abort_self(rk_comm *c, int code)
     _Exit(code);
 }
 
-static const rk_comm_table self = {
+static const rk_comm_table self_table = {
     .name = "self",
     .close = close_self,
     .alloc = alloc_self,
@@ -133,9 +189,12 @@ static const rk_comm_table self = {
 
 rk_status rk__comm_make_self(rk_ctx *ctx, rk_comm **out)
 {
-    rk_comm *c = *out = rk__calloc(ctx, 1, sizeof *c);
-    if (!c)
+    self *s = rk__calloc(ctx, 1, sizeof *s);
+    *out = NULL;
+    if (!s)
         return RK_ENOMEM;
-    *c = (rk_comm){ .table = &self, .ctx = ctx, .size = 1, .nodes = 1, .node_size = 1 };
+    s->base = (rk_comm){ .table = &self_table, .ctx = ctx, .size = 1, .nodes = 1, .node_size = 1 };
+    s->root = s;
+    *out = &s->base;
     return RK_OK;
 }
