@@ -212,5 +212,6 @@ const cli_verb cli_bench = {
     .summary = "time a few products and convolutions against this machine's peak; comm: sums over ranks",
     .flags = flags,
     .max_words = 1,
+    .ranks = true,
     .run = run_bench,
 };

@@ -65,7 +65,8 @@ int main(int argc, char **argv)
     if (!verb)
         return cli_unknown_verb(argv[1]);
     if (wants_help(argc - 2, argv + 2)) {
-        cli_help_verb(stdout, verb);
+        if (rk_launch_rank() == 0)
+            cli_help_verb(stdout, verb);
         return 0;
     }
     if (!verb->ranks && rk_launch_rank() > 0)

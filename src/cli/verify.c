@@ -21,5 +21,6 @@ const cli_verb cli_verify = {
     .summary = "check every byte of every snapshot of a run",
     .min_words = 1,
     .max_words = 1,
+    .ranks = true,
     .run = run_verify,
 };

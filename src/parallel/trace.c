@@ -94,7 +94,7 @@ static rk_status ask(rk_comm *c, double *offset)
 /* [C] Ranks of one node share a clock. */
 static rk_status compare_clocks(rk__trace *t, const int32_t *node)
 {
-    rk_comm *c = t->job->comm;
+    rk_comm *c = t->job->ctx->comm; /* every rank of the job */
     for (int r = 1; r < c->size; r++) {
         if (node[r] == node[0])
             continue;
@@ -109,12 +109,12 @@ static rk_status compare_clocks(rk__trace *t, const int32_t *node)
 
 static rk_status align(rk__trace *t)
 {
-    const rk__job *j = t->job;
+    rk_ctx *ctx = t->job->ctx;
     t->start = rk__trace_clock();
-    if (j->ranks == 1)
+    if (ctx->ranks == 1)
         return RK_OK;
-    int32_t mine = j->comm->node, *node = rk__calloc(j->ctx, (size_t)j->ranks, sizeof *node);
-    rk_status st = node ? rk__comm_all_values(j->comm, "nodes", &mine, sizeof mine, node) : RK_ENOMEM;
+    int32_t mine = ctx->comm->node, *node = rk__calloc(ctx, (size_t)ctx->ranks, sizeof *node);
+    rk_status st = node ? rk__comm_all_values(ctx->comm, "nodes", &mine, sizeof mine, node) : RK_ENOMEM;
     if (!st)
         st = compare_clocks(t, node);
     free(node);
@@ -123,11 +123,11 @@ static rk_status align(rk__trace *t)
 
 rk_status rk__trace_open(rk__job *j)
 {
-    const char *path = j->rank == 0 ? getenv("RANKINE_TRACE") : NULL;
+    const char *path = j->ctx->rank == 0 ? getenv("RANKINE_TRACE") : NULL;
     int64_t wanted = path && *path;
     RK_TRY(rk_failed(j->ctx));
-    if (j->ranks > 1)
-        RK_TRY(rk__comm_broadcast(j->comm, "whether to trace", 0, &wanted, sizeof wanted));
+    if (j->ctx->ranks > 1)
+        RK_TRY(rk__comm_broadcast(j->ctx->comm, "whether to trace", 0, &wanted, sizeof wanted));
     if (!wanted)
         return RK_OK;
     rk__trace *t = rk__calloc(j->ctx, 1, sizeof *t);
@@ -156,7 +156,7 @@ static void put_name(rk__text *out, const char *what, int rank, int track, const
 /* This rank's events, each with a comma and a line's end behind it. */
 static char *events(const rk__trace *t)
 {
-    const int rank = t->job->rank;
+    const int rank = t->job->ctx->rank;
     char host[64] = "", who[100];
     rk__text out = { 0 };
     gethostname(host, sizeof host - 1);
@@ -179,11 +179,11 @@ static rk_status write_all(rk__trace *t, const char *own, const int64_t *bytes, 
     const rk__job *j = t->job;
     fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
     fputs(own, f);
-    for (int r = 1; r < j->ranks; r++) {
+    for (int r = 1; r < j->ctx->ranks; r++) {
         char *text = rk__calloc(j->ctx, (size_t)bytes[r] + 1, 1);
         if (!text)
             return RK_ENOMEM;
-        rk_status st = j->comm->table->recv(j->comm, r, TAG, text, (size_t)bytes[r]);
+        rk_status st = j->ctx->comm->table->recv(j->ctx->comm, r, TAG, text, (size_t)bytes[r]);
         fputs(text, f);
         free(text);
         RK_TRY(st);
@@ -198,16 +198,16 @@ static rk_status write_all(rk__trace *t, const char *own, const int64_t *bytes, 
 
 static rk_status gather(rk__trace *t, const char *own, int64_t *bytes, char why[512])
 {
-    const rk__job *j = t->job;
-    bytes[j->rank] = (int64_t)strlen(own);
-    if (j->ranks > 1)
-        RK_TRY(rk__comm_all_values(j->comm, "trace", &bytes[j->rank], sizeof *bytes, bytes));
-    if (j->rank > 0)
-        return j->comm->table->send(j->comm, 0, TAG, own, (size_t)bytes[j->rank]);
+    rk_ctx *ctx = t->job->ctx;
+    int64_t size = (int64_t)strlen(own);
+    bytes[ctx->rank] = size;
+    if (ctx->ranks > 1)
+        RK_TRY(rk__comm_all_values(ctx->comm, "trace", &size, sizeof size, bytes));
+    if (ctx->rank > 0)
+        return ctx->comm->table->send(ctx->comm, 0, TAG, own, (size_t)size);
     FILE *f = fopen(t->path, "w"), *to = f ? f : fopen("/dev/null", "w");
     int error = errno;
-    rk_status st =
-        to ? write_all(t, own, bytes, to) : rk_fail(j->ctx, RK_EIO, "/dev/null: %s", strerror(errno));
+    rk_status st = to ? write_all(t, own, bytes, to) : rk_fail(ctx, RK_EIO, "/dev/null: %s", strerror(errno));
     bool bad = to && (ferror(to) || fflush(to));
     if (bad)
         error = errno;
@@ -226,7 +226,7 @@ rk_status rk__trace_write(rk__job *j, char why[512])
         return rk_failed(j->ctx);
     j->trace = NULL;
     RK_TRY(rk_failed(j->ctx));
-    int64_t *bytes = rk__calloc(j->ctx, (size_t)j->ranks, sizeof *bytes);
+    int64_t *bytes = rk__calloc(j->ctx, (size_t)j->ctx->ranks, sizeof *bytes);
     char *own = events(t);
     rk_status st = own && bytes ? gather(t, own, bytes, why) : rk_fail(j->ctx, RK_ENOMEM, "out of memory");
     free(own);

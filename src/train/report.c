@@ -76,13 +76,16 @@ static const char *bytes(size_t n, char buf[32])
 static void report_mesh(rk__trainer *t)
 {
     const rk_ctx *ctx = t->ctx;
-    char sent[32], held[32];
+    char sent[32], held[32], cut[64] = "";
+    const long long tensor = t->cfg->parallel_tensor;
     int nodes = rk__crew_nodes(&t->crew), threads = ctx->device->threads(ctx->dev);
     if (ctx->ranks == 1)
         return;
+    if (tensor > 1)
+        snprintf(cut, sizeof cut, " (%lld x %lld)", ctx->ranks / tensor, tensor);
     rk__report_text(t, RK_EVENT_BANNER,
-                    "mesh: %d ranks x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
-                    ctx->ranks, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
+                    "mesh: %d ranks%s x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
+                    ctx->ranks, cut, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
                     (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
     rk__report_text(
         t, RK_EVENT_BANNER,
