@@ -82,11 +82,13 @@ static void man_exit_codes(FILE *f)
         { RK_EUSAGE, "the command line is wrong" },
         { RK_EDATA, "bad input data, model or snapshot" },
         { RK_ENOINPUT, "an input is missing or unreadable" },
+        { RK_EPEER, "another rank or the network was lost" },
         { RK_EINTERNAL, "a bug of Rankine" },
         { RK_ENOMEM, "out of memory" },
         { RK_ELOCKED, "the run folder belongs to another running job" },
         { RK_EIO, "cannot write: disk full, I/O error" },
         { RK_EPREEMPTED, "stopped on request and saved: start the same command again" },
+        { RK_EHANG, "ranks wait for different things" },
         { RK_ECONFIG, "the configuration is invalid, or does not fit the run" },
         { RK_EDIVERGED, "the loss or a gradient is not finite" },
     };
@@ -103,9 +105,13 @@ void cli_man(FILE *f)
     fputs(".SH SYNOPSIS\n.B rankine\n.I verb\n[\\fIarguments\\fR]\n", f);
     fputs(".SH DESCRIPTION\nTrains networks described in a YAML file, on the processor's cores. The trained "
           "weights do not "
-          "depend on the number of threads, on the instruction set, or on how often the run was stopped and "
-          "started "
-          "again.\n",
+          "depend on the number of ranks and threads, on the instruction set, or on how often the run was "
+          "stopped "
+          "and started "
+          "again.\n.PP\nStarted by \\fBmpirun\\fR, train, verify and bench share their work among the ranks; "
+          "the "
+          "first "
+          "speaks.\n",
           f);
     fputs(".SH VERBS\n", f);
     for (int i = 0; cli_verbs[i]; i++)
@@ -116,9 +122,11 @@ void cli_man(FILE *f)
     fputs(".SH EXIT STATUS\n", f);
     man_exit_codes(f);
     fputs(".SH ENVIRONMENT\n.TP\n.B RANKINE_ISA\navx512, avx2 or portable: the instruction set to use.\n"
+          ".TP\n.B RANKINE_TRACE\nfile: train writes there what every rank did when, as a Chrome trace.\n"
           ".TP\n.BR CI \", \" NO_COLOR \", \" TERM=dumb\nno rewritten progress line.\n",
           f);
     fputs(".SH FILES\n.TP\n.I RUN/snap/\nsnapshots.\n.TP\n.I RUN/metrics.jsonl\none JSON object a log step.\n"
+          ".TP\n.I RUN/rank-N.log\nwhat rank N of several has to say.\n"
           ".TP\n.I RUN/DONE\nthe run has reached its end.\n",
           f);
 }

@@ -159,7 +159,9 @@ const cli_verb cli_train = {
             "--lr, --batch-size and --num-epochs stand for optim.lr, batch.global and run.epochs.\n"
             "TERM, USR1 and the first interrupt save and exit with 75; the same command then goes on. A "
             "second interrupt\n"
-            "leaves at once.",
+            "leaves at once. mpirun -n N rankine train ... trains on N ranks, with the same result: USR1 to "
+            "mpirun "
+            "stops it.",
     .flags = flags,
     .min_words = 0,
     .max_words = 1,

@@ -29,6 +29,17 @@ while read -r command; do
     PATH=$dir/bin:$PATH sh -c "$command" >out 2>err </dev/null || status=$?
     [ $status -eq 0 ] || fail "exit $status: $command"
 done <commands
+# The commands of several ranks: the same weights as one process.
+sed -n '/^mpirun -n 4 rankine train flowers.yaml/,/^```$/p' "$root/README.md" | sed '/^```/d; s/  *#.*//' >commands
+[ "$(wc -l <commands)" -eq 2 ] || fail "the README has no commands for several ranks"
+if command -v mpirun >/dev/null; then
+    . "$root/tests/cli/mpi.sh"
+    while read -r command; do
+        PATH=$dir/bin:$PATH sh -c "$command" >out 2>err </dev/null || fail "$command"
+    done <commands
+    "$rankine" train flowers.yaml run.dir=runs/alone --num-epochs 60 >out 2>err || fail "60 epochs on one rank"
+    [ "$(hash_of runs/four)" = "$(hash_of runs/alone)" ] || fail "several ranks have other weights"
+fi
 [ -e runs/flowers/DONE ] && [ -e runs/faster/DONE ] || fail "the runs are not where the README says"
 accuracy=$("$rankine" eval runs/flowers | sed 's/.*accuracy=\([0-9.]*\).*/\1/')
 awk -v a="$accuracy" 'BEGIN { exit !(a > 0.8) }' || fail "accuracy $accuracy on easy data"
