@@ -81,14 +81,15 @@ static int by_name(const void *a, const void *b)
 static rk_status add_tensor(rk_ctx *ctx, rk__sha256 *h, const rk_state_entry *e)
 {
     size_t bytes;
+    if (!rk__piece_is_whole(&e->piece))
+        return rk_fail(ctx, RK_EINTERNAL, "sha256: this rank holds only a piece of %s", e->name);
     RK_TRY(rk__mul_size(ctx, (size_t)rk_tensor_size(e->tensor), rk_dtype_size(rk_tensor_dtype(e->tensor)),
                         &bytes));
     void *host = malloc(bytes ? bytes : 1);
     if (!host)
         return rk_fail(ctx, RK_ENOMEM, "sha256: no memory for the %zu bytes of %s", bytes, e->name);
     rk_status st = rk_tensor_read(e->tensor, host, bytes);
-    rk_shape shape = rk_tensor_shape(e->tensor);
-    rk__sha256_add_header(h, e->name, rk_tensor_dtype(e->tensor), &shape);
+    rk__sha256_add_header(h, e->name, rk_tensor_dtype(e->tensor), &e->piece.whole);
     rk__sha256_add(h, host, bytes);
     free(host);
     return st;

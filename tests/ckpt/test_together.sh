@@ -5,7 +5,7 @@
 . "$root/tests/cli/mpi.sh"
 suite=$build/tests/ckpt_test_together
 
-ranks 8 "$suite" >out 2>err || fail "the suite on 8 ranks"
+limit=250 ranks 8 "$suite" >out 2>err || fail "the suite on 8 ranks"
 [ "$(grep -c ' passed, 0 failed' out)" -eq 8 ] || fail "the suite on 8 ranks"
 
 killed=0 first=0
