@@ -43,9 +43,18 @@ fi
 
 printf '\n## Exact against inexact, one layer against all\n\n'
 python3 benchmarks/pytorch/compare.py ours --build "$build"
+if command -v mpirun >/dev/null; then
+    for what in threads exact start; do
+        printf '\n## Several ranks: %s\n\n' $what
+        python3 benchmarks/ranks.py $what --build "$build"
+    done
+    [ "$(id -u)" -ne 0 ] || { printf '\n## Two hosts, 1 Gbit/s\n\n'; python3 benchmarks/link.py --build "$build"; }
+fi
 if "$python" -c 'import torch' 2>/dev/null; then
     printf '\n## Training against PyTorch\n\n'
     PYTHON=$python python3 benchmarks/pytorch/compare.py train --build "$build"
+    printf '\n## Several ranks against DistributedDataParallel\n\n'
+    PYTHON=$python python3 benchmarks/ranks.py ddp --build "$build"
     printf '\n## From launch to the first step\n\n'
     PYTHON=$python python3 benchmarks/pytorch/compare.py startup --build "$build"
 else
