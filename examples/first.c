@@ -3,6 +3,8 @@
  *     cc first.c -o first $(pkg-config --cflags --libs rankine) && ./first
  *     rankine eval runs/first --data /usr/share/datasets/fashion-mnist/t10k
  *
+ * mpirun -n 4 ./first trains on four ranks, to the same bits.
+ *
  * An argument names other data: the prefix of IDX files, DIR/train and DIR/t10k being looked for. */
 #include <rankine/rankine.h>
 
@@ -22,7 +24,7 @@ static void train(rk_module *net, rk_optim *opt, rk_loader *data, rk_ctx *ctx)
 {
     for (rk_batch b; rk_loader_next(data, &b); rk_step_end(ctx)) {
         rk_tensor *loss = rk_cross_entropy(rk_forward(net, b.x), b.y);
-        if (b.index % 500 == 0)
+        if (b.index % 500 == 0 && rk_rank(ctx) == 0)
             printf("batch %5lld  loss %.4f\n", (long long)b.index, rk_item(loss));
         rk_backward(loss);
         rk_optim_step(opt, 1);
@@ -31,7 +33,7 @@ static void train(rk_module *net, rk_optim *opt, rk_loader *data, rk_ctx *ctx)
 
 static double accuracy(rk_module *net, rk_loader *data, rk_ctx *ctx)
 {
-    int64_t right = 0, all = 0, best[256], label[256];
+    int64_t count[2] = { 0 }, best[256], label[256]; /* right, all */
     rk_set_training(ctx, false);
     rk_no_grad_begin(ctx);
     for (rk_batch b; rk_loader_next(data, &b); rk_step_end(ctx)) {
@@ -40,11 +42,12 @@ static double accuracy(rk_module *net, rk_loader *data, rk_ctx *ctx)
             rk_tensor_read(b.y, label, bytes))
             break;
         for (int64_t i = 0; i < b.n; i++)
-            right += best[i] == label[i];
-        all += b.n;
+            count[0] += best[i] == label[i];
+        count[1] += b.n;
     }
     rk_no_grad_end(ctx);
-    return all ? (double)right / (double)all : 0;
+    rk_sum_counts(ctx, 2, count); /* each rank has seen its part */
+    return count[1] ? (double)count[0] / (double)count[1] : 0;
 }
 
 int main(int argc, char **argv)
@@ -67,7 +70,9 @@ int main(int argc, char **argv)
     rk_loader_set_stats(test, n, mean, std); /* as the training data is treated */
 
     train(net, opt, data, ctx);
-    printf("accuracy on the test set: %.4f\n", accuracy(net, test, ctx));
+    double right = accuracy(net, test, ctx);
+    if (rk_rank(ctx) == 0)
+        printf("accuracy on the test set: %.4f\n", right);
 
     /* With the loader of the training data a snapshot tells the network too: `rankine eval` can use it. */
     rk_save("runs/first", net, opt, data);

@@ -58,8 +58,11 @@ typedef struct rk_open_cfg {
     bool alone;         /* one rank by itself, whatever the launcher started: nothing is collective */
 } rk_open_cfg;
 
-/* [C] Opens a context. cfg may be NULL. On failure *out still is a context that knows the reason
- * (unless memory ran out entirely: *out NULL), so rk_error(*out) and rk_close(*out) are always in order. */
+/* [C] Opens a context. cfg may be NULL. A program that mpirun or srun started as several ranks joins them:
+ * loaders then serve this rank's part of each batch, losses are those of the whole batch, and rk_optim_step()
+ * sums the gradients of all ranks, with the bits of one rank. On failure *out still is a context that knows
+ * the reason (unless memory ran out entirely: *out NULL), so rk_error(*out) and rk_close(*out) are always in
+ * order. */
 RK_API rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out);
 
 /* [C] Frees everything that hangs from ctx and returns the exit code of its first failure (0 if none).

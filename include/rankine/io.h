@@ -37,7 +37,7 @@ typedef struct rk_data_cfg {
     int prefetch;   /* batches ahead; 0: 4 */
     int64_t epochs; /* end after so many; 0: endless */
     /* Which part of each global batch is served: the shards [rank * shards / ranks, (rank + 1) * shards /
-     * ranks) of `shards` (a power of two; 0: as many as ranks). 0, 0: all of it. */
+     * ranks) of `shards` (a power of two; 0: as many as ranks). 0, 0: this rank's of the context's. */
     int rank, ranks, shards;
     int64_t limit;  /* use only the first so many samples; 0: all */
     bool no_labels; /* x alone is read (prediction): y of a batch is NULL */

@@ -33,10 +33,11 @@ typedef struct rk_optim_cfg {
 
 typedef struct rk_optim rk_optim;
 
-/* State only for parameters that are not frozen. Owned by ctx. */
+/* [C] State only for parameters that are not frozen. Owned by ctx. Of several ranks each keeps a part of it.
+ */
 RK_API rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg);
-/* One update with learning rate cfg.lr * lr_scale; gradients are zeroed afterwards. Fails with RK_EDIVERGED,
- * before any weight changes, if a gradient is not finite. */
+/* [C] One update with learning rate cfg.lr * lr_scale, from the sum of the gradients of all ranks; gradients
+ * are zeroed afterwards. Fails with RK_EDIVERGED, before any weight changes, if a gradient is not finite. */
 RK_API rk_status rk_optim_step(rk_optim *o, double lr_scale);
 RK_API double rk_optim_grad_norm(const rk_optim *o); /* of the last step, before clipping */
 RK_API int64_t rk_optim_steps(const rk_optim *o);

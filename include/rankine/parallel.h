@@ -24,6 +24,9 @@ typedef struct rk_comm_timing {
  * Errors: RK_EUSAGE for a size that is no multiple of 4; RK_ENOMEM. */
 RK_API rk_status rk_bench_comm(rk_ctx *ctx, int64_t bytes, double seconds, rk_comm_timing *out);
 
+/* [C] x (n) becomes the sum over all ranks: counts, which have no rounding. */
+RK_API rk_status rk_sum_counts(rk_ctx *ctx, int64_t n, int64_t *x);
+
 #ifdef __cplusplus
 }
 #endif

@@ -66,11 +66,18 @@ typedef struct rk__shards {
     int count;       /* S; 0: as 1 */
     int rank, ranks; /* ranks 0: as 1, and nobody meets */
     void *arg;
-    /* [C] out (n, f32) = the sum of every rank's subtree `part` in the tree over the shards; out may be part. */
+    /* [C] out (n, f32) = the sum of every rank's subtree `part` in the tree over the shards; out may be part.
+     */
     rk_status (*sum)(void *arg, const char *name, int64_t n, const void *part, void *out);
     /* [C] all = the ranks' arrays one after another, count[r] f32 of rank r. */
     rk_status (*gather)(void *arg, const char *name, const int64_t *count, const void *mine, void *all);
 } rk__shards;
+
+/* Told when a loader hands out a batch of `global` samples, of which this rank has its part. */
+typedef struct rk__on_batch {
+    void *arg;
+    void (*fn)(void *arg, int64_t global); /* NULL: one rank */
+} rk__on_batch;
 
 struct rk_ctx {
     rk_status status;
@@ -84,8 +91,10 @@ struct rk_ctx {
     rk__grid grid;
     rk__meet meet;
     rk__on_ready on_ready;
+    rk__on_batch on_batch;
     rk__shards shards;
     struct rk_comm *comm; /* parallel/comm.h; NULL: one rank */
+    struct rk__job *job;  /* parallel/job.h; NULL: none yet */
     uint64_t step;
     int64_t first_sample;
     bool training;

@@ -217,6 +217,15 @@ static void free_loader(void *arg)
     free(l);
 }
 
+static void take_part(rk_loader *l, const rk_data_cfg *cfg)
+{
+    bool named = cfg->ranks > 0;
+    int rank = named ? cfg->rank : l->ctx->rank, ranks = named ? cfg->ranks : l->ctx->ranks;
+    l->shards = !named ? l->ctx->data_shards : cfg->shards ? cfg->shards : ranks;
+    l->first_shard = (int)((int64_t)l->shards * rank / ranks);
+    l->own_shards = (int)((int64_t)l->shards * (rank + 1) / ranks) - l->first_shard;
+}
+
 rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
 {
     if (rk_failed(ctx) || check_cfg(ctx, cfg) != RK_OK)
@@ -234,10 +243,7 @@ rk_loader *rk_loader_make(rk_ctx *ctx, const rk_data_cfg *cfg)
     l->drop_last = cfg->drop_last;
     l->usable = cfg->drop_last ? l->r.part / l->batch * l->batch : l->r.part;
     l->epochs = cfg->epochs;
-    int ranks = cfg->ranks ? cfg->ranks : 1;
-    l->shards = cfg->shards ? cfg->shards : ranks;
-    l->first_shard = (int)((int64_t)l->shards * cfg->rank / ranks);
-    l->own_shards = (int)((int64_t)l->shards * (cfg->rank + 1) / ranks) - l->first_shard;
+    take_part(l, cfg);
     l->n_threads = cfg->threads ? cfg->threads : 1;
     l->prefetch = cfg->prefetch ? cfg->prefetch : 4;
     l->reconstruction = cfg->task && !strcmp(cfg->task, "reconstruction");
@@ -312,6 +318,8 @@ bool rk_loader_next(rk_loader *l, rk_batch *b)
         return false;
     }
     l->cursor = s->plan.next;
+    if (l->ctx->on_batch.fn)
+        l->ctx->on_batch.fn(l->ctx->on_batch.arg, s->plan.global);
     return give(l, s, held + 2 > l->n_slots, b); /* one slot at least stays with the workers */
 }
 

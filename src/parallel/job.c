@@ -1,5 +1,8 @@
 #include "parallel/job.h"
 
+#include <rankine/parallel.h>
+
+#include "parallel/grads.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
@@ -164,6 +167,14 @@ static rk_status split(rk__job *j, int tensor)
     return RK_OK;
 }
 
+static void batch_begins(void *arg, int64_t global)
+{
+    rk__job *j = arg;
+    rk__job_grid(j, global);
+    if (j->grads)
+        rk__grads_begin(j->grads, false);
+}
+
 rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
 {
     *out = NULL;
@@ -178,8 +189,11 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
     if (tensor > 1)
         RK_TRY(split(j, tensor));
     RK_TRY(share_out(j));
-    if (j->ranks > 1)
+    if (j->ranks > 1) {
         ctx->meet = (rk__meet){ j, meet_sum };
+        ctx->on_batch = (rk__on_batch){ j, batch_begins };
+    }
+    ctx->job = j;
     *out = j;
     return RK_OK;
 }
@@ -236,4 +250,12 @@ rk_status rk__job_add_counts(rk__job *j, const char *name, int64_t n, int64_t *x
 rk_status rk__job_add_all(rk__job *j, const char *name, int64_t n, int64_t *x)
 {
     return j->ctx->ranks == 1 ? rk_failed(j->ctx) : add_counts(j->ctx->comm, name, n, x);
+}
+
+rk_status rk_sum_counts(rk_ctx *ctx, int64_t n, int64_t *x)
+{
+    if (!ctx || n < 0 || (n > 0 && !x))
+        return RK_EUSAGE;
+    RK_TRY(rk_failed(ctx));
+    return ctx->job ? rk__job_add_counts(ctx->job, "counts", n, x) : RK_OK;
 }

@@ -15,6 +15,7 @@ typedef struct rk__job {
     rk_subtree *part; /* of all ranks, in order of the leaves */
     int parts;
     int *first;              /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
+    struct rk__grads *grads; /* of an optimiser that was made without a training loop of ours; or NULL */
     float *gather;           /* (parts, n) of the sum at hand */
     int64_t gather_size;     /* floats */
     struct rk__trace *trace; /* parallel/trace.h; NULL: none */
@@ -22,9 +23,10 @@ typedef struct rk__job {
 
 /* [C] Joins the ranks of ctx->comm over the grid, ctx->data_shards and ctx->shards.count: neighbours in
  * groups of `tensor` hold cut parameters side by side, the groups share the batch. Makes ctx->meet and
- * ctx->shards theirs; *out lives as long as ctx. One rank alone: fine, nothing meets. Errors: RK_ECONFIG if
- * tensor does not divide the ranks or is more than the tensor shards, or there are more groups than data
- * shards. */
+ * ctx->shards theirs; *out lives as long as ctx, and is ctx->job;
+ * batches that loaders hand out set ctx->grid from now on. One rank alone: fine, nothing meets. Errors:
+ * RK_ECONFIG if tensor does not divide the ranks or is more than the tensor shards, or there are more groups
+ * than data shards. */
 rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out);
 
 /* Subtrees of this rank, and the first of them. */

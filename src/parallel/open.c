@@ -1,5 +1,5 @@
 /* rk_open(): the context of core, and the ranks it belongs to. */
-#include "parallel/comm.h"
+#include "parallel/job.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -58,7 +58,8 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
     RK_TRY(rk__comm_open(ctx, &ctx->comm));
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;
-    return RK_OK;
+    rk__job *job;
+    return rk__job_open(ctx, 1, &job);
 }
 
 rk_status rk_barrier(rk_ctx *ctx)

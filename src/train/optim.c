@@ -58,9 +58,36 @@ static void make_slot(rk_optim *o, rk_param p)
         slot->ema = rk_tensor_make(o->ctx, RK_F32, whole);
 }
 
+/* [C] Gradients that meet in the optimiser's step, for a program with a loop of its own. */
+static rk_status own_gradients(rk_module *root, rk_ctx *ctx)
+{
+    int n = 0;
+    if (ctx->job->grads)
+        return rk_fail(ctx, RK_EUSAGE, "several ranks train with one optimiser");
+    rk_tensor **trained = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *trained);
+    for (int i = 0; trained && i < rk_param_count(root); i++) {
+        rk_param p = rk_param_at(root, i);
+        if (!p.buffer && !p.frozen)
+            trained[n++] = p.tensor;
+    }
+    rk_status st =
+        trained ? rk__grads_make(ctx->job, trained, n, RK__ZERO_OPTIMIZER, &ctx->job->grads) : RK_ENOMEM;
+    free(trained);
+    return st;
+}
+
 rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
 {
-    return rk__optim_make(root, cfg, NULL);
+    rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
+    rk_ctx *ctx = any ? rk_tensor_ctx(any) : NULL;
+    if (!ctx || ctx->ranks == 1)
+        return rk__optim_make(root, cfg, NULL);
+    if (rk_failed(ctx) || own_gradients(root, ctx))
+        return NULL;
+    rk_optim *o = rk__optim_make(root, cfg, ctx->job->grads);
+    if (o)
+        o->sums = true;
+    return o;
 }
 
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
@@ -211,9 +238,8 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     if (!o)
         return RK_EUSAGE;
     RK_TRY(rk_failed(o->ctx));
-    if (o->ctx->ranks > 1 && o->ctx->ranks != o->ctx->shards.ranks && !o->grads)
-        return rk_fail(o->ctx, RK_EUSAGE,
-                       "several ranks train through rk_train(); an optimiser of one's own is one rank's");
+    if (o->sums)
+        RK_TRY(rk__grads_sum(o->grads));
     RK_TRY(measure(o));
     if (!o->steps)
         RK_TRY(begin_ema(o));

@@ -25,6 +25,7 @@ struct rk_optim {
     int64_t steps;
     double norm;
     rk__grads *grads; /* NULL: one rank */
+    bool sums;        /* its step sums the gradients of all ranks first: nobody else does */
     double *squares;  /* of each parameter in grads */
 };
 
