@@ -186,6 +186,8 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
     }
     *j = (rk__job){ .ctx = ctx, .comm = ctx->comm, .rank = ctx->rank, .ranks = ctx->ranks };
     ctx->shards = (rk__shards){ .count = ctx->shards.count };
+    ctx->meet = (rk__meet){ 0 };
+    ctx->on_batch = (rk__on_batch){ 0 };
     if (tensor > 1)
         RK_TRY(split(j, tensor));
     RK_TRY(share_out(j));

@@ -59,7 +59,8 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;
     rk__job *job;
-    return rk__job_open(ctx, 1, &job);
+    return ctx->ranks <= ctx->data_shards ? rk__job_open(ctx, 1, &job)
+                                          : RK_OK; /* else it needs tensor shards */
 }
 
 rk_status rk_barrier(rk_ctx *ctx)

@@ -62,6 +62,9 @@ static void make_slot(rk_optim *o, rk_param p)
 static rk_status own_gradients(rk_module *root, rk_ctx *ctx)
 {
     int n = 0;
+    rk__job *job;
+    if (!ctx->job)
+        RK_TRY(rk__job_open(ctx, 1, &job)); /* which says why it cannot be */
     if (ctx->job->grads)
         return rk_fail(ctx, RK_EUSAGE, "several ranks train with one optimiser");
     rk_tensor **trained = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *trained);
