@@ -11,7 +11,7 @@
 
 enum {
     MOST_SPANS = 1 << 21, /* 64 MiB: half a million steps of one pass */
-    ROUNDS = 16,          /* of a clock's comparison */
+    ROUNDS = 64,          /* of a clock's comparison */
     TAG = 1000
 };
 
@@ -91,18 +91,29 @@ static rk_status ask(rk_comm *c, double *offset)
     return RK_OK;
 }
 
-/* [C] Ranks of one node share a clock. */
-static rk_status compare_clocks(rk__trace *t, const int32_t *node)
+/* The first rank of rank r's node. */
+static int first_of(const int32_t *node, int r)
+{
+    int first = 0;
+    while (node[first] != node[r])
+        first++;
+    return first;
+}
+
+/* [C] Ranks of one node share a clock: the first of each compares. */
+static rk_status compare_clocks(rk__trace *t, const int32_t *node, double *offsets)
 {
     rk_comm *c = t->job->ctx->comm; /* every rank of the job */
     for (int r = 1; r < c->size; r++) {
-        if (node[r] == node[0])
+        if (first_of(node, r) != r)
             continue;
         if (c->rank == 0)
             RK_TRY(answer(c, r));
         else if (c->rank == r)
             RK_TRY(ask(c, &t->offset));
     }
+    RK_TRY(rk__comm_all_values(c, "clocks", &t->offset, sizeof t->offset, offsets));
+    t->offset = offsets[first_of(node, c->rank)];
     t->start = rk__trace_clock();
     return rk__comm_broadcast(c, "start of the trace", 0, &t->start, sizeof t->start);
 }
@@ -114,9 +125,12 @@ static rk_status align(rk__trace *t)
     if (ctx->ranks == 1)
         return RK_OK;
     int32_t mine = ctx->comm->node, *node = rk__calloc(ctx, (size_t)ctx->ranks, sizeof *node);
-    rk_status st = node ? rk__comm_all_values(ctx->comm, "nodes", &mine, sizeof mine, node) : RK_ENOMEM;
+    double *offsets = rk__calloc(ctx, (size_t)ctx->ranks, sizeof *offsets);
+    rk_status st =
+        node && offsets ? rk__comm_all_values(ctx->comm, "nodes", &mine, sizeof mine, node) : RK_ENOMEM;
     if (!st)
-        st = compare_clocks(t, node);
+        st = compare_clocks(t, node, offsets);
+    free(offsets);
     free(node);
     return st;
 }

@@ -89,6 +89,25 @@ grep -Eq '^rankine: step [0-9]+: .*not finite' err || fail "a training that dive
 [ "$(grep '^rankine: ' err)" = "$(cat err.alone)" ] || fail "one rank says: $(cat err.alone)"
 grep -q 'failed: ' runs/run/rank-1.log || fail "rank-1.log does not tell the failure"
 
+# A rank with a slower build of the kernels: it is named, and the bits are the same all the same.
+if ! "$rankine" doctor 2>/dev/null | grep -q 'cpu portable'; then
+    cat >slow.yaml <<END
+data: {path: points.csv, split: 0.2}
+model: {layers: [{linear: 256}, relu, {linear: 256}, relu, linear]}
+batch: {global: 128}
+run: {steps: 10}
+parallel: {threads: 1}
+log: {every: 5}
+END
+    timeout 60 mpirun -n 1 "$rankine" train slow.yaml run.dir=slow : -n 1 -x RANKINE_ISA=portable "$rankine" train slow.yaml \
+        run.dir=slow >out 2>err </dev/null || fail "ranks with different instruction sets"
+    grep -Eq ' slow_rank=1 slow_by=1\.[3-9]' out || fail "the slow rank is not in the log lines"
+    grep -Eq 'slowest: rank 1 on .*, 1\.[3-9][0-9]* times the median' out || fail "the slow rank's host is not named"
+    grep -Eq '"slow_rank":1,"slow_by":1\.[3-9][0-9]*,"slow_host":"[^"]+"' slow/metrics.jsonl || fail "nor in metrics.jsonl"
+    "$rankine" train slow.yaml run.dir=fast >out 2>err || fail "one rank"
+    [ "$(hash_of slow)" = "$(hash_of fast)" ] || fail "ranks with different instruction sets: other weights"
+fi
+
 # ---- signals, and two jobs in one folder ----
 
 # few log lines: a launcher that is ending a job reads no more of them, and a rank waits when its pipe is full

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The promise: the MLP, the CNN and the residual network of examples/ train 60 steps on Fashion-MNIST in every layout below, and
-# `inspect --hash` of weights and optimiser state is one value for each network. Then each of them changes its layout three times.
+# The promise: the MLP, the CNN and the residual network of examples/, and the MLP with four tensor shards, train 60 steps on
+# Fashion-MNIST in every layout below, and `inspect --hash` of weights and optimiser state is one value for each. Then each of
+# them changes its layout three times.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
 limit=600
@@ -10,7 +11,8 @@ if [ ! -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ]; then
     exit 77
 fi
 
-# ranks, threads a rank, samples of a pass at most (0: all), further options. A new way to lay out a job is a row here.
+# ranks, threads a rank, samples of a pass at most (0: all), further options. A new way to lay out a job is a row here. Ranks side
+# by side are for the network that has tensor shards.
 cat >layouts <<END
 1 2 0
 1 1 16
@@ -40,14 +42,24 @@ cat >layouts <<END
 8 2 0
 8 1 3
 8 2 1
+2 1 0 parallel.zero=0
+3 1 4 parallel.zero=0
+7 2 0 parallel.zero=0
+2 1 0 parallel.tensor=2
+4 1 0 parallel.tensor=4
+4 2 5 parallel.tensor=2
+6 1 0 parallel.tensor=2
+8 1 0 parallel.tensor=4 parallel.zero=0
 END
 
 config_of() # MODEL: what differs from the example: clipping and averaged weights have their order of addition too
 {
+    example=$1
     case $1 in
     mlp) more='optim.clip_norm=1 optim.ema=0.99 loss.label_smoothing=0.1' ;;
+    tensor) example=mlp more='optim.clip_norm=1 grid.tensor=4' ;;
     cnn) more='optim.clip_norm=0.5 data.shift=2' ;;
-    resnet) more='optim.clip_norm=2' ;;
+    resnet) more='optim.clip_norm=2 batch.global=16' ;; # 20 layers: as many steps, fewer samples
     esac
     common='run.steps=60 eval.every=1000 log.every=10 data.eval_limit=256'
 }
@@ -61,12 +73,12 @@ train() # MODEL RUN RANKS THREADS MICRO OPTION...
     micro=$5
     shift 5
     config_of "$model"
-    ranks "$n" "$rankine" train "$root/examples/fashion_$model.yaml" "run.dir=$run" $common $more \
+    ranks "$n" "$rankine" train "$root/examples/fashion_$example.yaml" "run.dir=$run" $common $more \
         "parallel.threads=$threads" "batch.micro=$micro" "$@" >out 2>err ||
         fail "$model on $n ranks, $threads threads, passes of $micro $*"
 }
 
-for model in mlp cnn resnet; do
+for model in mlp tensor cnn resnet; do
     train $model $model 1 1 0
     whole=$(hash_of $model)
     digits_of $model >want
@@ -74,6 +86,7 @@ for model in mlp cnn resnet; do
     while read -r n threads micro more_options; do
         # statistics of the whole batch need it whole on every rank
         [ $model = resnet ] && [ "$micro" -gt 0 ] && continue
+        case $more_options in *parallel.tensor*) [ $model = tensor ] || continue ;; esac
         train $model run "$n" "$threads" "$micro" $more_options
         [ "$(hash_of run)" = "$whole" ] ||
             fail "$model: other weights on $n ranks, $threads threads, passes of $micro $more_options"

@@ -18,8 +18,10 @@ environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROO
                    ASAN_OPTIONS="detect_leaks=0")
 
 
-def train(run, ranks, trace=None, code=0, *options):
+def train(run, ranks, trace=None, code=0, *options, nodes=1):
     launch = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
+    if nodes > 1:
+        launch += ["sh", "-c", f'RANKINE_NODE=$((OMPI_COMM_WORLD_RANK * {nodes} / {ranks})) exec "$0" "$@"']
     done = subprocess.run(launch + [rankine, "train", "run.yaml", f"run.dir={run}", *options], capture_output=True, text=True,
                           timeout=120, stdin=subprocess.DEVNULL,
                           env=dict(environment, RANKINE_TRACE=trace) if trace else environment)
@@ -70,7 +72,10 @@ with tempfile.TemporaryDirectory() as folder:
     check("many.json", RANKS, every + ["exchange"])
     train("micro", 2, "micro.json", 0, "batch.micro=3")
     check("micro.json", 2, every + ["exchange"])
+    # "Nodes" of one machine, which compare their clocks.
+    train("nodes", 4, "nodes.json", 0, nodes=2)
+    check("nodes.json", 4, every + ["exchange"])
     out = train("nowhere", RANKS, "/nowhere/trace.json")
     assert "the trace /nowhere/trace.json cannot be written" in out, out
-    assert len({hash_of(run) for run in ("plain", "one", "many", "micro", "nowhere")}) == 1
+    assert len({hash_of(run) for run in ("plain", "one", "many", "micro", "nodes", "nowhere")}) == 1
 print(f"a trace of {RANKS} ranks and {STEPS} steps: parsed, complete, aligned")
