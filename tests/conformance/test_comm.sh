@@ -44,8 +44,6 @@ nodes() # RANKS RANKS-A-NODE
         sh -c "RANKINE_NODE=\$((OMPI_COMM_WORLD_RANK / $2)) exec $program"
 }
 nodes 2 1
-nodes 3 2
-nodes 4 1
 nodes 5 2
 nodes 8 3
 echo "1 to 8 ranks on one node, 2 to 8 ranks on several"
