@@ -1,6 +1,8 @@
 /* What a run tells: events to the caller, lines to its folder. */
 #include "train/trainer.h"
 
+#include "core/cut.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -72,6 +74,16 @@ static const char *bytes(size_t n, char buf[32])
     return buf;
 }
 
+/* Elements of a parameter, of which this rank may hold a box. */
+static int64_t whole_size(const rk_tensor *t)
+{
+    rk_piece p = rk__cut_piece(t);
+    int64_t n = 1;
+    for (int i = 0; i < p.whole.ndim; i++)
+        n *= p.whole.dim[i];
+    return n;
+}
+
 /* Where the job runs, and what that costs. */
 static void report_mesh(rk__trainer *t)
 {
@@ -89,8 +101,9 @@ static void report_mesh(rk__trainer *t)
                     (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
     rk__report_text(
         t, RK_EVENT_BANNER,
-        "exchange: a rank sends %s a step; memory: %s of weights, gradients and optimiser state a rank",
-        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent), bytes(t->persistent_bytes, held));
+        "exchange: a rank sends %s a step%s; memory: %s of weights, gradients and optimiser state a rank",
+        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
+        tensor > 1 ? " for gradients, beside activations" : "", bytes(t->persistent_bytes, held));
 }
 
 void rk__report_banner(rk__trainer *t)
@@ -100,7 +113,7 @@ void rk__report_banner(rk__trainer *t)
     char shape[128], a[32], b[32], d[32];
     int64_t trained = 0;
     for (int i = 0; i < t->optim->n; i++)
-        trained += rk_tensor_size(t->optim->slots[i].param.tensor);
+        trained += whole_size(t->optim->slots[i].param.tensor);
     rk__report_text(t, RK_EVENT_BANNER, "rankine %s: %s, compute %s%s", rk_version(),
                     rk_device_describe(t->ctx), c->compute, c->parallel_exact ? "" : ", inexact");
     rk__report_text(t, RK_EVENT_BANNER, "data: %s samples of %s%s%s", grouped(rk_loader_samples(s->train), a),
