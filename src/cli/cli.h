@@ -102,7 +102,7 @@ void cli_progress_line(char *buf, size_t size, int columns, const rk_progress *p
 void cli_help_verb(FILE *f, const cli_verb *v);
 void cli_man(FILE *f);
 
-extern const cli_verb cli_train, cli_eval, cli_predict, cli_inspect, cli_verify, cli_export, cli_average, cli_config,
-    cli_bench, cli_doctor, cli_version, cli_help;
+extern const cli_verb cli_train, cli_eval, cli_predict, cli_inspect, cli_verify, cli_export, cli_average,
+    cli_config, cli_bench, cli_doctor, cli_version, cli_help;
 
 #endif
