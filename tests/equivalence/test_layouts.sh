@@ -93,8 +93,8 @@ mlp 3 1 0 parallel.zero=0
 resnet 2 1 0 parallel.zero=0
 '
 
-train() # RUN CONFIG RANKS THREADS MICRO OPTION...
-{
+train() # RUN CONFIG RANKS THREADS MICRO OPTION...: in a shell of its own, whose names are not those of the table
+(
     run=$1
     config=$2
     n=$3
@@ -103,7 +103,7 @@ train() # RUN CONFIG RANKS THREADS MICRO OPTION...
     shift 5
     ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "parallel.threads=$threads" "batch.micro=$micro" "$@" \
         >out 2>err || fail "$config on $n ranks, $threads threads, passes of $micro $*"
-}
+)
 
 compared=0
 echo "$layouts" >table
