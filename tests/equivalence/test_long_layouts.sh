@@ -42,9 +42,15 @@ cat >layouts <<END
 8 2 0
 8 1 3
 8 2 1
+1 3 0
 2 1 0 parallel.zero=0
+2 2 0 parallel.zero=0
 3 1 4 parallel.zero=0
+4 2 0 parallel.zero=0
+5 2 0 parallel.zero=0
+6 1 0 parallel.zero=0
 7 2 0 parallel.zero=0
+8 2 0 parallel.zero=0
 2 1 0 parallel.tensor=2
 4 1 0 parallel.tensor=4
 4 2 5 parallel.tensor=2
