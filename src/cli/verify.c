@@ -22,5 +22,6 @@ const cli_verb cli_verify = {
     .min_words = 1,
     .max_words = 1,
     .ranks = true,
+    .ranks = true,
     .run = run_verify,
 };

@@ -57,6 +57,19 @@ expect 0 '' "$rankine" verify run
 expect_ranks 3 0 'resumed from step 20' "$rankine" train job.yaml
 expect 0 '' "$rankine" train job.yaml run.dir=alone
 [ "$("$rankine" inspect run --hash)" = "$("$rankine" inspect alone --hash)" ] || fail "another hash than one rank's"
+# Ranks share the checking, and the first one speaks.
+expect_ranks 3 0 'good' "$rankine" verify run
+[ "$(wc -l <out)" -eq "$(ls run/snap | wc -l)" ] || fail "not one line for each snapshot"
+# Files of three ranks and of one: the mean of two equal runs is that run.
+expect 0 '' "$rankine" average run alone --out mean
+for x in alone mean; do
+    expect 0 '' "$rankine" export safetensors $x $x.safetensors
+done
+cmp -s alone.safetensors mean.safetensors || fail "the mean of two equal runs is another one"
+newest=$(ls -d run/snap/step-* | tail -1)
+printf 'X' | dd of="$newest/r0001.h5" bs=1 seek=3000 conv=notrunc 2>/dev/null
+expect_ranks 3 65 "bad   ${newest##*/}/r0001.h5: chunk 0" "$rankine" verify run
+
 if [ -n "${RK_TEST_ALL-}" ]; then
     RK_TEST_MB=2048 TMPDIR="${TMPDIR:-/tmp}" limit=600 ranks 4 "$suite" memory_is_bounded_by_the_share >out 2>err || fail "a state of 2 GiB"
     grep MiB out
