@@ -22,6 +22,5 @@ const cli_verb cli_verify = {
     .min_words = 1,
     .max_words = 1,
     .ranks = true,
-    .ranks = true,
     .run = run_verify,
 };
