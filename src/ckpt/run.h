@@ -5,6 +5,7 @@
 #include "ckpt/plan.h"
 #include "ckpt/snap.h"
 #include "ckpt/snapshot.h"
+#include "core/clock.h"
 #include "parallel/comm.h"
 
 #include <pthread.h>
@@ -92,7 +93,6 @@ struct rk_run {
     double cost_seconds, cost_stall;
 };
 
-double rk__now(void); /* seconds, monotonic */
 /* Folder names of committed snapshots, ascending by step; *steps malloc'ed. */
 rk_status rk__steps_in(int snap_dir, int64_t **steps, int *n, rk__fault *f);
 /* Opens the folder `path` without a lock and its snap/ (-1 if there is none). */

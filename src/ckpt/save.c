@@ -146,11 +146,11 @@ static void tidy(rk_run *run)
 static void perform(rk_run *run, rk__outcome *out, size_t *bytes, double *seconds)
 {
     rk__fault f = { 0 };
-    double t = rk__now();
+    double t = rk__seconds();
     out->st = write_job(run, bytes, &f);
     out->step = run->job.step;
     memcpy(out->msg, f.msg, sizeof out->msg);
-    *seconds = rk__now() - t;
+    *seconds = rk__seconds() - t;
     if (out->st)
         return;
     out->msg[0] = '\0';
@@ -308,7 +308,7 @@ rk_status rk__run_save(rk_run *run, const rk_state *st, const rk_snap_info *info
     pthread_mutex_unlock(&run->mutex);
 
     rk__fault f = { 0 };
-    double t = rk__now();
+    double t = rk__seconds();
     rk_status status = stage(run, st, info, &f);
     if (status) { /* nothing is in flight: an outcome that wait or poll can tell */
         pthread_mutex_lock(&run->mutex);
@@ -317,7 +317,7 @@ rk_status rk__run_save(rk_run *run, const rk_state *st, const rk_snap_info *info
         pthread_mutex_unlock(&run->mutex);
         return status;
     }
-    double stall = rk__now() - t;
+    double stall = rk__seconds() - t;
     if (run->sync_write)
         return save_here(run, stall);
     pthread_mutex_lock(&run->mutex);

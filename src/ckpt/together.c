@@ -114,7 +114,7 @@ static void end(rk_run *run, rk_status st, const char *msg)
     for (int i = 0; i < run->job.n_files; i++)
         bytes += (size_t)run->job.files[i].size;
     pthread_mutex_lock(&run->mutex);
-    rk__note(run, &out, bytes, rk__now() - run->begun);
+    rk__note(run, &out, bytes, rk__seconds() - run->begun);
     pthread_mutex_unlock(&run->mutex);
     run->phase = RK__IDLE;
 }
@@ -125,7 +125,7 @@ rk_status rk__together_save(rk_run *run, const rk_state *st, const rk_snap_info 
     rk_status earlier = run->ended ? run->outcome.st : RK_OK;
     rk__fault f = { 0 };
     rk_state sorted;
-    double begin = rk__now();
+    double begin = rk__seconds();
     if (info->step < 0 || info->step > RK__STEP_MAX)
         return rk__fault_set(&f, RK_EUSAGE, "save: no such step");
     rk_status status = rk__sorted(st, &sorted);
@@ -142,7 +142,7 @@ rk_status rk__together_save(rk_run *run, const rk_state *st, const rk_snap_info 
     run->attempt = 1;
     run->first = (rk__fault){ 0 };
     run->phase = RK__FILES;
-    run->cost_stall = rk__now() - begin;
+    run->cost_stall = rk__seconds() - begin;
     rk__work_begin(run, RK__WRITE_FILES);
     if (!run->has_writer)
         RK_TRY(rk__together_advance(run, true));

@@ -141,16 +141,16 @@ static rk_status run_both(bench *b, int run, double *ours, double *theirs)
     rk_comm *c = b->comm;
     fill(b, run);
     RK_TRY(c->table->barrier(c, "go"));
-    double begun = rk__comm_now();
+    double begun = rk__seconds();
     RK_TRY(run_ours(b));
-    *ours = rk__comm_now() - begun;
+    *ours = rk__seconds() - begun;
     b->wrong += count_wrong(b->sum, b->n, b->all, run);
     if (!b->net)
         return RK_OK;
     RK_TRY(c->table->barrier(c, "go"));
-    begun = rk__comm_now();
+    begun = rk__seconds();
     RK_TRY(run_mpi(b));
-    *theirs = rk__comm_now() - begun;
+    *theirs = rk__seconds() - begun;
     b->mpi_wrong += count_wrong(b->out, b->n, c->size, run);
     return RK_OK;
 }
@@ -164,13 +164,13 @@ static int by_value(const void *a, const void *b)
 /* [C] Rank 0's clock decides when it is enough. */
 static rk_status run_for(bench *b, double seconds, int *runs)
 {
-    double begun = rk__comm_now(), none;
+    double begun = rk__seconds(), none;
     for (int i = 0; i < WARM_UP; i++)
         RK_TRY(run_both(b, i, &none, &none));
     bool more = true;
     for (*runs = 0; more && *runs < MOST_RUNS; ++*runs) {
         RK_TRY(run_both(b, *runs, &b->ours[*runs], &b->theirs[*runs]));
-        more = *runs + 1 < LEAST_RUNS || rk__comm_now() - begun < seconds;
+        more = *runs + 1 < LEAST_RUNS || rk__seconds() - begun < seconds;
         RK_TRY(rk__comm_broadcast(b->comm, "more", 0, &more, sizeof more));
     }
     qsort(b->ours, (size_t)*runs, sizeof *b->ours, by_value);

@@ -6,6 +6,7 @@
 #ifndef RK_PARALLEL_COMM_NODE_H
 #define RK_PARALLEL_COMM_NODE_H
 
+#include "core/clock.h"
 #include "parallel/comm_check.h"
 
 typedef struct rk__node rk__node;
@@ -82,8 +83,5 @@ typedef struct rk__idle {
 } rk__idle;
 void rk__node_idle(rk__node *n, rk__idle *i, double nap);
 void rk__node_awake(rk__node *n, rk__idle *i);
-
-/* Seconds, of a clock that only goes forward. */
-double rk__comm_now(void);
 
 #endif

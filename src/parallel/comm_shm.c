@@ -71,13 +71,6 @@ typedef struct handle {
     uint64_t bytes, nonce;
 } handle;
 
-double rk__comm_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static slot *slot_of(const rk__node *n, int r)
 {
     return (slot *)(void *)n->block + r;
@@ -127,8 +120,8 @@ static bool spin(const rk__node *n, rk__idle *i)
     if (++i->spins % SPINS_A_CLOCK)
         return true;
     if (i->since <= 0)
-        i->since = rk__comm_now();
-    return rk__comm_now() - i->since < SPIN_SECONDS;
+        i->since = rk__seconds();
+    return rk__seconds() - i->since < SPIN_SECONDS;
 }
 
 void rk__node_idle(rk__node *n, rk__idle *i, double nap)
@@ -455,7 +448,7 @@ static bool share(rk__node *n, rk__gather_fn *gather, void *arg, size_t bytes, c
         base[n->rank] = NULL;
         good = 0;
     } else {
-        mine.nonce = (uint64_t)(uintptr_t)base ^ (uint64_t)(rk__comm_now() * 1e9) ^ (uint64_t)mine.pid << 40;
+        mine.nonce = (uint64_t)(uintptr_t)base ^ (uint64_t)(rk__seconds() * 1e9) ^ (uint64_t)mine.pid << 40;
         memcpy(base[n->rank], &mine.nonce, sizeof mine.nonce);
     }
     if (gather(arg, &mine, sizeof mine, all))

@@ -186,12 +186,12 @@ static bool read_alike(const rk__call *call, int ranks)
 rk_status rk__disagree(rk__ranks *c, uint64_t seq)
 {
     rk__call *call = rk__calloc(c->base.ctx, (size_t)c->base.size, sizeof *call);
-    double until = rk__comm_now() + GATHER_SECONDS;
+    double until = rk__seconds() + GATHER_SECONDS;
     char text[400];
     if (!call)
         return RK_ENOMEM;
     tell_call(c, seq);
-    while (!collect_calls(c, seq, call) && !hear(c) && c->far_failed < 0 && rk__comm_now() < until)
+    while (!collect_calls(c, seq, call) && !hear(c) && c->far_failed < 0 && rk__seconds() < until)
         nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
     if (c->far_failed >= 0)
         fail_as(c, c->far_failed, &c->far_failure);
@@ -269,7 +269,7 @@ rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
         rk__node_idle(c->shm, &w->idle, NAP_FAR);
         return RK_OK;
     }
-    double now = rk__comm_now();
+    double now = rk__seconds();
     if (w->begun <= 0)
         w->begun = now;
     if (now - w->looked > LOOK_SECONDS) {
@@ -289,5 +289,5 @@ void rk__watch_end(rk__ranks *c, rk__watch *w)
 {
     rk__node_awake(c->shm, &w->idle);
     if (w->begun > 0)
-        c->base.waited += rk__comm_now() - w->begun;
+        c->base.waited += rk__seconds() - w->begun;
 }

@@ -1,11 +1,11 @@
 #include "parallel/grads.h"
 
+#include "core/clock.h"
 #include "core/cut.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ALIGN = 16 }; /* floats of a cache line: parameters begin at one */
 enum { LEAST_BUCKET = 256 << 10, MOST_BUCKET = 32 << 20, TRIES = 5 };
@@ -331,13 +331,6 @@ static rk_status place(rk_tensor *leaf, float *to)
     return RK_OK;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* [C] Seconds that gathering the first n floats from all ranks takes, at best. */
 static rk_status time_gather(rk__grads *g, int64_t n, double *seconds)
 {
@@ -348,9 +341,9 @@ static rk_status time_gather(rk__grads *g, int64_t n, double *seconds)
             (rk_leg){ g->sum + n * r / j->ranks, (size_t)(n * (r + 1) / j->ranks - n * r / j->ranks) * 4 };
     for (int i = 0; i < TRIES; i++) {
         RK_TRY(j->comm->table->barrier(j->comm, "measurement"));
-        double begun = now();
+        double begun = rk__seconds();
         RK_TRY(rk__comm_all_gather(j->comm, "measurement", g->piece));
-        double took = now() - begun;
+        double took = rk__seconds() - begun;
         *seconds = took < *seconds ? took : *seconds;
     }
     return RK_OK;

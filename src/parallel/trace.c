@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -30,13 +29,6 @@ struct rk__trace {
     int64_t n, cap, lost;
 };
 
-double rk__trace_clock(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 void rk__trace_note(rk__trace *t, rk__track track, const char *name, double begin)
 {
     if (t->n == t->cap) {
@@ -49,7 +41,7 @@ void rk__trace_note(rk__trace *t, rk__track track, const char *name, double begi
         t->spans = more;
         t->cap = cap;
     }
-    t->spans[t->n++] = (span){ name, begin, rk__trace_clock() - begin, track };
+    t->spans[t->n++] = (span){ name, begin, rk__seconds() - begin, track };
 }
 
 static void trace_free(void *arg)
@@ -68,7 +60,7 @@ static rk_status answer(rk_comm *c, int rank)
     for (int i = 0; i < ROUNDS; i++) {
         char asked;
         RK_TRY(c->table->recv(c, rank, TAG, &asked, 1));
-        double now = rk__trace_clock();
+        double now = rk__seconds();
         RK_TRY(c->table->send(c, rank, TAG, &now, sizeof now));
     }
     return RK_OK;
@@ -79,10 +71,10 @@ static rk_status ask(rk_comm *c, double *offset)
     double best = 1e30;
     for (int i = 0; i < ROUNDS; i++) {
         char asking = 1;
-        double theirs, begun = rk__trace_clock();
+        double theirs, begun = rk__seconds();
         RK_TRY(c->table->send(c, 0, TAG, &asking, 1));
         RK_TRY(c->table->recv(c, 0, TAG, &theirs, sizeof theirs));
-        double took = rk__trace_clock() - begun;
+        double took = rk__seconds() - begun;
         if (took < best) {
             best = took;
             *offset = theirs - (begun + took / 2);
@@ -114,14 +106,14 @@ static rk_status compare_clocks(rk__trace *t, const int32_t *node, double *offse
     }
     RK_TRY(rk__comm_all_values(c, "clocks", &t->offset, sizeof t->offset, offsets));
     t->offset = offsets[first_of(node, c->rank)];
-    t->start = rk__trace_clock();
+    t->start = rk__seconds();
     return rk__comm_broadcast(c, "start of the trace", 0, &t->start, sizeof t->start);
 }
 
 static rk_status align(rk__trace *t)
 {
     rk_ctx *ctx = t->job->ctx;
-    t->start = rk__trace_clock();
+    t->start = rk__seconds();
     if (ctx->ranks == 1)
         return RK_OK;
     int32_t mine = ctx->comm->node, *node = rk__calloc(ctx, (size_t)ctx->ranks, sizeof *node);

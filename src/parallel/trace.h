@@ -6,6 +6,7 @@
 #ifndef RK_PARALLEL_TRACE_H
 #define RK_PARALLEL_TRACE_H
 
+#include "core/clock.h"
 #include "parallel/job.h"
 
 typedef struct rk__trace rk__trace;
@@ -20,14 +21,12 @@ rk_status rk__trace_open(rk__job *j);
  * well. */
 rk_status rk__trace_write(rk__job *j, char why[512]);
 
-/* Seconds, CLOCK_MONOTONIC. */
-double rk__trace_clock(void);
 void rk__trace_note(rk__trace *t, rk__track track, const char *name, double begin);
 
 /* When a span begins, and its end; name is static. */
 static inline double rk__trace_begin(const rk__job *j)
 {
-    return j->trace ? rk__trace_clock() : 0;
+    return j->trace ? rk__seconds() : 0;
 }
 
 static inline void rk__trace_end(const rk__job *j, rk__track track, const char *name, double begin)

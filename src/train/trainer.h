@@ -2,6 +2,7 @@
 #ifndef RK_TRAIN_TRAINER_H
 #define RK_TRAIN_TRAINER_H
 
+#include "core/clock.h"
 #include "train/crew.h"
 #include "train/eval.h"
 #include "train/journal.h"
@@ -45,8 +46,6 @@ typedef struct rk__trainer {
     const char *best_metric; /* NULL: none */
     bool journal_told;
 } rk__trainer;
-
-double rk__seconds(void); /* CLOCK_MONOTONIC */
 
 /* ---- report.c ---- */
 void rk__report_text(rk__trainer *t, rk_event_kind kind, const char *fmt, ...) RK_PRINTF(3, 4);
