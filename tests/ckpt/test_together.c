@@ -686,22 +686,22 @@ TEST(memory_is_bounded_by_the_share)
         big_fill(t, &p, slice);
         peak();
         int64_t before = peak();
-        double begin = rk__now();
+        double begin = rk__seconds();
         CHECK_OK(j.ctx, rk__run_open(j.ctx, &(rk_run_cfg){ .dir = j.run, .comm = j.comm }, &run));
         CHECK_OK(j.ctx, rk__run_save(run, &j.st, &(rk_snap_info){ .step = 5 }));
         CHECK_OK(j.ctx, rk__run_wait(run, NULL, NULL, 0));
         int64_t saving = peak() - before;
-        double saved = rk__now();
+        double saved = rk__seconds();
         rk__run_close(run);
         rk__state_free(&j.st);
         CHECK(big_state(n, true, &p, &t));
         big_fill(t, &(rk_piece){ .whole = p.whole, .box = p.box, .to = p.to }, slice);
         peak();
         before = peak();
-        double loading_from = rk__now();
+        double loading_from = rk__seconds();
         CHECK_INT(load_into(), 5);
         int64_t loading = peak() - before;
-        double loaded = rk__now();
+        double loaded = rk__seconds();
         CHECK(big_right(t, &p, slice));
         if (j.comm->rank == 0 && getenv("RK_TEST_MB"))
             printf("%lld MiB on 4 ranks: saved in %.1f s with %lld MiB more a rank, loaded in %.1f s with "
