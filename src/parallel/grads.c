@@ -12,9 +12,8 @@ enum { LEAST_BUCKET = 256 << 10, MOST_BUCKET = 32 << 20, TRIES = 5 };
 
 /* Neighbouring parameters whose gradients set out together. */
 typedef struct bucket {
-    int first, end; /* parameters */
-    int ready;      /* of them have their gradient */
-    bool started;
+    int first, end;  /* parameters */
+    int ready;       /* of them have their gradient */
     int64_t *bound;  /* (ranks + 1) piece r is [bound[r], bound[r + 1]) of the flat vector */
     int64_t *chunks; /* (ranks + 1) where the chunk sums of piece r stand */
     rk_leg *recv;    /* (most_parts, ranks) */
@@ -93,6 +92,16 @@ static void piece_of(const rk__grads *g, const bucket *b, int i, int r, int64_t 
     const int64_t size = rk_tensor_size(g->t[i]);
     *from = clamp(b->bound[r] - g->at[i], 0, size);
     *to = clamp(b->bound[r + 1] - g->at[i], *from, size);
+}
+
+/* The bucket of a parameter, and its number; NULL: it is none of ours. */
+static bucket *find(const rk__grads *g, const rk_tensor *t, int *number)
+{
+    for (int k = 0; k < g->buckets; k++)
+        for (*number = g->bucket[k].first; *number < g->bucket[k].end; ++*number)
+            if (g->t[*number] == t)
+                return &g->bucket[k];
+    return NULL;
 }
 
 /* Where in the bucket a piece may begin that would best begin at `wish`: at a chunk of a parameter. */
@@ -191,7 +200,6 @@ static rk_status complete(rk__grads *g, const bucket *b)
 
 static rk_status start_bucket(rk__grads *g, bucket *b)
 {
-    b->started = true;
     RK_TRY(complete(g, b));
     for (int p = 0; p < g->most_parts; p++)
         RK_TRY(start_part(g, b, p));
@@ -203,11 +211,10 @@ static void on_ready(void *arg, rk_tensor *leaf)
 {
     rk__grads *g = arg;
     rk_comm *c = g->job->comm;
-    for (int k = g->started; k < g->buckets; k++) {
-        bucket *b = &g->bucket[k];
-        for (int i = b->first; i < b->end; i++)
-            b->ready += g->t[i] == leaf;
-    }
+    int i;
+    bucket *b = find(g, leaf, &i);
+    if (b)
+        b->ready++;
     while (g->started < g->buckets &&
            g->bucket[g->started].ready == g->bucket[g->started].end - g->bucket[g->started].first)
         if (start_bucket(g, &g->bucket[g->started++]))
@@ -223,10 +230,8 @@ void rk__grads_begin(rk__grads *g, bool overlap)
         g->t[i]->grad->storage->data = g->part + g->at[i];
         g->t[i]->pending = 0;
     }
-    for (int k = 0; k < g->buckets; k++) {
+    for (int k = 0; k < g->buckets; k++)
         g->bucket[k].ready = 0;
-        g->bucket[k].started = false;
-    }
     g->started = 0;
     ctx->on_ready = overlap ? (rk__on_ready){ g, on_ready } : (rk__on_ready){ 0 };
 }
@@ -359,7 +364,7 @@ static rk_status measure_bucket(rk__grads *g, size_t *bytes)
     RK_TRY(time_gather(g, large, &many));
     double per_byte = (many - few) / ((double)(large - small + 1) * sizeof(float));
     double wish = per_byte > 0 ? 8 * few / per_byte : MOST_BUCKET;
-    int64_t size = wish < LEAST_BUCKET ? LEAST_BUCKET : wish > MOST_BUCKET ? MOST_BUCKET : (int64_t)wish;
+    int64_t size = clamp((int64_t)(wish < MOST_BUCKET ? wish : MOST_BUCKET), LEAST_BUCKET, MOST_BUCKET);
     RK_TRY(rk__comm_broadcast(g->job->comm, "bucket size", 0, &size, sizeof size));
     *bytes = (size_t)size;
     return RK_OK;
@@ -402,10 +407,10 @@ void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int6
 {
     *from = 0;
     *to = rk_tensor_size(t);
-    for (int k = 0; k < g->buckets && g->zero != RK__ZERO_NONE; k++)
-        for (int i = g->bucket[k].first; i < g->bucket[k].end; i++)
-            if (g->t[i] == t)
-                piece_of(g, &g->bucket[k], i, g->job->rank, from, to);
+    int i;
+    const bucket *b = g->zero == RK__ZERO_NONE ? NULL : find(g, t, &i);
+    if (b)
+        piece_of(g, b, i, g->job->rank, from, to);
 }
 
 /* Those of n elements of t's gradient. */
@@ -482,14 +487,4 @@ size_t rk__grads_bytes(const rk__grads *g)
     for (int k = 0; k < g->buckets; k++)
         own += g->bucket[k].bound[j->rank + 1] - g->bucket[k].bound[j->rank];
     return (size_t)((total(g) - own) * rk__job_parts(j) + own * (j->ranks - 1)) * sizeof(float);
-}
-
-int rk__grads_buckets(const rk__grads *g, size_t *largest)
-{
-    *largest = 0;
-    for (int k = 0; k < g->buckets; k++) {
-        size_t bytes = (size_t)(g->at[g->bucket[k].end] - g->at[g->bucket[k].first]) * sizeof(float);
-        *largest = bytes > *largest ? bytes : *largest;
-    }
-    return g->buckets;
 }

@@ -37,7 +37,5 @@ rk_status rk__grads_squares(rk__grads *g, double *squares);
 rk_status rk__grads_gather_weights(rk__grads *g);
 /* Bytes that a rank sends in one rk__grads_sum(). */
 size_t rk__grads_bytes(const rk__grads *g);
-/* Number of buckets, and the bytes of the largest. */
-int rk__grads_buckets(const rk__grads *g, size_t *largest);
 
 #endif
