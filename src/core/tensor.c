@@ -230,22 +230,25 @@ static rk_status zero(rk_tensor *t)
     return st ? rk_fail(t->ctx, st, "cannot clear a tensor") : RK_OK;
 }
 
-rk_tensor *rk_tensor_make(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
+/* A persistent tensor over `data`, or over memory of the device if that is NULL. */
+static rk_tensor *persistent(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *data)
 {
     int64_t n;
     size_t bytes;
+    const bool foreign = data != NULL;
     if (rk_failed(ctx) || rk__shape_size(ctx, &shape, &n) ||
         rk__mul_size(ctx, (size_t)n, rk_dtype_size(dtype), &bytes))
         return rk__inert(ctx);
     rk_tensor *t = rk__calloc(ctx, 1, sizeof *t);
     rk__storage *s = rk__calloc(ctx, 1, sizeof *s);
-    if (!t || !s || ctx->device->alloc(ctx->dev, bytes, &s->data))
+    if (!t || !s || (!foreign && ctx->device->alloc(ctx->dev, bytes, &data)))
         goto failed;
-    *s = (rk__storage){ .data = s->data, .bytes = bytes, .refs = 1, .slot = -1 };
+    *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1, .foreign = foreign };
     *t = (rk_tensor){ .ctx = ctx, .dtype = dtype, .shape = shape, .storage = s, .persistent = true };
     row_major(t);
-    if (zero(t) || rk__at_close(ctx, free_persistent, t)) {
-        ctx->device->release(ctx->dev, s->data, bytes);
+    if ((!foreign && zero(t)) || rk__at_close(ctx, free_persistent, t)) {
+        if (!foreign)
+            ctx->device->release(ctx->dev, data, bytes);
         goto failed;
     }
     return t;
@@ -256,24 +259,15 @@ failed:
     return rk__inert(ctx);
 }
 
+rk_tensor *rk_tensor_make(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
+{
+    return persistent(ctx, dtype, shape, NULL);
+}
+
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *data)
 {
-    int64_t n;
-    size_t bytes;
-    if (rk_failed(ctx) || rk__shape_size(ctx, &shape, &n) ||
-        rk__mul_size(ctx, (size_t)n, rk_dtype_size(dtype), &bytes))
-        return rk__inert(ctx);
-    rk_tensor *t = rk__calloc(ctx, 1, sizeof *t);
-    rk__storage *s = rk__calloc(ctx, 1, sizeof *s);
-    if (!t || !s || rk__at_close(ctx, free_persistent, t)) {
-        free(t);
-        free(s);
-        return rk__inert(ctx);
-    }
-    *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1, .foreign = true };
-    *t = (rk_tensor){ .ctx = ctx, .dtype = dtype, .shape = shape, .storage = s, .persistent = true };
-    row_major(t);
-    return t;
+    RK_ASSERT(data);
+    return persistent(ctx, dtype, shape, data);
 }
 
 rk_status rk__tensor_move(rk_tensor *t, void *data)
