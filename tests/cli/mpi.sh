@@ -43,6 +43,15 @@ digits_of() # RUN
     grep -oE '"(step|epoch|loss|lr|grad_norm|val_[a-z0-9]+)":[^,}]*' "$1/metrics.jsonl"
 }
 
+# same_training STRAIGHT RUN WHAT: the same weights, optimiser state and logged numbers.
+same_training()
+{
+    [ "$(hash_of "$2")" = "$(hash_of "$1")" ] || fail "other weights: $3"
+    digits_of "$1" >want
+    digits_of "$2" >have
+    cmp -s want have || fail "other numbers: $3: $(diff want have | head -4)"
+}
+
 # The processes of a job's ranks on this machine, in the order in which they were started.
 pids_of() # PID-OF-MPIRUN
 {

@@ -96,12 +96,8 @@ while read -r model n tensor threads micro more; do
     [ -d "straight-$model" ] || train "straight-$model" "$model" 1 parallel.threads=1
     run=run-$compared
     train "$run" "$model" "$n" parallel.tensor="$tensor" parallel.threads="$threads" batch.micro="$micro" $more
-    [ "$(hash_of "$run")" = "$(hash_of "straight-$model")" ] ||
-        fail "$model: other weights on $n ranks, tensor $tensor, $threads threads, passes of $micro $more"
-    digits_of "straight-$model" >want
-    digits_of "$run" >have
-    cmp -s want have || fail "$model: other numbers on $n ranks, tensor $tensor, passes of $micro:" \
-        "$(diff want have | head -4)"
+    same_training "straight-$model" "$run" \
+        "$model on $n ranks, tensor $tensor, $threads threads, passes of $micro $more"
     compared=$((compared + 1))
 done <table
 
