@@ -58,6 +58,8 @@ typedef struct rk_progress {
     double since_ckpt_s; /* since the last durable snapshot; < 0: none yet */
     int ranks;           /* of the job */
     double exchange_s;   /* of step_s: waiting for other ranks, what no computation hid */
+    double
+        sent_bytes; /* a step, by all ranks, at the last log line: gradients, weights and what is agreed on */
     int slow_rank;  /* the slowest at the last log line, if it took more than 1.3 times the median; else -1 */
     double slow_by; /* its time over the median */
     const char *slow_host;

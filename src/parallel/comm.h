@@ -63,9 +63,10 @@ struct rk_comm {
     int rank, size;
     int node, nodes;          /* number of this rank's node; how many there are */
     int node_rank, node_size; /* within the node */
-    uint64_t sent, received;  /* bytes of payload that left for, or came from, other ranks */
-    uint64_t sent_far;        /* of them over the network */
-    double waited;            /* seconds in waits and barriers */
+    /* Of this communicator and all that were split from it: */
+    uint64_t sent, received; /* bytes of payload that left for, or came from, other ranks */
+    uint64_t sent_far;       /* of them over the network */
+    double waited;           /* seconds in waits and barriers */
 };
 
 /* [C] Every rank the launcher gave; comm_self where none was. Closed with the context. */

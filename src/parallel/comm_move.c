@@ -13,16 +13,14 @@ static uint32_t tag_of(const rk__ranks *c, const rk_request *r, size_t bytes)
 
 static rk_status post_send(rk__ranks *c, rk_request *r, int to, const void *data, size_t bytes)
 {
-    if (!rk__is_near(c, to))
-        c->base.sent_far += bytes;
-    c->base.sent += bytes;
+    rk__count_sent(c, to, bytes);
     r->posted = true;
     return rk__posts_send(r->posts, to, tag_of(c, r, bytes), data, bytes);
 }
 
 static rk_status post_recv(rk__ranks *c, rk_request *r, rk__posts *list, int from, void *data, size_t bytes)
 {
-    c->base.received += bytes;
+    rk__count_received(c, bytes);
     r->posted = true;
     return rk__posts_recv(list, from, tag_of(c, r, bytes), data, bytes);
 }
@@ -57,7 +55,7 @@ static rk_status take(rk__ranks *c, rk_request *r, int n, const rk__offer *o, vo
     if (!from)
         return rk__fail_for_all(c, "rank %d offers memory that rank %d does not know", rk__near(c, n),
                                 c->base.rank);
-    c->base.received += o->bytes;
+    rk__count_received(c, o->bytes);
     if (*to && *to != from)
         memcpy(*to, from, o->bytes);
     else
@@ -115,7 +113,7 @@ static rk_status start_exchange(rk__ranks *c, rk_request *r)
             stage(c, o, r->call.seq, s->data);
         }
         if (o && o->way != RK__POSTED)
-            c->base.sent += s->bytes;
+            rk__count_sent(c, to, s->bytes);
         else if (s->bytes)
             RK_TRY(post_send(c, r, to, s->data, s->bytes));
     }
@@ -162,7 +160,7 @@ static rk_status send_piece(rk__ranks *c, rk_request *r, int from, const rk__off
         if (n != c->base.node_rank && o->way == RK__POSTED)
             RK_TRY(post_send(c, r, rk__near(c, n), p->data, p->bytes));
         else if (n != c->base.node_rank)
-            c->base.sent += p->bytes;
+            rk__count_sent(c, rk__near(c, n), p->bytes);
     for (int k = 0; p->bytes && from == c->base.rank && k < c->base.nodes; k++)
         if (k != c->base.node)
             RK_TRY(post_send(c, r, rk__relay_of(c, from, k), p->data, p->bytes));
@@ -266,7 +264,7 @@ static rk_status pass_on_broadcast(rk__ranks *c, rk_request *r)
         if (n != c->base.node_rank && o->way == RK__POSTED)
             RK_TRY(post_send(c, r, rk__near(c, n), r->data, r->call.bytes));
         else if (n != c->base.node_rank)
-            c->base.sent += r->call.bytes;
+            rk__count_sent(c, rk__near(c, n), r->call.bytes);
     return RK_OK;
 }
 

@@ -279,15 +279,14 @@ static rk_status message(rk_comm *base, int peer, int tag, void *data, size_t by
 static rk_status send_ranks(rk_comm *base, int to, int tag, const void *data, size_t bytes)
 {
     RK_TRY(message(base, to, tag, (void *)(uintptr_t)data, bytes, true));
-    base->sent += bytes;
-    base->sent_far += rk__is_near(rk__ranks_of(base), to) ? 0 : bytes;
+    rk__count_sent(rk__ranks_of(base), to, bytes);
     return RK_OK;
 }
 
 static rk_status recv_ranks(rk_comm *base, int from, int tag, void *data, size_t bytes)
 {
     RK_TRY(message(base, from, tag, data, bytes, false));
-    base->received += bytes;
+    rk__count_received(rk__ranks_of(base), bytes);
     return RK_OK;
 }
 

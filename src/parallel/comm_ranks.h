@@ -74,6 +74,22 @@ static inline int rk__relay_of(const rk__ranks *c, int from, int k)
     return c->at[c->first[k] + c->home[from] % size];
 }
 
+/* Counts bytes that leave for, or come from, another rank. */
+static inline void rk__count_sent(rk__ranks *c, int to, size_t bytes)
+{
+    const bool far = !rk__is_near(c, to);
+    for (; c; c = c->parent) {
+        c->base.sent += bytes;
+        c->base.sent_far += far ? bytes : 0;
+    }
+}
+
+static inline void rk__count_received(rk__ranks *c, size_t bytes)
+{
+    for (; c; c = c->parent)
+        c->base.received += bytes;
+}
+
 /* ---- comm_ranks.c ---- */
 void rk__ranks_free_requests(rk__ranks *c);
 

@@ -288,6 +288,9 @@ rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
 void rk__watch_end(rk__ranks *c, rk__watch *w)
 {
     rk__node_awake(c->shm, &w->idle);
-    if (w->begun > 0)
-        c->base.waited += rk__seconds() - w->begun;
+    if (w->begun <= 0)
+        return;
+    const double seconds = rk__seconds() - w->begun;
+    for (; c; c = c->parent)
+        c->base.waited += seconds;
 }

@@ -29,6 +29,7 @@ struct rk__grads {
     int64_t *chunk; /* (n + 1) number of parameter i's first chunk */
     bucket *bucket; /* in the order in which gradients come: the last parameters first */
     int buckets, started;
+    size_t bucket_bytes;  /* a bucket with so many is full */
     float *part;          /* (parts, total): this rank's subtrees */
     float *sum;           /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
     float *weights;       /* (total): where the parameters lie; NULL with RK__ZERO_NONE */
@@ -150,6 +151,7 @@ static void place_chunks(rk__grads *g)
 
 static rk_status make_buckets(rk__grads *g, size_t bytes)
 {
+    g->bucket_bytes = bytes;
     g->bucket = rk__calloc(g->job->ctx, (size_t)g->n + 1, sizeof *g->bucket);
     if (!g->bucket)
         return RK_ENOMEM;
@@ -478,6 +480,12 @@ rk_status rk__grads_squares(rk__grads *g, double *squares)
             squares[i] = rk_order_tree(g->sorted, g->chunk[i], g->chunk[i + 1]);
     }
     return RK_OK;
+}
+
+int rk__grads_buckets(const rk__grads *g, size_t *full)
+{
+    *full = g->bucket_bytes;
+    return g->buckets;
 }
 
 size_t rk__grads_bytes(const rk__grads *g)

@@ -37,5 +37,7 @@ rk_status rk__grads_squares(rk__grads *g, double *squares);
 rk_status rk__grads_gather_weights(rk__grads *g);
 /* Bytes that a rank sends in one rk__grads_sum(). */
 size_t rk__grads_bytes(const rk__grads *g);
+/* How many buckets there are, and the measured size at which one is full. */
+int rk__grads_buckets(const rk__grads *g, size_t *full);
 
 #endif

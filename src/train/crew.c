@@ -366,11 +366,17 @@ void rk__crew_close(rk__crew *r)
 void rk__crew_begin(rk__crew *r)
 {
     r->waited = r->mate ? r->ctx->comm->waited : 0;
+    r->sent = r->mate ? r->ctx->comm->sent : 0;
 }
 
 double rk__crew_waited(const rk__crew *r)
 {
     return r->mate ? r->ctx->comm->waited - r->waited : 0;
+}
+
+uint64_t rk__crew_sent(const rk__crew *r)
+{
+    return r->mate ? r->ctx->comm->sent - r->sent : 0;
 }
 
 static int by_value(const void *a, const void *b)
@@ -379,25 +385,36 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void find_slowest(rk__crew *r, const double *busy, double *sorted)
+{
+    const int n = r->ctx->ranks;
+    int slowest = 0;
+    for (int i = 1; i < n; i++)
+        slowest = busy[i] > busy[slowest] ? i : slowest;
+    memcpy(sorted, busy, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
+    r->slow_by = median > 0 ? busy[slowest] / median : 1;
+    r->slow_rank = r->slow_by > RK__SLOW ? slowest : -1;
+}
+
 rk_status rk__crew_compare(rk__crew *r, double busy)
 {
     rk_ctx *ctx = r->ctx;
     r->slow_rank = -1;
+    r->all_sent = 0;
     if (!r->mate)
         return rk_failed(ctx);
     const int n = ctx->ranks;
-    double *all = rk__calloc(ctx, 2 * (size_t)n, sizeof *all);
-    rk_status st = all ? rk__comm_all_values(ctx->comm, "busy seconds", &busy, sizeof busy, all) : RK_ENOMEM;
-    if (!st) {
-        int slowest = 0;
-        for (int i = 1; i < n; i++)
-            slowest = all[i] > all[slowest] ? i : slowest;
-        memcpy(all + n, all, (size_t)n * sizeof *all);
-        qsort(all + n, (size_t)n, sizeof *all, by_value);
-        double median = (all[n + (n - 1) / 2] + all[n + n / 2]) / 2;
-        r->slow_by = median > 0 ? all[slowest] / median : 1;
-        r->slow_rank = r->slow_by > RK__SLOW ? slowest : -1;
+    const double mine[2] = { busy, (double)rk__crew_sent(r) };
+    double *all = rk__calloc(ctx, 4 * (size_t)n, sizeof *all), *own = all + 2 * n;
+    rk_status st = all ? rk__comm_all_values(ctx->comm, "a window", mine, sizeof mine, all) : RK_ENOMEM;
+    for (int i = 0; !st && i < n; i++) {
+        own[i] = all[2 * i];
+        r->all_sent += all[2 * i + 1];
     }
+    if (!st)
+        find_slowest(r, own, own + n);
     free(all);
     return st;
 }

@@ -14,11 +14,13 @@ typedef struct rk__mate {
 
 typedef struct rk__crew {
     rk_ctx *ctx;
-    rk__mate *mate; /* (ranks) */
-    int log;        /* RUN/rank-N.log of a rank that does not speak; -1 */
-    double waited;  /* of the communicator when the window began */
-    int slow_rank;  /* the slowest at the last log line, where it took long enough to be told; else -1 */
-    double slow_by; /* its time over the median */
+    rk__mate *mate;  /* (ranks) */
+    int log;         /* RUN/rank-N.log of a rank that does not speak; -1 */
+    double waited;   /* of the communicator when the window began */
+    uint64_t sent;   /* the same */
+    int slow_rank;   /* the slowest at the last log line, where it took long enough to be told; else -1 */
+    double slow_by;  /* its time over the median */
+    double all_sent; /* bytes that all ranks sent in the window before the last log line */
 } rk__crew;
 
 /* Slower than the median by so much is told. */
@@ -41,9 +43,10 @@ void rk__crew_log(rk__crew *r, const char *fmt, ...) RK_PRINTF(2, 3);
 
 /* A window of steps begins. */
 void rk__crew_begin(rk__crew *r);
-/* Seconds of the window in which this rank waited for others. */
+/* Seconds of the window in which this rank waited for others, and bytes that it sent. */
 double rk__crew_waited(const rk__crew *r);
-/* [C] Who was slowest in the window: busy is what this rank spent, without its waits. */
+uint64_t rk__crew_sent(const rk__crew *r);
+/* [C] Who was slowest in the window, and what all sent: busy is what this rank spent, without its waits. */
 rk_status rk__crew_compare(rk__crew *r, double busy);
 
 #endif

@@ -80,7 +80,8 @@ static int64_t whole_size(const rk_tensor *t)
 static void report_mesh(rk__trainer *t)
 {
     const rk_ctx *ctx = t->ctx;
-    char sent[32], held[32], cut[64] = "";
+    char sent[32], held[32], full[32], in[64] = "", cut[64] = "";
+    size_t bucket_bytes = 0;
     const long long tensor = t->cfg->parallel_tensor;
     int nodes = rk__crew_nodes(&t->crew), threads = ctx->device->threads(ctx->dev);
     if (ctx->ranks == 1)
@@ -91,10 +92,14 @@ static void report_mesh(rk__trainer *t)
                     "mesh: %d ranks%s x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
                     ctx->ranks, cut, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
                     (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
+    int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
+    if (buckets)
+        snprintf(in, sizeof in, " in %d bucket%s of %s (measured)", buckets, buckets == 1 ? "" : "s",
+                 bytes(bucket_bytes, full));
     rk__report_text(
         t, RK_EVENT_BANNER,
-        "exchange: a rank sends %s a step%s; memory: %s of weights, gradients and optimiser state a rank",
-        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
+        "exchange: a rank sends %s a step%s%s; memory: %s of weights, gradients and optimiser state a rank",
+        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent), in,
         tensor > 1 ? " for gradients, beside activations" : "", bytes(t->persistent_bytes, held));
 }
 
@@ -148,8 +153,10 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     put_metric(t, &j, "samples_per_s", p->samples_per_s);
     put_metric(t, &j, "step_s", p->step_s);
     put_metric(t, &j, "data_s", p->data_s);
-    if (p->ranks > 1)
+    if (p->ranks > 1) {
         put_metric(t, &j, "exchange_s", p->exchange_s);
+        put_metric(t, &j, "sent_bytes", p->sent_bytes);
+    }
     if (p->slow_rank >= 0) {
         put_metric(t, &j, "slow_rank", p->slow_rank);
         put_metric(t, &j, "slow_by", p->slow_by);
@@ -204,6 +211,7 @@ void rk__report_step(rk__trainer *t, bool log)
         .since_ckpt_s = t->last_saved > 0 ? now - t->last_saved : -1,
         .ranks = t->ctx->ranks,
         .exchange_s = rk__crew_waited(&t->crew) / steps,
+        .sent_bytes = t->crew.all_sent / steps,
         .slow_rank = t->crew.slow_rank,
         .slow_by = t->crew.slow_by,
         .slow_host = t->crew.slow_rank >= 0 ? rk__crew_host(&t->crew, t->crew.slow_rank) : "",

@@ -67,6 +67,7 @@ fi
 ranks 3 "$rankine" train run.yaml parallel.threads=2 >out 2>err || fail "3 ranks of 2 threads"
 grep -Eq 'mesh: 3 ranks x 2 threads on 1 node, over a grid of 8 x 1 shards' out || fail "the banner does not tell the mesh"
 grep -Eq 'exchange: a rank sends [0-9.]+ [KMGT]?i?B|exchange: a rank sends [0-9.]+ bytes' out || fail "the banner tells no bytes"
+grep -Eq 'in [1-9][0-9]* buckets? of [0-9.]+ [KM]iB \(measured\)' out || fail "the banner tells no buckets"
 grep -Eq 'step=[0-9]+ .* exchange_ms=[0-9.e-]+' out || fail "log lines tell no exchange"
 grep -q '"exchange_s":' runs/run/metrics.jsonl || fail "metrics.jsonl tells no exchange"
 python3 "$root/tests/cli/check_log.py" kv out step
