@@ -154,9 +154,8 @@ typedef struct rk_kernels {
     /* dx = scale * (softmax(x) - smoothed one-hot), 0 in ignored rows; the columns are those from `first` on
      * of `classes` */
     rk_status (*cross_entropy_grad)(rk_dev *, int64_t rows, int64_t cols, int64_t first, int64_t classes,
-                                    const void *x,
-                                    const int64_t *target, const void *lse, double smoothing, bool use_ignore,
-                                    int64_t ignore, double scale, void *dx);
+                                    const void *x, const int64_t *target, const void *lse, double smoothing,
+                                    bool use_ignore, int64_t ignore, double scale, void *dx);
     rk_status (*layer_norm)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,
                             const void *beta, double eps, void *y, void *mean, void *rstd);
     rk_status (*layer_norm_dx)(rk_dev *, int64_t rows, int64_t cols, const void *x, const void *gamma,

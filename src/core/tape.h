@@ -48,7 +48,7 @@ struct rk_tensor {
     uint64_t grad_pass;   /* the rk_backward() that wrote it last */
     rk__node *node;       /* what made it; NULL: a leaf */
     rk_tensor *next_step; /* the step's tensors, newest first */
-    int pending;          /* of a leaf: recorded readers that no walk has passed; reset by who wants to know */
+    int pending; /* of a leaf: recorded readers that no walk has passed; reset by who wants to know */
     rk_tensor *next_part; /* of a leaf: stands for it where the gradient of the next subtree is kept */
     const rk__cut *cut;   /* NULL: not cut */
 };

@@ -154,9 +154,9 @@ static inline bool rk__moves_running(const rk_module *m)
 }
 
 /* ---- place.c ---- */
-/* Chooses how the S tensor shards of ctx->shards cut each layer, by the rules in place.c and by `names` (a map
- * of layer names or globs to column, row, rows, channels or none; NULL: none). classes: the loss is a cross
- * entropy over the outputs of the last layer. RK_ECONFIG where a name or S does not fit. */
+/* Chooses how the S tensor shards of ctx->shards cut each layer, by the rules in place.c and by `names` (a
+ * map of layer names or globs to column, row, rows, channels or none; NULL: none). classes: the loss is a
+ * cross entropy over the outputs of the last layer. RK_ECONFIG where a name or S does not fit. */
 rk_status rk__place_layers(rk_module *root, bool classes, const rk_doc *names);
 /* The cut of the last layer's outputs, if they stay cut for the loss; else NULL. */
 const rk__cut *rk__place_classes(const rk_module *root);

@@ -22,7 +22,7 @@ typedef struct span {
 
 struct rk__trace {
     rk__job *job;
-    char *path;    /* of the first rank; others: NULL */
+    char *path;    /* what the first rank's environment says */
     double offset; /* what to add to this rank's clock for the first rank's */
     double start;  /* of the trace, on the first rank's clock */
     span *spans;
@@ -130,11 +130,11 @@ static rk_status align(rk__trace *t)
 rk_status rk__trace_open(rk__job *j)
 {
     const char *path = j->ctx->rank == 0 ? getenv("RANKINE_TRACE") : NULL;
-    int64_t wanted = path && *path;
+    int64_t length = path ? (int64_t)strlen(path) : 0;
     RK_TRY(rk_failed(j->ctx));
     if (j->ctx->ranks > 1)
-        RK_TRY(rk__comm_broadcast(j->ctx->comm, "whether to trace", 0, &wanted, sizeof wanted));
-    if (!wanted)
+        RK_TRY(rk__comm_broadcast(j->ctx->comm, "whether to trace", 0, &length, sizeof length));
+    if (!length)
         return RK_OK;
     rk__trace *t = rk__calloc(j->ctx, 1, sizeof *t);
     if (!t || rk__at_close(j->ctx, trace_free, t)) {
@@ -142,8 +142,13 @@ rk_status rk__trace_open(rk__job *j)
         return RK_ENOMEM;
     }
     t->job = j;
-    if (path && !(t->path = rk__strdup(j->ctx, path)))
+    t->path = rk__calloc(j->ctx, (size_t)length + 1, 1);
+    if (!t->path)
         return RK_ENOMEM;
+    if (path)
+        memcpy(t->path, path, (size_t)length);
+    if (j->ctx->ranks > 1)
+        RK_TRY(rk__comm_broadcast(j->ctx->comm, "where to write the trace", 0, t->path, (size_t)length));
     RK_TRY(align(t));
     j->trace = t;
     return RK_OK;
@@ -179,12 +184,26 @@ static char *events(const rk__trace *t)
     return rk__text_take(&out);
 }
 
+static void begin_file(FILE *f, const char *own)
+{
+    fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
+    fputs(own, f);
+}
+
+/* The last event has no comma behind it. */
+static void end_file(FILE *f, const rk__trace *t)
+{
+    fprintf(
+        f,
+        "{\"ph\":\"M\",\"name\":\"process_labels\",\"pid\":%d,\"args\":{\"labels\":\"%lld spans lost\"}}]}\n",
+        t->job->ctx->rank, (long long)t->lost);
+}
+
 /* The first rank: its own events, then everyone's as they come. */
 static rk_status write_all(rk__trace *t, const char *own, const int64_t *bytes, FILE *f)
 {
     const rk__job *j = t->job;
-    fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
-    fputs(own, f);
+    begin_file(f, own);
     for (int r = 1; r < j->ctx->ranks; r++) {
         char *text = rk__calloc(j->ctx, (size_t)bytes[r] + 1, 1);
         if (!text)
@@ -194,11 +213,7 @@ static rk_status write_all(rk__trace *t, const char *own, const int64_t *bytes, 
         free(text);
         RK_TRY(st);
     }
-    /* the last event has no comma behind it */
-    fprintf(
-        f,
-        "{\"ph\":\"M\",\"name\":\"process_labels\",\"pid\":0,\"args\":{\"labels\":\"%lld spans lost\"}}]}\n",
-        (long long)t->lost);
+    end_file(f, t);
     return RK_OK;
 }
 
@@ -238,4 +253,25 @@ rk_status rk__trace_write(rk__job *j, char why[512])
     free(own);
     free(bytes);
     return st;
+}
+
+void rk__trace_write_own(rk__job *j)
+{
+    rk__trace *t = j ? j->trace : NULL;
+    char path[4200];
+    if (!t)
+        return;
+    j->trace = NULL;
+    if (j->ctx->rank == 0)
+        snprintf(path, sizeof path, "%s", t->path);
+    else
+        snprintf(path, sizeof path, "%s.rank-%d", t->path, j->ctx->rank);
+    char *own = events(t);
+    FILE *f = own ? fopen(path, "w") : NULL;
+    if (f) {
+        begin_file(f, own);
+        end_file(f, t);
+        fclose(f);
+    }
+    free(own);
 }

@@ -2,7 +2,8 @@
  *
  * Each rank notes spans in its own memory. Clocks of other machines are compared with the first rank's at the
  * start, by the fastest of some round trips; at the end the first rank gathers all spans and writes one file.
- * Where no trace is wanted a span costs a comparison. */
+ * Ranks of a run that has failed meet no more: the first one writes its own spans there, rank N to
+ * FILE.rank-N. Where no trace is wanted a span costs a comparison. */
 #ifndef RK_PARALLEL_TRACE_H
 #define RK_PARALLEL_TRACE_H
 
@@ -20,6 +21,11 @@ rk_status rk__trace_open(rk__job *j);
  * the status of the first rank and costs nothing else: *why (512 bytes) says what happened, "" if all is
  * well. */
 rk_status rk__trace_write(rk__job *j, char why[512]);
+
+/* What this rank has noted, when the run has failed; what cannot be written is lost. j: NULL if none was
+ * made.
+ */
+void rk__trace_write_own(rk__job *j);
 
 void rk__trace_note(rk__trace *t, rk__track track, const char *name, double begin);
 

@@ -618,6 +618,7 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
     if (st && st != RK_EPREEMPTED) {
         rk_barrier(ctx); /* the other ranks hear of it instead of waiting */
         rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
+        rk__trace_write_own(t.setup.job);
     }
     if (t.run)
         rk__run_close(t.run);

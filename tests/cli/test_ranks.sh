@@ -14,6 +14,8 @@ expect_ranks 3 66 '^rankine: nope.yaml: No such file' "$rankine" train nope.yaml
 expect_ranks 3 78 '^rankine: .*unknown key optim.lrr; did you mean optim.lr' "$rankine" train run.yaml optim.lrr=3
 expect_ranks 3 64 '^rankine: train: there is no flag --bad' "$rankine" train run.yaml --bad
 expect_ranks 9 78 '^rankine: 9 ranks, but grid.data is 8' "$rankine" train run.yaml
+expect_ranks 4 78 '^rankine: .*parallel.tensor: 4 ranks cannot share the 2 tensor shards' "$rankine" train run.yaml \
+    parallel.tensor=4 grid.tensor=2
 expect_ranks 3 66 '^rankine: /nope: no such file' "$rankine" train run.yaml data.path=/nope
 
 # two COUNT "OPTIONS" COUNT "OPTIONS" CODE PATTERN: a job of two kinds of ranks

@@ -90,8 +90,8 @@ static rk_status call_cross_entropy(const rk_kernels *k, rk_dev *dev, void *cons
 static rk_status call_cross_entropy_grad(const rk_kernels *k, rk_dev *dev, void *const *p, const void *arg)
 {
     const rows *r = arg;
-    return k->cross_entropy_grad(dev, r->rows, r->cols, 0, r->cols, p[0], r->target, p[1], r->smoothing, r->use_ignore,
-                                 -7, 0.125, p[2]);
+    return k->cross_entropy_grad(dev, r->rows, r->cols, 0, r->cols, p[0], r->target, p[1], r->smoothing,
+                                 r->use_ignore, -7, 0.125, p[2]);
 }
 
 TEST(cross_entropy)

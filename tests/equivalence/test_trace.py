@@ -77,5 +77,16 @@ with tempfile.TemporaryDirectory() as folder:
     check("nodes.json", 4, every + ["exchange"])
     out = train("nowhere", RANKS, "/nowhere/trace.json")
     assert "the trace /nowhere/trace.json cannot be written" in out, out
+    # A run that fails: each rank writes what it has, with the steps that led there.
+    with open("numbers.csv", "w") as f:
+        f.write("a,b,c\n")
+        f.writelines(f"{i % 7},{i % 11},{i % 5}\n" for i in range(400))
+    train("diverges", RANKS, "failed.json", 79, "optim.kind=sgd", "optim.lr=1000", "optim.momentum=0", "loss.kind=mse",
+          "data.path=numbers.csv", "data.task=regression", "data.label_column=c", "model.layers=[{linear: 32}, {linear: 1}]")
+    for rank in range(RANKS):
+        with open("failed.json" + (f".rank-{rank}" if rank else "")) as f:
+            events = json.load(f)["traceEvents"]
+        spans = [e["name"] for e in events if e["ph"] == "X"]
+        assert {e["pid"] for e in events} == {rank} and spans.count("forward") >= spans.count("step") >= 1, (rank, spans)
     assert len({hash_of(run) for run in ("plain", "one", "many", "micro", "nodes", "nowhere")}) == 1
 print(f"a trace of {RANKS} ranks and {STEPS} steps: parsed, complete, aligned")

@@ -480,13 +480,14 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
     ROWS_7(X, 4, PANEL)  \
     ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)                                                                             \
-    ROWS_12(X, 1, PANEL)                                                                      \
-    ROWS_6(X, 2, PANEL)                                                                       \
-    ROWS_4(X, 3, PANEL)                                                                       \
-    ROWS_3(X, 4, PANEL)                                                                       \
-    X(1, 8, PANEL) ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) ROWS_4(X, 3, COPY) X(4, 3, DIRECT) \
-        X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
+#define SHAPES(X)                                                                              \
+    ROWS_12(X, 1, PANEL)                                                                       \
+    ROWS_6(X, 2, PANEL)                                                                        \
+    ROWS_4(X, 3, PANEL)                                                                        \
+    ROWS_3(X, 4, PANEL)                                                                        \
+    X(1, 8, PANEL)                                                                             \
+    ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) ROWS_4(X, 3, COPY) X(4, 3, DIRECT) X(1, 8, DIRECT) \
+        ROWS_4(X, 2, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
