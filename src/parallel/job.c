@@ -175,15 +175,24 @@ static void batch_begins(void *arg, int64_t global)
         rk__grads_begin(j->grads, false);
 }
 
+static rk__job *make(rk_ctx *ctx)
+{
+    if (rk_failed(ctx))
+        return NULL;
+    rk__job *j = rk__calloc(ctx, 1, sizeof *j);
+    if (j && rk__at_close(ctx, job_free, j)) {
+        free(j);
+        return NULL;
+    }
+    return j;
+}
+
 rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
 {
     *out = NULL;
-    RK_TRY(rk_failed(ctx));
-    rk__job *j = rk__calloc(ctx, 1, sizeof *j);
-    if (!j || rk__at_close(ctx, job_free, j)) {
-        free(j);
-        return RK_ENOMEM;
-    }
+    rk__job *j = make(ctx);
+    if (!j)
+        return rk_failed(ctx);
     *j = (rk__job){ .ctx = ctx, .comm = ctx->comm, .rank = ctx->rank, .ranks = ctx->ranks };
     ctx->shards = (rk__shards){ .count = ctx->shards.count };
     ctx->meet = (rk__meet){ 0 };
@@ -198,6 +207,15 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
     ctx->job = j;
     *out = j;
     return RK_OK;
+}
+
+rk_status rk__job_alone(rk_ctx *ctx, rk__job **out)
+{
+    *out = make(ctx);
+    if (!*out)
+        return rk_failed(ctx);
+    **out = (rk__job){ .ctx = ctx, .ranks = 1, .trace = ctx->job ? ctx->job->trace : NULL };
+    return share_out(*out);
 }
 
 int rk__job_parts(const rk__job *j)

@@ -29,6 +29,10 @@ typedef struct rk__job {
  * than data shards. */
 rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out);
 
+/* A job of this rank by itself beside the real one: its passes have all shards of the grid and meet nobody's.
+ * *out lives as long as ctx. */
+rk_status rk__job_alone(rk_ctx *ctx, rk__job **out);
+
 /* Subtrees of this rank, and the first of them. */
 int rk__job_parts(const rk__job *j);
 const rk_subtree *rk__job_part(const rk__job *j, int p);

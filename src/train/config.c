@@ -227,9 +227,46 @@ static rk_status set_option(rk_config *c, const option *o)
     return RK_OK;
 }
 
+int rk__config_workers(const rk_config *c)
+{
+    return strcmp(c->parallel_strategy, "average") ? 0 : (int)c->average_workers;
+}
+
+int64_t rk__config_batch(const rk_config *c)
+{
+    const int64_t workers = rk__config_workers(c) ? rk__config_workers(c) : 1;
+    return (c->batch_global + workers - 1) / workers;
+}
+
+/* Strategy average: what it needs, and what does not go with it. */
+static rk_status check_average(rk_config *c)
+{
+    if (c->average_workers & (c->average_workers - 1))
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "average.workers"),
+                            "average.workers: %lld, wanted a power of two", (long long)c->average_workers);
+    if (c->parallel_tensor > 1)
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "parallel.tensor"),
+                            "parallel.tensor: %lld does not go with parallel.strategy average, whose workers "
+                            "have whole networks: leave it out, or use strategy sync",
+                            (long long)c->parallel_tensor);
+    if (c->parallel_zero > 1)
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "parallel.zero"),
+                            "parallel.zero: %lld does not go with parallel.strategy average, whose workers "
+                            "have whole gradients and weights: leave it out, or use strategy sync",
+                            (long long)c->parallel_zero);
+    if (c->batch_global < c->average_workers)
+        return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "batch.global"),
+                            "batch.global: %lld samples for the %lld workers of average.workers: each needs "
+                            "one at least",
+                            (long long)c->batch_global, (long long)c->average_workers);
+    return RK_OK;
+}
+
 /* Whatever does not fit into one row. */
 static rk_status check_together(rk_config *c)
 {
+    if (rk__config_workers(c))
+        RK_TRY(check_average(c));
     if (c->grid_data & (c->grid_data - 1))
         return rk__doc_fail(c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "grid.data"),
                             "grid.data: %lld, wanted a power of two", (long long)c->grid_data);

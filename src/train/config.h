@@ -26,6 +26,11 @@ struct rk_config {
 #undef OPT_DOC
 };
 
+/* Workers of parallel.strategy average; 0: sync. */
+int rk__config_workers(const rk_config *cfg);
+/* Samples of a whole batch that is trained on together: a worker's, at most. */
+int64_t rk__config_batch(const rk_config *cfg);
+
 /* From text that we wrote ourselves (a snapshot's record), with overrides. */
 rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *json,
                                 const char *const *overrides, int n_overrides);

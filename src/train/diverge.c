@@ -81,14 +81,14 @@ static void find_layer(rk__trainer *t, const rk_batch *b, culprit *c)
     net->probe = NULL;
 }
 
-/* [C] The samples of the whole batch; the caller frees them. NULL: recorded. */
-static int64_t *samples_of(rk__trainer *t, const rk_batch *b)
+/* [C] unless alone. The samples of the whole batch; the caller frees them. NULL: recorded. */
+static int64_t *samples_of(rk__trainer *t, const rk_batch *b, bool alone)
 {
     int64_t *all = rk__calloc(t->ctx, (size_t)b->global, sizeof *all);
     if (!all)
         return NULL;
-    memcpy(all + b->first, b->sample, (size_t)b->n * sizeof *all);
-    if (!rk__job_add_counts(t->setup.job, "samples", b->global, all))
+    memcpy(all + (alone ? 0 : b->first), b->sample, (size_t)b->n * sizeof *all);
+    if (alone || !rk__job_add_counts(t->setup.job, "samples", b->global, all))
         return all;
     free(all);
     return NULL;
@@ -111,15 +111,17 @@ static void all_samples(rk__trainer *t, const int64_t *sample, int64_t n, const 
     free(text);
 }
 
-rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what)
+rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char *what)
 {
+    const bool alone = worker >= 0;
     culprit c = { .order = LOSS, .layer = LAYERS, .name = "the loss" };
-    char samples[256] = "";
+    char samples[256] = "", who[32] = "";
     size_t used = 0;
     find_layer(t, b, &c);
     rk_error_clear(t->ctx);
-    RK_TRY(agree(t->ctx, &c));
-    int64_t *sample = samples_of(t, b);
+    if (!alone)
+        RK_TRY(agree(t->ctx, &c));
+    int64_t *sample = samples_of(t, b, alone);
     if (!sample)
         return rk_failed(t->ctx);
     all_samples(t, sample, b->global, what, c.name);
@@ -127,9 +129,12 @@ rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what)
         used += (size_t)snprintf(samples + used, sizeof samples - used, "%s%lld", i ? " " : "",
                                  (long long)sample[i]);
     free(sample);
+    if (alone)
+        snprintf(who, sizeof who, "worker %d: ", worker);
     return rk_fail(
         t->ctx, RK_EDIVERGED,
-        "step %lld: %s; first not finite: %s; samples %s%s; no weight was changed by this step. A lower "
+        "step %lld: %s%s; first not finite: %s; samples %s%s; no weight was changed by this step. A lower "
         "optim.lr, optim.warmup or optim.clip_norm may help",
-        (long long)t->step + 1, what, c.name, samples, b->global > 16 ? " ... (all in events.jsonl)" : "");
+        (long long)t->step + 1, who, what, c.name, samples,
+        b->global > 16 ? " ... (all in events.jsonl)" : "");
 }

@@ -1,7 +1,7 @@
 /* The loop: batches in, steps out, snapshots behind. */
 #include "nn/module.h"
 #include "parallel/trace.h"
-#include "train/trainer.h"
+#include "train/workers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -70,23 +70,24 @@ static rk_status check_plan(rk__trainer *t)
         return rk_fail(t->ctx, RK_ECONFIG,
                        "eval.patience needs evaluation data (data.eval or data.split) and a "
                        "ckpt.best other than none");
+    const int64_t batch = rk__config_batch(c);
     const char *norm =
-        c->batch_micro > 0 && c->batch_micro < c->batch_global ? rk__global_batch_norm(t->setup.net) : NULL;
+        c->batch_micro > 0 && c->batch_micro < batch ? rk__global_batch_norm(t->setup.net) : NULL;
     if (norm)
         return rk_fail(t->ctx, RK_ECONFIG,
-                       "batch.micro %lld is below batch.global %lld, but layer %s (batch_norm) needs the "
+                       "batch.micro %lld is below the batch of %lld, but layer %s (batch_norm) needs the "
                        "statistics of the "
                        "whole batch: leave batch.micro out, or use scope: shard or another norm",
-                       (long long)c->batch_micro, (long long)c->batch_global, norm);
-    int64_t shard = (c->batch_global + c->grid_data - 1) / c->grid_data;
+                       (long long)c->batch_micro, (long long)batch, norm);
+    int64_t shard = (batch + c->grid_data - 1) / c->grid_data;
     norm = c->batch_micro > 0 && c->batch_micro < shard ? rk__shard_batch_norm(t->setup.net) : NULL;
     if (norm)
         return rk_fail(
             t->ctx, RK_ECONFIG,
-            "batch.micro %lld cuts the data shards of up to %lld samples (batch.global %lld, grid.data "
+            "batch.micro %lld cuts the data shards of up to %lld samples (a batch of %lld, grid.data "
             "%lld) that layer %s (batch_norm) sums over: use at least %lld, or another norm",
-            (long long)c->batch_micro, (long long)shard, (long long)c->batch_global, (long long)c->grid_data,
-            norm, (long long)shard);
+            (long long)c->batch_micro, (long long)shard, (long long)batch, (long long)c->grid_data, norm,
+            (long long)shard);
     return RK_OK;
 }
 
@@ -95,7 +96,7 @@ static rk_status list_state(rk__trainer *t)
     rk_state *st = &t->state;
     rk__state_init(st, t->ctx);
     RK_TRY(rk__module_state(t->setup.net, st));
-    RK_TRY(rk__optim_state(t->optim, st));
+    RK_TRY(t->workers ? rk__workers_state(t, st) : rk__optim_state(t->optim, st));
     RK_TRY(rk__state_add_cursor(st, "loader/cursor", &t->cursor));
     RK_TRY(rk__state_add_cursor(st, "train/step", &t->step));
     RK_TRY(rk__state_add_cursor(st, "train/bad_evals", &t->bad_evals));
@@ -198,6 +199,18 @@ static rk_status write_config(rk__trainer *t)
     return st;
 }
 
+/* [C] */
+static rk_status make_optim(rk__trainer *t)
+{
+    rk_optim_cfg oc = optim_of(t->cfg);
+    if (rk__config_workers(t->cfg))
+        return rk__workers_make(t, &oc);
+    RK_TRY(rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
+                                t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero));
+    t->optim = rk__optim_make(t->setup.net, &oc, t->acc.grads);
+    return rk_failed(t->ctx);
+}
+
 /* Everything up to the first step. */
 static rk_status prepare(rk__trainer *t)
 {
@@ -220,11 +233,7 @@ static rk_status prepare(rk__trainer *t)
     plan_steps(t);
     RK_TRY_GOTO(done, check_plan(t));
     RK_TRY_GOTO(done, rk_barrier(t->ctx)); /* all are well so far: what follows shares memory */
-    RK_TRY_GOTO(done, rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
-                                           t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero));
-    rk_optim_cfg oc = optim_of(t->cfg);
-    t->optim = rk__optim_make(t->setup.net, &oc, t->acc.grads);
-    RK_TRY_GOTO(done, rk_failed(t->ctx));
+    RK_TRY_GOTO(done, make_optim(t));
     RK_TRY_GOTO(done, list_state(t));
     if (has)
         RK_TRY_GOTO(done, resume(t));
@@ -381,6 +390,14 @@ static const char *val_name(const char *name)
     return name;
 }
 
+static void swap_ema(rk__trainer *t)
+{
+    if (t->workers)
+        rk__workers_swap_ema(t);
+    else
+        rk__optim_swap_ema(t->optim);
+}
+
 static rk_status evaluate(rk__trainer *t, bool *best)
 {
     rk__metrics m;
@@ -388,11 +405,11 @@ static rk_status evaluate(rk__trainer *t, bool *best)
     rk_status st;
     *best = false;
     RK_TRY(rk__metrics_init(&m, t->ctx, t->setup.classes, t->cfg->eval_topk));
-    rk__optim_swap_ema(t->optim);
+    swap_ema(t);
     double begin = rk__trace_begin(t->setup.job);
     st = rk__evaluate_pass(&t->setup, t->setup.eval, t->cfg->data_eval_limit, &m);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "evaluation", begin);
-    rk__optim_swap_ema(t->optim);
+    swap_ema(t);
     if (!st) {
         t->n_evaluated = rk__metrics_values(&m, t->cfg->eval_metrics, t->evaluated);
         for (int i = 0; i < t->n_evaluated; i++)
@@ -409,29 +426,36 @@ static rk_status evaluate(rk__trainer *t, bool *best)
 
 /* ---- steps ---- */
 
-static rk_status take_step(rk__trainer *t, const rk_batch *b)
+/* [C] One step of the whole batch. */
+static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scale)
 {
-    rk_status st = rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss);
-    RK_TRY(st);
+    RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
     if (!isfinite(t->loss))
-        return rk__diverged(t, b, "the loss is not finite");
-    double scale = rk__schedule_scale(&t->schedule, t->step);
-    t->lr = t->cfg->optim_lr * scale;
+        return rk__diverged(t, b, -1, "the loss is not finite");
     double begin = rk__trace_begin(t->setup.job);
-    st = rk_optim_step(t->optim, scale);
+    rk_status st = rk_optim_step(t->optim, lr_scale);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
     if (st == RK_EDIVERGED) {
         char what[512];
         snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
         rk_error_clear(t->ctx);
-        return rk__diverged(t, b, what);
+        return rk__diverged(t, b, -1, what);
     }
-    RK_TRY(st);
+    t->grad_norm = rk_optim_grad_norm(t->optim);
+    return st;
+}
+
+/* [C] */
+static rk_status take_step(rk__trainer *t, const rk_batch *b)
+{
+    double scale = rk__schedule_scale(&t->schedule, t->step);
+    t->lr = t->cfg->optim_lr * scale;
+    RK_TRY(t->workers ? rk__workers_step(t, b, scale) : step_together(t, b, scale));
     t->step++;
     t->cursor = rk_loader_cursor(t->setup.train);
     t->window.steps++;
     t->window.samples += b->global;
-    return RK_OK;
+    return t->workers ? rk__workers_stepped(t) : RK_OK;
 }
 
 static bool file_asks(rk__trainer *t, const char *name)
@@ -444,16 +468,31 @@ static bool file_asks(rk__trainer *t, const char *name)
     return true;
 }
 
+/* Steps until the ranks agree again: all others meet in each one anyway, workers about once a second. */
+static int64_t steps_to_ask(rk__trainer *t)
+{
+    const double now = rk__seconds(), took = now - t->asked_at;
+    const double made = (double)(t->step - t->asked_before);
+    t->asked_at = now;
+    t->asked_before = t->step;
+    return !t->workers || made < took ? 1 : (int64_t)fmin(made / took, (double)t->cfg->average_every);
+}
+
 /* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot
  * by a file CHECKPOINT (looked for with each log line)? All do it at the same step. */
 static rk_status asked(rk__trainer *t, bool look, bool *stop)
 {
-    int64_t count[2] = { t->opts->stop && *t->opts->stop };
+    int64_t count[3] = { t->opts->stop && *t->opts->stop };
+    *stop = false;
+    if (t->ctx->ranks > 1 && t->step < t->next_ask && !look)
+        return rk_failed(t->ctx);
     if (look && t->speaks) {
         count[0] |= file_asks(t, "STOP");
         count[1] = file_asks(t, "CHECKPOINT");
     }
-    RK_TRY(rk__job_add_all(t->setup.job, "stop", 2, count));
+    count[2] = t->speaks ? steps_to_ask(t) : 0;
+    RK_TRY(rk__job_add_all(t->setup.job, "stop", 3, count));
+    t->next_ask = t->step + count[2];
     *stop = count[0] > 0;
     if (count[1] && !*stop)
         begin_save(t, false);
@@ -523,7 +562,7 @@ static rk_status steps(rk__trainer *t)
     bool patience_over = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
     t->window = (rk__window){ .begin = rk__seconds() };
     rk__crew_begin(&t->crew);
-    while (t->step < t->total && !patience_over) {
+    while (t->step < t->total && !(patience_over && rk__workers_agree(t))) {
         bool stop;
         RK_TRY(asked(t, t->step % t->cfg->log_every == 0, &stop));
         if (stop)
@@ -559,6 +598,12 @@ static void warn_of_plan(rk__trainer *t)
                         "batch.global %lld is more than the %lld training samples: each step takes "
                         "all of them",
                         (long long)t->cfg->batch_global, (long long)samples);
+    if (t->workers && t->setup.eval && t->eval_every % t->cfg->average_every)
+        rk__report_text(
+            t, RK_EVENT_WARN,
+            "evaluations every %lld steps see the weights of the last averaging (average.every %lld): "
+            "a multiple of that as eval.every sees them fresh",
+            (long long)t->eval_every, (long long)t->cfg->average_every);
     int ranks, threads, cores, node = rk__crew_crowded(&t->crew, &ranks, &threads, &cores);
     if (node >= 0)
         rk__report_text(

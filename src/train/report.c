@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include "core/cut.h"
+#include "train/workers.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -76,12 +77,36 @@ static int64_t whole_size(const rk_tensor *t)
     return n;
 }
 
+/* What ranks send and hold. */
+static void report_exchange(rk__trainer *t)
+{
+    char sent[32], each[32], held[32], full[32];
+    size_t bucket_bytes = 0;
+    bytes(t->persistent_bytes, held);
+    if (t->workers) {
+        const size_t n = rk__workers_bytes(t);
+        rk__report_text(
+            t, RK_EVENT_BANNER,
+            "exchange: a rank sends %s an averaging, %s a step on average; memory: %s of weights, "
+            "gradients and optimiser state a rank",
+            bytes(n, each), bytes(n / (size_t)t->cfg->average_every, sent), held);
+        return;
+    }
+    int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
+    rk__report_text(
+        t, RK_EVENT_BANNER,
+        "exchange: a rank sends %s a step%s, in %d bucket%s of %s (measured); memory: %s of weights, "
+        "gradients and optimiser state a rank",
+        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
+        t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", buckets,
+        buckets == 1 ? "" : "s", bytes(bucket_bytes, full), held);
+}
+
 /* Where the job runs, and what that costs. */
 static void report_mesh(rk__trainer *t)
 {
     const rk_ctx *ctx = t->ctx;
-    char sent[32], held[32], full[32], in[64] = "", cut[64] = "";
-    size_t bucket_bytes = 0;
+    char cut[64] = "";
     const long long tensor = t->cfg->parallel_tensor;
     int nodes = rk__crew_nodes(&t->crew), threads = ctx->device->threads(ctx->dev);
     if (ctx->ranks == 1)
@@ -92,15 +117,24 @@ static void report_mesh(rk__trainer *t)
                     "mesh: %d ranks%s x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
                     ctx->ranks, cut, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
                     (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
-    int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
-    if (buckets)
-        snprintf(in, sizeof in, " in %d bucket%s of %s (measured)", buckets, buckets == 1 ? "" : "s",
-                 bytes(bucket_bytes, full));
-    rk__report_text(
-        t, RK_EVENT_BANNER,
-        "exchange: a rank sends %s a step%s%s; memory: %s of weights, gradients and optimiser state a rank",
-        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent), in,
-        tensor > 1 ? " for gradients, beside activations" : "", bytes(t->persistent_bytes, held));
+    report_exchange(t);
+}
+
+/* Workers that train apart. */
+static void report_strategy(rk__trainer *t)
+{
+    const rk_config *c = t->cfg;
+    char often[64] = "step", outer[80] = "";
+    if (!t->workers)
+        return;
+    if (c->average_every > 1)
+        snprintf(often, sizeof often, "%lld steps", (long long)c->average_every);
+    if (!strcmp(c->average_outer, "nesterov"))
+        snprintf(outer, sizeof outer, ", outer nesterov lr %g momentum %g", c->average_lr,
+                 c->average_momentum);
+    rk__report_text(t, RK_EVENT_BANNER,
+                    "strategy: %d workers of up to %lld samples a step, averaged every %s%s",
+                    rk__config_workers(c), (long long)rk__config_batch(c), often, outer);
 }
 
 void rk__report_banner(rk__trainer *t)
@@ -125,6 +159,7 @@ void rk__report_banner(rk__trainer *t)
         t, RK_EVENT_BANNER, "batch: %lld samples a step on %d data shards%s%s, %s steps an epoch, %s in all",
         (long long)c->batch_global, t->ctx->data_shards, c->batch_micro ? ", passes of at most " : "",
         c->batch_micro ? grouped(c->batch_micro, d) : "", grouped(t->per_epoch, a), grouped(t->total, b));
+    report_strategy(t);
     report_mesh(t);
     rk__report_text(t, RK_EVENT_BANNER, "run: %s", c->run_dir);
 }
@@ -200,7 +235,7 @@ void rk__report_step(rk__trainer *t, bool log)
         .epoch = t->per_epoch ? (double)t->step / (double)t->per_epoch : 0,
         .loss = t->loss,
         .lr = t->lr,
-        .grad_norm = rk_optim_grad_norm(t->optim),
+        .grad_norm = t->grad_norm,
         .accuracy = last_accuracy(t),
         .samples_per_s = rate,
         .flops_per_s = rate * rk_train_flops(t->setup.net),

@@ -38,7 +38,7 @@ static rk_data_cfg data_of(const rk__setup *s)
         .limit = c->data_limit,
         .rank = s->job->rank,
         .ranks = s->job->ranks,
-        .shards = s->ctx->data_shards,
+        .shards = rk__config_workers(c) ? rk__config_workers(c) : s->ctx->data_shards,
     };
 }
 
@@ -49,6 +49,7 @@ static rk_loader *open_eval(rk__setup *s)
     rk_data_cfg d = data_of(s);
     if (!c->data_eval && !(c->data_split > 0))
         return NULL;
+    d.shards = s->ctx->data_shards; /* all ranks evaluate one network */
     d.validation = !c->data_eval;
     d.share = c->data_eval ? NULL : s->train; /* the held-out part: open already */
     if (c->data_eval) {
@@ -98,6 +99,18 @@ static void apply_grid(rk_ctx *ctx, const rk_config *cfg)
     rk_set_compute(ctx, !strcmp(cfg->compute, "bf16") ? RK_BF16 : RK_F32);
 }
 
+static rk_status check_ranks(rk_ctx *ctx, const rk_config *cfg)
+{
+    const int workers = rk__config_workers(cfg);
+    if (workers && ctx->ranks > workers)
+        return rk_fail(
+            ctx, RK_ECONFIG,
+            "%d ranks, but average.workers is %d: a rank needs a worker. Start at most %d ranks, or "
+            "a new run with more workers",
+            ctx->ranks, workers, workers);
+    return RK_OK;
+}
+
 rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const char *recorded)
 {
     *s = (rk__setup){ .ctx = ctx, .cfg = cfg, .target = target_of(cfg), .smooth = true };
@@ -107,6 +120,7 @@ rk_status rk__setup_data(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const 
                        "%s: data.path is missing: the file to train on, or the prefix of an IDX pair",
                        cfg->source);
     apply_grid(ctx, cfg);
+    RK_TRY(check_ranks(ctx, cfg));
     RK_TRY(rk__job_open(ctx, ctx->ranks > 1 ? (int)cfg->parallel_tensor : 1, &s->job));
     RK_TRY(choose_loss(s));
     if (recorded)

@@ -25,6 +25,7 @@ typedef struct rk__trainer {
     rk_optim *optim;
     rk__schedule schedule;
     rk__accumulator acc;
+    struct rk__workers *workers; /* train/workers.h; NULL: strategy sync */
     rk__journal journal;
     rk_state state;
     char *config_json, *record;
@@ -35,9 +36,11 @@ typedef struct rk__trainer {
     int64_t best_step;    /* 0: none yet */
     /* of this process */
     int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
+    int64_t next_ask, asked_before; /* the step before which ranks agree whether to stop; the last such one */
+    double asked_at;
     int64_t failed_saves; /* in a row */
     double save_begun;    /* for a trace; 0: none */
-    double loss, lr, started, last_saved, data_s;
+    double loss, grad_norm, lr, started, last_saved, data_s;
     rk__window window;
     size_t persistent_bytes;
     int64_t eval_step; /* of `evaluated` */
@@ -56,7 +59,9 @@ void rk__report_saved(rk__trainer *t, int64_t step);
 rk_status rk__report_result(rk__trainer *t, const char *why);
 
 /* ---- diverge.c ---- */
-/* Records RK_EDIVERGED with the step, the first layer whose output is not finite, and the batch's samples. */
-rk_status rk__diverged(rk__trainer *t, const rk_batch *b, const char *what);
+/* Records RK_EDIVERGED with the step, the first layer whose output is not finite, and the batch's samples.
+ * worker < 0: all ranks are here [C]; else worker `worker` of this rank has diverged, in a batch of its own.
+ */
+rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char *what);
 
 #endif
