@@ -5,6 +5,8 @@
     ranks.py exact   [--ranks 2,4]         canonical order against parallel.exact: false
     ranks.py ddp     [--models mlp,cnn]    against PyTorch's DistributedDataParallel over gloo, 2 processes of 1 thread
     ranks.py start   [--ranks 4]           launch to the end of the first step, against mpirun of a program that does nothing
+    ranks.py average [--every 50]          bytes and test accuracy of parallel.strategy average against sync: trains
+                                           examples/fashion_cnn.yaml on 2 ranks, in each round with another seed
 
 Trains on Fashion-MNIST, read and shuffled as in a real run (PyTorch is given one batch that lies in memory).
 PYTHON names an interpreter that has torch (default: this one). More ranks than cores say nothing about speed.
@@ -119,18 +121,45 @@ def start(args, run):
         row(f"{ranks}", lambda: ours(ranks), lambda: 1000 * seconds(mpirun(ranks, "true")), args.rounds)
 
 
+def average(args, run):
+    def train(seed, *options):
+        run.count += 1
+        folder = run.folder / f"run{run.count}"
+        subprocess.run(mpirun(2, str(args.build / "rankine"), "train", str(ROOT / "examples/fashion_cnn.yaml"),
+                              f"run.dir={folder}", f"run.seed={seed}", f"log.every={args.every}", "parallel.threads=1",
+                              *options), check=True, env=environment(), stdout=subprocess.DEVNULL)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        windows = [(line["step"], line["sent_bytes"]) for line in lines if "sent_bytes" in line]
+        steps = [step for step, _ in windows]
+        sent = sum(each * (step - before) for (step, each), before in zip(windows, [0, *steps]))
+        return sent / steps[-1], json.loads((folder / "result.json").read_text())["val_accuracy"]
+
+    apart = ["parallel.strategy=average", "average.workers=2", f"average.every={args.every}"]
+    kinds = {"sync": [], "average": apart, "average, outer: nesterov": [*apart, "average.outer=nesterov"]}
+    results = {kind: [train(seed, *options) for seed in range(1, args.rounds + 1)] for kind, options in kinds.items()}
+    base_bytes, base_accuracy = (statistics.median(column) for column in zip(*results["sync"]))
+    print(f"| strategy, 2 ranks, every {args.every} | KB a step, both ranks | times fewer | test accuracy | points from sync |")
+    print("|---|---|---|---|---|")
+    for kind, rounds in results.items():
+        each, accuracy = ([r[i] for r in rounds] for i in range(2))
+        print(f"| {kind} | {statistics.median(each) / 1e3:,.1f} | **{base_bytes / statistics.median(each):.1f}** | "
+              f"{statistics.median(accuracy):.4f} ({min(accuracy):.4f}-{max(accuracy):.4f}) | "
+              f"**{100 * (statistics.median(accuracy) - base_accuracy):+.2f}** |", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["threads", "exact", "ddp", "start"])
+    p.add_argument("what", choices=["threads", "exact", "ddp", "start", "average"])
     p.add_argument("--build", type=Path, default=ROOT / "build")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="mlp,cnn")
     p.add_argument("--ranks")
+    p.add_argument("--every", type=int, default=50)
     args = p.parse_args()
     args.build = args.build.resolve()
     args.ranks = args.ranks or {"exact": "2,4", "start": "4"}.get(args.what)
     with tempfile.TemporaryDirectory() as folder:
-        {"threads": threads, "exact": exact, "ddp": ddp, "start": start}[args.what](args, Run(args, Path(folder)))
+        {"threads": threads, "exact": exact, "ddp": ddp, "start": start, "average": average}[args.what](args, Run(args, Path(folder)))
 
 
 if __name__ == "__main__":

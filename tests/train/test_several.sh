@@ -25,4 +25,13 @@ for job in "3 batch.micro=0" "2 batch.micro=7" "2 parallel.tensor=2"; do
     ranks "$n" "$rankine" train small.yaml run.dir=several "${job#* }" >out 2>err || fail "$job"
     [ "$("$rankine" inspect several --hash)" = "$want" ] || fail "$job: other weights"
 done
-echo "3 jobs of several ranks: $want"
+# Workers that average, shared out unevenly, continued on another number of ranks between two averagings.
+apart='parallel.strategy=average average.every=2 average.outer=nesterov'
+"$rankine" train small.yaml run.dir=apart $apart >out 2>err || fail "averaging on one rank"
+ranks 3 "$rankine" train small.yaml run.dir=apart-3 $apart batch.micro=3 >out 2>err || fail "averaging on three ranks"
+rm -r apart-3/DONE apart-3/snap/step-*6
+ranks 2 "$rankine" train small.yaml run.dir=apart-3 $apart >out 2>err || fail "averaging, continued on two ranks"
+apart=$("$rankine" inspect apart --hash)
+[ "$("$rankine" inspect apart-3 --hash)" = "$apart" ] || fail "averaging: other weights"
+[ "$apart" != "$want" ] || fail "averaging has no effect"
+echo "5 jobs of several ranks: $want"
