@@ -5,7 +5,8 @@
     ranks.py exact   [--ranks 2,4]         canonical order against parallel.exact: false
     ranks.py ddp     [--models mlp,cnn]    against PyTorch's DistributedDataParallel over gloo, 2 processes of 1 thread
     ranks.py start   [--ranks 4]           launch to the end of the first step, against mpirun of a program that does nothing
-    ranks.py average [--every 50]          bytes and test accuracy of parallel.strategy average against sync: trains
+    ranks.py average [--workers 2] [--every 50] [--outer none,nesterov]
+                                           bytes and test accuracy of parallel.strategy average against sync: trains
                                            examples/fashion_cnn.yaml on 2 ranks, in each round with another seed
 
 Trains on Fashion-MNIST, read and shuffled as in a real run (PyTorch is given one batch that lies in memory).
@@ -134,12 +135,12 @@ def average(args, run):
         sent = sum(each * (step - before) for (step, each), before in zip(windows, [0, *steps]))
         return sent / steps[-1], json.loads((folder / "result.json").read_text())["val_accuracy"]
 
-    apart = ["parallel.strategy=average", "average.workers=2", f"average.every={args.every}"]
-    kinds = {"sync": [], "average": apart, "average, outer: nesterov": [*apart, "average.outer=nesterov"]}
-    results = {kind: [train(seed, *options) for seed in range(1, args.rounds + 1)] for kind, options in kinds.items()}
+    apart = ["parallel.strategy=average", f"average.workers={args.workers}", f"average.every={args.every}"]
+    kinds = {"sync": []} | {f"average, outer {o}": [*apart, f"average.outer={o}"] for o in args.outer.split(",")}
+    results = {kind: [train(1 + i, *options) for i in range(args.rounds)] for kind, options in kinds.items()}
     base_bytes, base_accuracy = (statistics.median(column) for column in zip(*results["sync"]))
-    print(f"| strategy, 2 ranks, every {args.every} | KB a step, both ranks | times fewer | test accuracy | points from sync |")
-    print("|---|---|---|---|---|")
+    print(f"| strategy, 2 ranks, {args.workers} workers, every {args.every} | KB a step, both ranks | times fewer | "
+          "test accuracy | points from sync |\n|---|---|---|---|---|")
     for kind, rounds in results.items():
         each, accuracy = ([r[i] for r in rounds] for i in range(2))
         print(f"| {kind} | {statistics.median(each) / 1e3:,.1f} | **{base_bytes / statistics.median(each):.1f}** | "
@@ -155,11 +156,14 @@ def main():
     p.add_argument("--models", default="mlp,cnn")
     p.add_argument("--ranks")
     p.add_argument("--every", type=int, default=50)
+    p.add_argument("--workers", type=int, default=2)
+    p.add_argument("--outer", default="none")
     args = p.parse_args()
     args.build = args.build.resolve()
     args.ranks = args.ranks or {"exact": "2,4", "start": "4"}.get(args.what)
     with tempfile.TemporaryDirectory() as folder:
-        {"threads": threads, "exact": exact, "ddp": ddp, "start": start, "average": average}[args.what](args, Run(args, Path(folder)))
+        what = {"threads": threads, "exact": exact, "ddp": ddp, "start": start, "average": average}
+        what[args.what](args, Run(args, Path(folder)))
 
 
 if __name__ == "__main__":
