@@ -217,7 +217,7 @@ static rk_status load_tensor(rk__snap *s, const rk__m_tensor *t, const rk_state_
         rk_status st = rk__snap_read_piece(s, t, &e->piece, at, n, buf, &f);
         if (st)
             return rk_fail(ctx, st, "snapshot %s: %s", s->name, f.msg);
-        RK_TRY(rk__tensor_write_range(e->tensor, at, n, buf));
+        RK_TRY(rk__state_write(e, at, n, buf));
     }
     return RK_OK;
 }
@@ -324,7 +324,7 @@ static rk_status compare_tensor(rk__snap *s, const rk__m_tensor *t, const rk_sta
         rk_status st = rk__snap_read_piece(s, t, &e->piece, at, n, buf, &f);
         if (st)
             return rk_fail(rk_tensor_ctx(e->tensor), st, "snapshot %s: %s", s->name, f.msg);
-        RK_TRY(rk__tensor_read_range(e->tensor, at, n, buf + LOAD_BYTES));
+        RK_TRY(rk__state_read(e, at, n, buf + LOAD_BYTES));
         *same = !memcmp(buf, buf + LOAD_BYTES, (size_t)(n * size));
     }
     return RK_OK;

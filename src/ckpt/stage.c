@@ -290,11 +290,11 @@ rk_status rk__stage_manifest(rk_run *run, const rk_state *sorted, const rk_snap_
 /* In slices that a message holds. */
 static rk_status send_part(rk_run *run, const rk_state *st, const rk__share *p, int to, void *buf)
 {
-    rk_tensor *t = st->entries[p->entry].tensor;
-    const int64_t size = (int64_t)rk_dtype_size(rk_tensor_dtype(t)), most = SEND_BYTES / size;
+    const rk_state_entry *e = &st->entries[p->entry];
+    const int64_t size = (int64_t)rk_dtype_size(rk_tensor_dtype(e->tensor)), most = SEND_BYTES / size;
     for (int64_t at = 0; at < p->n; at += most) {
         int64_t n = p->n - at < most ? p->n - at : most;
-        RK_TRY(rk__tensor_read_range(t, p->at + at, n, buf));
+        RK_TRY(rk__state_read(e, p->at + at, n, buf));
         RK_TRY(run->comm->table->send(run->comm, to, SEND_TAG, buf, (size_t)(n * size)));
     }
     return RK_OK;
@@ -333,8 +333,8 @@ rk_status rk__copy_values(rk_run *run, const rk_state *sorted)
             if (p->holder != this_rank(run))
                 RK_TRY(receive_slab(run, s, &s->slabs[k], p->holder));
             else if (s->slabs[k].bytes)
-                RK_TRY(rk__tensor_read_range(sorted->entries[p->entry].tensor, p->at, p->n,
-                                             s->image.p + s->slabs[k].offset));
+                RK_TRY(rk__state_read(&sorted->entries[p->entry], p->at, p->n,
+                                      s->image.p + s->slabs[k].offset));
         }
     }
     return RK_OK;

@@ -1,6 +1,6 @@
 #include "core/state.h"
 
-#include "core/ctx.h"
+#include "core/tape.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +106,22 @@ rk_status rk__state_add_piece(rk_state *st, rk_state_kind kind, const char *name
 {
     RK_ASSERT(kind != RK_STATE_CURSOR && t && rk_tensor_size(t) == piece->to - piece->from);
     return add(st, kind, name, t, piece, NULL);
+}
+
+void rk__state_hold(rk_state_entry *e, int64_t from, int64_t to)
+{
+    e->piece.from = e->at = from;
+    e->piece.to = to;
+}
+
+rk_status rk__state_read(const rk_state_entry *e, int64_t from, int64_t n, void *host)
+{
+    return rk__tensor_read_range(e->tensor, e->at + from, n, host);
+}
+
+rk_status rk__state_write(const rk_state_entry *e, int64_t from, int64_t n, const void *host)
+{
+    return rk__tensor_write_range(e->tensor, e->at + from, n, host);
 }
 
 rk_status rk__state_add_cursor(rk_state *st, const char *name, int64_t *cursor)

@@ -31,7 +31,8 @@ typedef struct rk_piece {
 typedef struct rk_state_entry {
     char *name;
     rk_state_kind kind;
-    rk_tensor *tensor; /* piece.to - piece.from elements. CURSOR: NULL, and `cursor` is used */
+    rk_tensor *tensor; /* has the piece from element `at` on. CURSOR: NULL, and `cursor` is used */
+    int64_t at;
     rk_piece piece;    /* the whole, unless rk__state_add_piece() said otherwise */
     int64_t
         *cursor; /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
@@ -50,6 +51,11 @@ rk_status rk__state_add(rk_state *st, rk_state_kind kind, const char *name, rk_t
 /* The tensor's shape does not matter, its size does. */
 rk_status rk__state_add_piece(rk_state *st, rk_state_kind kind, const char *name, rk_tensor *t,
                               const rk_piece *piece);
+/* Of the box that the entry's tensor has room for, this rank holds [from, to). */
+void rk__state_hold(rk_state_entry *e, int64_t from, int64_t to);
+/* Elements from .. from + n - 1 of the piece, from or to host memory. */
+rk_status rk__state_read(const rk_state_entry *e, int64_t from, int64_t n, void *host);
+rk_status rk__state_write(const rk_state_entry *e, int64_t from, int64_t n, const void *host);
 /* All of a tensor of this shape. */
 rk_piece rk__piece_whole(const rk_shape *s);
 /* Is it all of the tensor? */

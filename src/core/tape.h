@@ -22,6 +22,15 @@ typedef struct rk__cut {
     int64_t lo, whole;
 } rk__cut;
 
+/* Values that may not be there before somebody asks for them. */
+typedef struct rk__guard {
+    void *arg;
+    int number;
+    /* Elements [from, to) are about to be read or written, all if to is negative: when it returns they are
+     * there, or a failure is recorded. Where ranks hold the values together, all of them ask for all alike. */
+    void (*need)(void *arg, int number, int64_t from, int64_t to);
+} rk__guard;
+
 /* Counted memory. Every handle (a tensor, a view, a gradient) holds one reference until it is dropped. */
 typedef struct rk__storage {
     void *data;
@@ -29,6 +38,7 @@ typedef struct rk__storage {
     int refs;
     int64_t slot; /* number in the memory plan; -1: persistent */
     bool foreign; /* data belongs to somebody else */
+    const rk__guard *guard; /* of persistent tensors; NULL: the values are there */
 } rk__storage;
 
 struct rk_tensor {
@@ -108,6 +118,9 @@ rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void 
 rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host);
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
+/* The address of elements [from, to) of a contiguous tensor, of which only those may be used. NULL: recorded.
+ */
+void *rk__data_range(const rk_tensor *t, int64_t from, int64_t to);
 void rk__drop(
     rk_tensor *t); /* lets go of a step tensor's values; persistent, kept or dropped ones stay as they are */
 int64_t rk__size(const rk_tensor *t);

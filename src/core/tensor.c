@@ -165,7 +165,8 @@ rk_tensor *rk_keep(rk_tensor *t)
     return t;
 }
 
-void *rk__data(const rk_tensor *t)
+/* Where its memory begins, to be used from element `from` to `to` (negative: all). */
+static char *values(const rk_tensor *t, int64_t from, int64_t to)
 {
     if (!t || rk_failed(t->ctx) || !t->storage)
         return NULL;
@@ -174,7 +175,26 @@ void *rk__data(const rk_tensor *t)
                 "the values of this tensor were released by rk_backward(); call rk_keep() on it before");
         return NULL;
     }
-    return (char *)t->storage->data + (size_t)t->offset * rk_dtype_size(t->dtype);
+    const rk__guard *g = t->storage->guard;
+    if (g)
+        g->need(g->arg, g->number, from, to);
+    return rk_failed(t->ctx) ? NULL : t->storage->data;
+}
+
+void *rk__data(const rk_tensor *t)
+{
+    char *p = values(t, 0, -1);
+    return p ? p + (size_t)t->offset * rk_dtype_size(t->dtype) : NULL;
+}
+
+void *rk__data_range(const rk_tensor *t, int64_t from, int64_t to)
+{
+    if (t && (!rk__is_contiguous(t) || from < 0 || to < from || to > rk__size(t))) {
+        rk_fail(t->ctx, RK_EUSAGE, "elements that are not in the tensor, or not in a row");
+        return NULL;
+    }
+    char *p = t ? values(t, t->offset + from, t->offset + to) : NULL;
+    return p ? p + (size_t)(t->offset + from) * rk_dtype_size(t->dtype) : NULL;
 }
 
 int64_t rk__size(const rk_tensor *t)
@@ -413,21 +433,9 @@ rk_status rk_tensor_write(rk_tensor *t, const void *host, size_t bytes)
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }
 
-/* The address of elements at .. at + n - 1; NULL is recorded. */
-static char *range_of(const rk_tensor *t, int64_t at, int64_t n)
-{
-    char *p = rk__data(t);
-    if (!p || !rk__is_contiguous(t) || at < 0 || n < 0 || at > rk__size(t) - n) {
-        if (t)
-            rk_fail(t->ctx, RK_EUSAGE, "elements that are not in the tensor, or not in a row");
-        return NULL;
-    }
-    return p + (size_t)at * rk_dtype_size(t->dtype);
-}
-
 rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host)
 {
-    const char *p = range_of(t, at, n);
+    const char *p = rk__data_range(t, at, at + n);
     if (!p)
         return RK_EUSAGE;
     rk_status st = t->ctx->device->copy_out(t->ctx->dev, host, p, (size_t)n * rk_dtype_size(t->dtype));
@@ -436,7 +444,7 @@ rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void 
 
 rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host)
 {
-    char *p = range_of(t, at, n);
+    char *p = rk__data_range(t, at, at + n);
     if (!p)
         return RK_EUSAGE;
     rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, (size_t)n * rk_dtype_size(t->dtype));

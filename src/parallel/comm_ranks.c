@@ -315,6 +315,11 @@ static void release_ranks(rk_comm *base, void *p)
     rk__node_release(c->shm, p);
 }
 
+static void discard_ranks(rk_comm *base, void *p, size_t bytes)
+{
+    rk__node_discard(rk__ranks_of(base)->shm, p, bytes);
+}
+
 __attribute__((noreturn)) static void abort_ranks(rk_comm *base, int code)
 {
     rk__net_abort(rk__ranks_of(base)->net, code);
@@ -338,6 +343,7 @@ const rk_comm_table rk__ranks_table = {
     .close = rk__ranks_close,
     .alloc = alloc_ranks,
     .release = release_ranks,
+    .discard = discard_ranks,
     .exchange = exchange_ranks,
     .all_gather = all_gather_ranks,
     .broadcast = broadcast_ranks,

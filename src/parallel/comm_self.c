@@ -86,6 +86,12 @@ static void release_self(rk_comm *c, void *p)
         }
 }
 
+/* One rank alone reads again what it had: nothing to do, and nothing to gain. */
+static void discard_self(rk_comm *c, void *p, size_t bytes)
+{
+    (void)c, (void)p, (void)bytes;
+}
+
 static rk_status exchange_self(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv,
                                rk_request **out)
 {
@@ -175,6 +181,7 @@ static const rk_comm_table self_table = {
     .close = close_self,
     .alloc = alloc_self,
     .release = release_self,
+    .discard = discard_self,
     .exchange = exchange_self,
     .all_gather = all_gather_self,
     .broadcast = broadcast_self,

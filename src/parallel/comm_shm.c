@@ -435,6 +435,15 @@ void rk__node_release(rk__node *n, void *p)
         unmap_region(n, g);
 }
 
+void rk__node_discard(rk__node *n, void *p, size_t bytes)
+{
+    const uintptr_t at = (uintptr_t)p, first = (at + PAGE - 1) / PAGE * PAGE, end = (at + bytes) / PAGE * PAGE;
+    (void)n;
+    /* a hole in the file, for all that map it; where it cannot be made, the memory is kept */
+    if (first < end)
+        madvise((void *)first, end - first, MADV_REMOVE);
+}
+
 /* ---- open and close ---- */
 
 /* One's own memory and, by gather, everyone else's; false if some rank cannot see another's. */

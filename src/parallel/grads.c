@@ -1,197 +1,100 @@
 #include "parallel/grads.h"
 
-#include "core/clock.h"
 #include "core/cut.h"
+#include "core/tape.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 16 }; /* floats of a cache line: parameters begin at one */
-enum { LEAST_BUCKET = 256 << 10, MOST_BUCKET = 32 << 20, TRIES = 5 };
+/* Exchanges under way at once; with gradients by piece buckets, whose memory is taken until they are over. */
+enum { MOST_EXCHANGES = 32, BUCKETS_AHEAD = 2 };
 
-/* Neighbouring parameters whose gradients set out together. */
-typedef struct bucket {
-    int first, end;  /* parameters */
-    int ready;       /* of them have their gradient */
-    int64_t *bound;  /* (ranks + 1) piece r is [bound[r], bound[r + 1]) of the flat vector */
-    int64_t *chunks; /* (ranks + 1) where the chunk sums of piece r stand */
-    rk_leg *recv;    /* (most_parts, ranks) */
+/* A bucket on its way. */
+typedef struct trip {
+    int ready;    /* parameters that have their gradient */
+    rk_leg *recv; /* (most_parts, ranks) */
     rk_request *request[RK_ORDER_PARTS];
-} bucket;
+    int64_t *chunks; /* (ranks) where the chunk sums of piece r stand */
+    rk_request *gather;
+} trip;
 
 struct rk__grads {
     rk__job *job;
     rk__zero zero;
-    rk_tensor **t;
-    int n;
-    int64_t *at;    /* (n + 1) where parameter i begins in the flat vector */
-    int64_t *chunk; /* (n + 1) number of parameter i's first chunk */
-    bucket *bucket; /* in the order in which gradients come: the last parameters first */
-    int buckets, started;
-    size_t bucket_bytes;  /* a bucket with so many is full */
-    float *part;          /* (parts, total): this rank's subtrees */
-    float *sum;           /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
-    float *weights;       /* (total): where the parameters lie; NULL with RK__ZERO_NONE */
-    double *squares;      /* (chunks) by rank, bucket, parameter */
-    double *sorted;       /* (chunks) by parameter */
-    int most_parts;       /* of any rank */
+    rk__buckets *b;
+    rk__buckets *frozen;                   /* NULL: none by piece */
+    rk__weights *weights, *frozen_weights; /* NULL with RK__ZERO_NONE; without frozen */
+    rk__reads reads;
+    trip *trip;                            /* (buckets) in the order in which gradients come */
+    int started, added, discarded;         /* buckets */
+    int64_t *chunk;                        /* (n + 1) number of parameter i's first chunk */
+    float *part;                           /* (parts, total): this rank's subtrees */
+    float *sum;      /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
+    double *squares; /* (chunks) by rank, bucket, parameter */
+    double *sorted;  /* (chunks) by parameter */
+    int most_parts;  /* of any rank */
     rk_leg *send, *piece; /* (ranks) */
-    rk_request **gathers; /* (buckets) */
     const float **from;   /* (parts of all ranks) */
 };
 
 static int64_t total(const rk__grads *g)
 {
-    return g->at[g->n];
+    return rk__buckets_total(g->b);
 }
 
 static void grads_free(void *arg)
 {
     rk__grads *g = arg;
-    for (int b = 0; b < g->buckets; b++) {
-        free(g->bucket[b].bound);
-        free(g->bucket[b].chunks);
-        free(g->bucket[b].recv);
+    for (int k = 0; g->trip && k < g->b->count; k++) {
+        free(g->trip[k].recv);
+        free(g->trip[k].chunks);
     }
-    free(g->bucket);
-    free(g->t);
-    free(g->at);
+    free(g->trip);
+    rk__reads_free(&g->reads);
     free(g->chunk);
     free(g->squares);
     free(g->sorted);
     free(g->send);
     free(g->piece);
-    free(g->gathers);
     free(g->from);
     free(g);
-}
-
-/* ---- who has what ---- */
-
-/* Elements of a parameter whose squares are summed by themselves: pieces begin there. */
-static int64_t chunk_of(const rk_tensor *t)
-{
-    return t->cut ? rk_tensor_size(t) / t->shape.dim[0] : RK_CHUNK;
 }
 
 /* How many sums the squares of the first n elements of a piece of t come to. */
 static int64_t sums_of(const rk_tensor *t, int64_t n)
 {
     int64_t each = t->cut ? rk__cut_row_sums(t->ctx, t->cut->axis) : 1;
-    return (n + chunk_of(t) - 1) / chunk_of(t) * each;
-}
-
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi)
-{
-    return x < lo ? lo : x > hi ? hi : x;
-}
-
-/* The elements of parameter i, of bucket b, in the piece of rank r. */
-static void piece_of(const rk__grads *g, const bucket *b, int i, int r, int64_t *from, int64_t *to)
-{
-    const int64_t size = rk_tensor_size(g->t[i]);
-    *from = clamp(b->bound[r] - g->at[i], 0, size);
-    *to = clamp(b->bound[r + 1] - g->at[i], *from, size);
-}
-
-/* The bucket of a parameter, and its number; NULL: it is none of ours. */
-static bucket *find(const rk__grads *g, const rk_tensor *t, int *number)
-{
-    for (int k = 0; k < g->buckets; k++)
-        for (*number = g->bucket[k].first; *number < g->bucket[k].end; ++*number)
-            if (g->t[*number] == t)
-                return &g->bucket[k];
-    return NULL;
-}
-
-/* Where in the bucket a piece may begin that would best begin at `wish`: at a chunk of a parameter. */
-static int64_t cut_near(const rk__grads *g, const bucket *b, int64_t wish)
-{
-    int i = b->first;
-    while (i + 1 < b->end && g->at[i + 1] <= wish)
-        i++;
-    const int64_t chunk = chunk_of(g->t[i]), below = g->at[i] + (wish - g->at[i]) / chunk * chunk;
-    const int64_t above = below + chunk < g->at[i + 1] ? below + chunk : g->at[i + 1];
-    return wish - below <= above - wish ? below : above;
-}
-
-static rk_status make_bucket(rk__grads *g, bucket *b, int first, int end)
-{
-    rk_ctx *ctx = g->job->ctx;
-    const int ranks = g->job->ranks;
-    const int64_t lo = g->at[first], n = g->at[end] - lo;
-    *b = (bucket){ .first = first, .end = end };
-    b->bound = rk__calloc(ctx, (size_t)ranks + 1, sizeof *b->bound);
-    b->chunks = rk__calloc(ctx, (size_t)ranks + 1, sizeof *b->chunks);
-    b->recv = rk__calloc(ctx, (size_t)(g->most_parts * ranks), sizeof *b->recv);
-    RK_TRY(rk_failed(ctx));
-    b->bound[0] = lo;
-    b->bound[ranks] = lo + n;
-    for (int r = 1; r < ranks; r++)
-        b->bound[r] = cut_near(g, b, lo + n * r / ranks);
-    return RK_OK;
-}
-
-/* The chunk sums that a rank makes stand together, so that they travel as one. */
-static void place_chunks(rk__grads *g)
-{
-    int64_t at = 0;
-    for (int r = 0; r < g->job->ranks; r++)
-        for (int k = 0; k < g->buckets; k++) {
-            bucket *b = &g->bucket[k];
-            b->chunks[r] = at;
-            for (int i = b->first; i < b->end; i++) {
-                int64_t from, to;
-                piece_of(g, b, i, r, &from, &to);
-                at += sums_of(g->t[i], to - from);
-            }
-        }
-}
-
-static rk_status make_buckets(rk__grads *g, size_t bytes)
-{
-    g->bucket_bytes = bytes;
-    g->bucket = rk__calloc(g->job->ctx, (size_t)g->n + 1, sizeof *g->bucket);
-    if (!g->bucket)
-        return RK_ENOMEM;
-    for (int end = g->n, first; end > 0; end = first) {
-        first = end - 1;
-        while (first > 0 && (size_t)(g->at[end] - g->at[first]) * sizeof(float) < bytes)
-            first--;
-        RK_TRY(make_bucket(g, &g->bucket[g->buckets++], first, end));
-    }
-    place_chunks(g);
-    g->gathers = rk__calloc(g->job->ctx, (size_t)g->buckets, sizeof(rk_request *));
-    return rk_failed(g->job->ctx);
+    return (n + rk__chunk_of(t) - 1) / rk__chunk_of(t) * each;
 }
 
 /* ---- the exchange ---- */
 
 /* Part number p of every rank sets out: piece r to rank r. */
-static rk_status start_part(rk__grads *g, bucket *b, int p)
+static rk_status start_part(rk__grads *g, int k, int p)
 {
     const rk__job *j = g->job;
-    rk_leg *recv = b->recv + p * j->ranks;
+    const int64_t *bound = g->b->bucket[k].bound;
+    rk_leg *recv = g->trip[k].recv + p * j->ranks;
     for (int r = 0; r < j->ranks; r++) {
         bool mine = p < rk__job_parts(j), theirs = j->first[r] + p < j->first[r + 1];
-        int64_t out = b->bound[r + 1] - b->bound[r], in = b->bound[j->rank + 1] - b->bound[j->rank];
-        g->send[r] = (rk_leg){ g->part + p * total(g) + b->bound[r], mine ? (size_t)out * sizeof(float) : 0 };
+        int64_t out = bound[r + 1] - bound[r], in = bound[j->rank + 1] - bound[j->rank];
+        g->send[r] = (rk_leg){ g->part + p * total(g) + bound[r], mine ? (size_t)out * sizeof(float) : 0 };
         recv[r] = (rk_leg){ NULL, theirs ? (size_t)in * sizeof(float) : 0 };
     }
-    return j->comm->table->exchange(j->comm, "gradients", g->send, recv, &b->request[p]);
+    return j->comm->table->exchange(j->comm, "gradients", g->send, recv, &g->trip[k].request[p]);
 }
 
 /* Gradients that nothing wrote are sums of nothing; those that were written elsewhere come home. */
-static rk_status complete(rk__grads *g, const bucket *b)
+static rk_status complete(rk__grads *g, const rk__bucket *b)
 {
     for (int i = b->first; i < b->end; i++)
         for (int p = 0; p < rk__job_parts(g->job); p++) {
-            rk_tensor *leaf = rk__part_leaf(g->t[i], p);
+            rk_tensor *leaf = rk__part_leaf(g->b->t[i], p);
             if (!leaf)
                 return RK_ENOMEM;
-            float *home = g->part + p * total(g) + g->at[i];
-            size_t bytes = (size_t)rk_tensor_size(leaf) * sizeof(float);
+            float *home = g->part + p * total(g) + g->b->at[i];
+            const size_t bytes = (size_t)rk_tensor_size(g->b->t[i]) * sizeof(float);
             if (!leaf->grad_set)
                 memset(home, 0, bytes);
             else if (rk__data(leaf->grad) != home)
@@ -200,11 +103,48 @@ static rk_status complete(rk__grads *g, const bucket *b)
     return RK_OK;
 }
 
-static rk_status start_bucket(rk__grads *g, bucket *b)
+/* This rank's parts of buckets [g->discarded, end) have been read by everyone. */
+static void discard_parts(rk__grads *g, int end)
 {
-    RK_TRY(complete(g, b));
+    rk_comm *c = g->job->comm;
+    for (; g->zero >= RK__ZERO_GRADIENTS && g->discarded < end; g->discarded++) {
+        const rk__bucket *b = &g->b->bucket[g->discarded];
+        for (int p = 0; p < rk__job_parts(g->job); p++)
+            c->table->discard(c, g->part + p * total(g) + g->b->at[b->first],
+                              (size_t)(g->b->at[b->end] - g->b->at[b->first]) * sizeof(float));
+    }
+}
+
+/* What arrives for the next bucket, added in order. Its exchange was started when the one BUCKETS_AHEAD
+ * before it had been added, so that everyone has read that one now. */
+static rk_status add_bucket(rk__grads *g)
+{
+    const rk__job *j = g->job;
+    const int k = g->added++;
+    trip *t = &g->trip[k];
+    const int64_t *bound = g->b->bucket[k].bound, lo = bound[j->rank], n = bound[j->rank + 1] - lo;
     for (int p = 0; p < g->most_parts; p++)
-        RK_TRY(start_part(g, b, p));
+        RK_TRY(j->comm->table->wait(j->comm, t->request[p]));
+    for (int p = 0; p < g->most_parts; p++)
+        for (int r = 0; r < j->ranks; r++)
+            if (j->first[r] + p < j->first[r + 1])
+                g->from[j->first[r] + p] = t->recv[p * j->ranks + r].data;
+    RK_TRY(rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo));
+    discard_parts(g, k - BUCKETS_AHEAD + 1);
+    return RK_OK;
+}
+
+static rk_status start_bucket(rk__grads *g)
+{
+    const int ahead = g->zero >= RK__ZERO_GRADIENTS    ? BUCKETS_AHEAD
+                      : MOST_EXCHANGES > g->most_parts ? MOST_EXCHANGES / g->most_parts
+                                                       : 1;
+    const int k = g->started++;
+    RK_TRY(complete(g, &g->b->bucket[k]));
+    while (k - g->added >= ahead)
+        RK_TRY(add_bucket(g));
+    for (int p = 0; p < g->most_parts; p++)
+        RK_TRY(start_part(g, k, p));
     return RK_OK;
 }
 
@@ -213,14 +153,16 @@ static void on_ready(void *arg, rk_tensor *leaf)
 {
     rk__grads *g = arg;
     rk_comm *c = g->job->comm;
-    int i;
-    bucket *b = find(g, leaf, &i);
-    if (b)
-        b->ready++;
-    while (g->started < g->buckets &&
-           g->bucket[g->started].ready == g->bucket[g->started].end - g->bucket[g->started].first)
-        if (start_bucket(g, &g->bucket[g->started++]))
+    const int i = rk__bucket_find(g->b, leaf);
+    if (i >= 0)
+        g->trip[g->b->of[i]].ready++;
+    while (g->started < g->b->count) {
+        const rk__bucket *b = &g->b->bucket[g->started];
+        if (g->trip[g->started].ready < b->end - b->first)
+            break;
+        if (start_bucket(g))
             return;
+    }
     if (g->started)
         c->table->progress(c, NULL);
 }
@@ -228,96 +170,132 @@ static void on_ready(void *arg, rk_tensor *leaf)
 void rk__grads_begin(rk__grads *g, bool overlap)
 {
     rk_ctx *ctx = g->job->ctx;
-    for (int i = 0; i < g->n; i++) {
-        g->t[i]->grad->storage->data = g->part + g->at[i];
-        g->t[i]->pending = 0;
+    discard_parts(g, g->added); /* norms and weights have met since */
+    for (int i = 0; i < g->b->n; i++) {
+        g->b->t[i]->grad->storage->data = g->part + g->b->at[i];
+        g->b->t[i]->pending = 0;
     }
-    for (int k = 0; k < g->buckets; k++)
-        g->bucket[k].ready = 0;
-    g->started = 0;
+    for (int k = 0; k < g->b->count; k++)
+        g->trip[k].ready = 0;
+    g->started = g->added = g->discarded = 0;
     ctx->on_ready = overlap ? (rk__on_ready){ g, on_ready } : (rk__on_ready){ 0 };
 }
 
-/* What arrived for a bucket, added in order. */
-static rk_status add_bucket(rk__grads *g, const bucket *b)
+/* Everyone's pieces of the sums to everyone. */
+static rk_status gather_sums(rk__grads *g)
 {
     const rk__job *j = g->job;
-    const int64_t lo = b->bound[j->rank], n = b->bound[j->rank + 1] - lo;
-    for (int p = 0; p < g->most_parts; p++)
+    for (int k = 0; k < g->b->count; k++) {
+        const int64_t *bound = g->b->bucket[k].bound;
         for (int r = 0; r < j->ranks; r++)
-            if (j->first[r] + p < j->first[r + 1])
-                g->from[j->first[r] + p] = b->recv[p * j->ranks + r].data;
-    return rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo);
-}
-
-/* Everyone's pieces of a flat vector to everyone. */
-static rk_status gather(rk__grads *g, const char *name, float *flat)
-{
-    const rk__job *j = g->job;
-    for (int k = 0; k < g->buckets; k++) {
-        const int64_t *bound = g->bucket[k].bound;
-        for (int r = 0; r < j->ranks; r++)
-            g->piece[r] = (rk_leg){ flat + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
-        RK_TRY(j->comm->table->all_gather(j->comm, name, g->piece, &g->gathers[k]));
+            g->piece[r] = (rk_leg){ g->sum + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
+        if (k >= MOST_EXCHANGES)
+            RK_TRY(j->comm->table->wait(j->comm, g->trip[k - MOST_EXCHANGES].gather));
+        RK_TRY(j->comm->table->all_gather(j->comm, "gradients", g->piece, &g->trip[k].gather));
     }
-    for (int k = 0; k < g->buckets; k++)
-        RK_TRY(j->comm->table->wait(j->comm, g->gathers[k]));
+    for (int k = g->b->count > MOST_EXCHANGES ? g->b->count - MOST_EXCHANGES : 0; k < g->b->count; k++)
+        RK_TRY(j->comm->table->wait(j->comm, g->trip[k].gather));
     return RK_OK;
 }
 
 rk_status rk__grads_sum(rk__grads *g)
 {
-    rk__job *j = g->job;
-    j->ctx->on_ready = (rk__on_ready){ 0 };
-    RK_TRY(rk_failed(j->ctx));
-    while (g->started < g->buckets)
-        RK_TRY(start_bucket(g, &g->bucket[g->started++]));
-    for (int k = 0; k < g->buckets; k++)
-        for (int p = 0; p < g->most_parts; p++)
-            RK_TRY(j->comm->table->wait(j->comm, g->bucket[k].request[p]));
-    for (int k = 0; k < g->buckets; k++)
-        RK_TRY(add_bucket(g, &g->bucket[k]));
+    rk_ctx *ctx = g->job->ctx;
+    ctx->on_ready = (rk__on_ready){ 0 };
+    RK_TRY(rk_failed(ctx));
+    RK_TRY(rk__grads_settle(g)); /* weights are changed next: nobody reads the old ones when this is over */
+    while (g->started < g->b->count)
+        RK_TRY(start_bucket(g));
+    while (g->added < g->b->count)
+        RK_TRY(add_bucket(g));
     if (g->zero == RK__ZERO_NONE)
-        RK_TRY(gather(g, "gradients", g->sum));
-    for (int i = 0; i < g->n; i++) {
-        g->t[i]->grad->storage->data = g->sum + g->at[i];
-        g->t[i]->grad_set = true;
+        RK_TRY(gather_sums(g));
+    for (int i = 0; i < g->b->n; i++) {
+        g->b->t[i]->grad->storage->data = g->sum + g->b->at[i];
+        g->b->t[i]->grad_set = true;
     }
     return RK_OK;
 }
 
-rk_status rk__grads_gather_weights(rk__grads *g)
+/* ---- weights ---- */
+
+rk_status rk__grads_weights_changed(rk__grads *g)
 {
-    return g->weights ? gather(g, "weights", g->weights) : RK_OK;
+    return g->weights ? rk__weights_changed(g->weights) : RK_OK;
+}
+
+rk_status rk__grads_settle(rk__grads *g)
+{
+    if (g->frozen_weights)
+        RK_TRY(rk__weights_settle(g->frozen_weights));
+    return g->weights ? rk__weights_settle(g->weights) : RK_OK;
+}
+
+rk_status rk__grads_hold(rk__grads *g)
+{
+    RK_TRY(rk__grads_settle(g));
+    return g->job->comm->table->barrier(g->job->comm, "weights");
+}
+
+void rk__grads_note_reads(rk__grads *g, bool on)
+{
+    rk__reads_note(&g->reads, on);
+}
+
+rk_status rk__grads_repeat_reads(rk__grads *g)
+{
+    return rk__reads_repeat(&g->reads);
 }
 
 /* ---- making ---- */
 
-static rk_status lay_out(rk__grads *g, rk_tensor *const *t)
+/* The chunk sums that a rank makes stand together, so that they travel as one. */
+static void place_chunks(rk__grads *g)
 {
-    for (int i = 0; i < g->n; i++) {
-        g->t[i] = t[i];
-        g->at[i + 1] = g->at[i] + (rk_tensor_size(t[i]) + ALIGN - 1) / ALIGN * ALIGN;
-        g->chunk[i + 1] = g->chunk[i] + sums_of(t[i], rk_tensor_size(t[i]));
+    int64_t at = 0;
+    for (int r = 0; r < g->job->ranks; r++)
+        for (int k = 0; k < g->b->count; k++) {
+            const rk__bucket *b = &g->b->bucket[k];
+            g->trip[k].chunks[r] = at;
+            for (int i = b->first; i < b->end; i++) {
+                int64_t from, to;
+                rk__bucket_piece(g->b, i, r, &from, &to);
+                at += sums_of(g->b->t[i], to - from);
+            }
+        }
+}
+
+static rk_status make_trips(rk__grads *g)
+{
+    rk_ctx *ctx = g->job->ctx;
+    const size_t ranks = (size_t)g->job->ranks;
+    g->trip = rk__calloc(ctx, (size_t)g->b->count + 1, sizeof *g->trip);
+    for (int k = 0; g->trip && k < g->b->count; k++) {
+        g->trip[k].recv = rk__calloc(ctx, (size_t)g->most_parts * ranks, sizeof(rk_leg));
+        g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
     }
-    for (int r = 0; r < g->job->ranks; r++) {
-        int parts = g->job->first[r + 1] - g->job->first[r];
-        g->most_parts = parts > g->most_parts ? parts : g->most_parts;
-    }
+    RK_TRY(rk_failed(ctx));
+    place_chunks(g);
     return RK_OK;
 }
 
-static rk_status take_memory(rk__grads *g)
+static rk_status take_lists(rk__grads *g)
 {
     rk_ctx *ctx = g->job->ctx;
-    rk_comm *c = g->job->comm;
-    size_t bytes = (size_t)total(g) * sizeof(float);
-    g->part = c->table->alloc(c, bytes * (size_t)rk__job_parts(g->job));
-    g->sum = c->table->alloc(c, bytes);
-    if (g->zero != RK__ZERO_NONE)
-        g->weights = c->table->alloc(c, bytes);
-    g->squares = rk__calloc(ctx, (size_t)g->chunk[g->n], sizeof *g->squares);
-    g->sorted = rk__calloc(ctx, (size_t)g->chunk[g->n], sizeof *g->sorted);
+    const rk__job *j = g->job;
+    for (int r = 0; r < j->ranks; r++) {
+        int parts = j->first[r + 1] - j->first[r];
+        g->most_parts = parts > g->most_parts ? parts : g->most_parts;
+    }
+    g->chunk = rk__calloc(ctx, (size_t)g->b->n + 1, sizeof *g->chunk);
+    for (int i = 0; g->chunk && i < g->b->n; i++)
+        g->chunk[i + 1] = g->chunk[i] + sums_of(g->b->t[i], rk_tensor_size(g->b->t[i]));
+    RK_TRY(rk_failed(ctx));
+    g->send = rk__calloc(ctx, (size_t)j->ranks, sizeof *g->send);
+    g->piece = rk__calloc(ctx, (size_t)j->ranks, sizeof *g->piece);
+    g->from = rk__calloc(ctx, (size_t)j->parts, sizeof *g->from);
+    g->squares = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->squares);
+    g->sorted = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->sorted);
     return rk_failed(ctx);
 }
 
@@ -338,67 +316,49 @@ static rk_status place(rk_tensor *leaf, float *to)
     return RK_OK;
 }
 
-/* [C] Seconds that gathering the first n floats from all ranks takes, at best. */
-static rk_status time_gather(rk__grads *g, int64_t n, double *seconds)
+/* [C] Memory that the ranks share, in which pages take room only when something is written there. */
+static rk_status share(rk__job *j, int64_t n, float **out)
 {
-    rk__job *j = g->job;
-    *seconds = 1e9;
-    for (int r = 0; r < j->ranks; r++)
-        g->piece[r] =
-            (rk_leg){ g->sum + n * r / j->ranks, (size_t)(n * (r + 1) / j->ranks - n * r / j->ranks) * 4 };
-    for (int i = 0; i < TRIES; i++) {
-        RK_TRY(j->comm->table->barrier(j->comm, "measurement"));
-        double begun = rk__seconds();
-        RK_TRY(rk__comm_all_gather(j->comm, "measurement", g->piece));
-        double took = rk__seconds() - begun;
-        *seconds = took < *seconds ? took : *seconds;
-    }
-    return RK_OK;
+    *out = j->comm->table->alloc(j->comm, (size_t)n * sizeof(float));
+    return *out ? RK_OK : rk_failed(j->ctx);
 }
 
-/* [C] The size at which a message takes eight times as long as an empty one: larger ones gain little speed,
- * and set out later. */
-static rk_status measure_bucket(rk__grads *g, size_t *bytes)
+static rk_status make_weights(rk__grads *g, const rk__grads_cfg *cfg)
 {
-    const int64_t small = total(g) < 256 ? total(g) : 256, large = total(g) < 1 << 20 ? total(g) : 1 << 20;
-    double few, many;
-    RK_TRY(time_gather(g, small, &few));
-    RK_TRY(time_gather(g, large, &many));
-    double per_byte = (many - few) / ((double)(large - small + 1) * sizeof(float));
-    double wish = per_byte > 0 ? 8 * few / per_byte : MOST_BUCKET;
-    int64_t size = clamp((int64_t)(wish < MOST_BUCKET ? wish : MOST_BUCKET), LEAST_BUCKET, MOST_BUCKET);
-    RK_TRY(rk__comm_broadcast(g->job->comm, "bucket size", 0, &size, sizeof size));
-    *bytes = (size_t)size;
-    return RK_OK;
+    rk__reads *by_piece = g->zero >= RK__ZERO_WEIGHTS ? &g->reads : NULL;
+    float *flat;
+    if (g->zero == RK__ZERO_NONE)
+        return RK_OK;
+    RK_TRY(share(g->job, total(g), &flat));
+    RK_TRY(rk__weights_make(g->b, flat, by_piece, &g->weights));
+    if (!by_piece || cfg->n_frozen == 0)
+        return RK_OK;
+    RK_TRY(rk__buckets_lay_out(g->job, cfg->frozen, cfg->n_frozen, &g->frozen));
+    RK_TRY(share(g->job, rk__buckets_total(g->frozen), &flat));
+    RK_TRY(rk__buckets_cut(g->frozen, cfg->bucket, flat, true));
+    return rk__weights_make(g->frozen, flat, by_piece, &g->frozen_weights);
 }
 
-rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__zero zero, rk__grads **out)
+rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out)
 {
     rk_ctx *ctx = j->ctx;
-    size_t bytes, ranks = (size_t)j->ranks;
     *out = NULL;
     rk__grads *g = rk__calloc(ctx, 1, sizeof *g);
     if (!g || rk__at_close(ctx, grads_free, g)) {
         free(g);
         return RK_ENOMEM;
     }
-    *g = (rk__grads){ .job = j, .n = n, .zero = zero };
-    g->t = rk__calloc(ctx, (size_t)n, sizeof *g->t);
-    g->at = rk__calloc(ctx, (size_t)n + 1, sizeof *g->at);
-    g->chunk = rk__calloc(ctx, (size_t)n + 1, sizeof *g->chunk);
-    g->send = rk__calloc(ctx, ranks, sizeof *g->send);
-    g->piece = rk__calloc(ctx, ranks, sizeof *g->piece);
-    g->from = rk__calloc(ctx, (size_t)j->parts, sizeof *g->from);
-    RK_TRY(rk_failed(ctx));
-    RK_TRY(lay_out(g, t));
-    RK_TRY(take_memory(g));
-    RK_TRY(measure_bucket(g, &bytes));
-    RK_TRY(make_buckets(g, bytes));
-    for (int i = 0; i < n; i++)
+    *g = (rk__grads){ .job = j, .zero = cfg->zero };
+    RK_TRY(rk__buckets_lay_out(j, cfg->t, cfg->n, &g->b));
+    RK_TRY(take_lists(g));
+    RK_TRY(share(j, total(g) * rk__job_parts(j), &g->part));
+    RK_TRY(share(j, total(g), &g->sum));
+    RK_TRY(rk__buckets_cut(g->b, cfg->bucket, g->sum, cfg->zero >= RK__ZERO_GRADIENTS));
+    RK_TRY(make_trips(g));
+    for (int i = 0; i < cfg->n; i++)
         for (int p = 0; p < rk__job_parts(j); p++)
-            RK_TRY(place(rk__part_leaf(t[i], p), g->part + p * total(g) + g->at[i]));
-    for (int i = 0; i < n && g->weights; i++)
-        RK_TRY(rk__tensor_move(t[i], g->weights + g->at[i]));
+            RK_TRY(place(rk__part_leaf(cfg->t[i], p), g->part + p * total(g) + g->b->at[i]));
+    RK_TRY(make_weights(g, cfg));
     *out = g;
     return RK_OK;
 }
@@ -407,18 +367,30 @@ rk_status rk__grads_make(rk__job *j, rk_tensor *const *t, int n, rk__zero zero, 
 
 void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to)
 {
+    const int i = g->zero == RK__ZERO_NONE ? -1 : rk__bucket_find(g->b, t);
     *from = 0;
     *to = rk_tensor_size(t);
-    int i;
-    const bucket *b = g->zero == RK__ZERO_NONE ? NULL : find(g, t, &i);
-    if (b)
-        piece_of(g, b, i, g->job->rank, from, to);
+    if (i >= 0)
+        rk__bucket_piece(g->b, i, g->job->rank, from, to);
 }
+
+void rk__grads_held(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to)
+{
+    const int i = g->frozen ? rk__bucket_find(g->frozen, t) : -1;
+    *from = 0;
+    *to = rk_tensor_size(t);
+    if (i >= 0)
+        rk__bucket_piece(g->frozen, i, g->job->rank, from, to);
+    else if (g->zero >= RK__ZERO_WEIGHTS)
+        rk__grads_piece(g, t, from, to);
+}
+
+/* ---- norms ---- */
 
 /* Those of n elements of t's gradient. */
 static rk_status squares_of(rk_ctx *ctx, const rk_tensor *t, int64_t n, const float *x, double *sums)
 {
-    const int64_t chunk = chunk_of(t);
+    const int64_t chunk = rk__chunk_of(t);
     if (t->cut)
         return rk__cut_row_squares(ctx, n / chunk, chunk, t->cut->axis, x, sums);
     rk_status st = rk__kernels(ctx, RK_F32)->chunk_squares(ctx->dev, n, x, sums);
@@ -429,14 +401,14 @@ static rk_status squares_of(rk_ctx *ctx, const rk_tensor *t, int64_t n, const fl
 static rk_status own_squares(rk__grads *g)
 {
     rk_ctx *ctx = g->job->ctx;
-    for (int k = 0; k < g->buckets; k++) {
-        const bucket *b = &g->bucket[k];
-        double *at = g->squares + b->chunks[g->job->rank];
+    for (int k = 0; k < g->b->count; k++) {
+        const rk__bucket *b = &g->b->bucket[k];
+        double *at = g->squares + g->trip[k].chunks[g->job->rank];
         for (int i = b->first; i < b->end; i++) {
             int64_t from, to;
-            piece_of(g, b, i, g->job->rank, &from, &to);
-            RK_TRY(squares_of(ctx, g->t[i], to - from, g->sum + g->at[i] + from, at));
-            at += sums_of(g->t[i], to - from);
+            rk__bucket_piece(g->b, i, g->job->rank, &from, &to);
+            RK_TRY(squares_of(ctx, g->b->t[i], to - from, g->sum + g->b->at[i] + from, at));
+            at += sums_of(g->b->t[i], to - from);
         }
     }
     return RK_OK;
@@ -445,15 +417,15 @@ static rk_status own_squares(rk__grads *g)
 /* From the order of ranks to that of parameters. */
 static void sort_squares(rk__grads *g)
 {
-    for (int k = 0; k < g->buckets; k++)
+    for (int k = 0; k < g->b->count; k++)
         for (int r = 0; r < g->job->ranks; r++) {
-            const bucket *b = &g->bucket[k];
-            const double *at = g->squares + b->chunks[r];
+            const rk__bucket *b = &g->b->bucket[k];
+            const double *at = g->squares + g->trip[k].chunks[r];
             for (int i = b->first; i < b->end; i++) {
                 int64_t from, to;
-                piece_of(g, b, i, r, &from, &to);
-                const int64_t n = sums_of(g->t[i], to - from);
-                memcpy(g->sorted + g->chunk[i] + sums_of(g->t[i], from), at, (size_t)n * sizeof *at);
+                rk__bucket_piece(g->b, i, r, &from, &to);
+                const int64_t n = sums_of(g->b->t[i], to - from);
+                memcpy(g->sorted + g->chunk[i] + sums_of(g->b->t[i], from), at, (size_t)n * sizeof *at);
                 at += n;
             }
         }
@@ -464,14 +436,14 @@ rk_status rk__grads_squares(rk__grads *g, double *squares)
     const rk__job *j = g->job;
     RK_TRY(own_squares(g));
     for (int r = 0; r < j->ranks; r++) {
-        int64_t first = g->bucket[0].chunks[r],
-                end = r + 1 < j->ranks ? g->bucket[0].chunks[r + 1] : g->chunk[g->n];
+        int64_t first = g->trip[0].chunks[r],
+                end = r + 1 < j->ranks ? g->trip[0].chunks[r + 1] : g->chunk[g->b->n];
         g->piece[r] = (rk_leg){ g->squares + first, (size_t)(end - first) * sizeof(double) };
     }
     RK_TRY(rk__comm_all_gather(j->comm, "norms", g->piece));
     sort_squares(g);
-    for (int i = 0; i < g->n; i++) {
-        const rk_tensor *t = g->t[i];
+    for (int i = 0; i < g->b->n; i++) {
+        const rk_tensor *t = g->b->t[i];
         squares[i] = 0;
         if (t->cut)
             RK_TRY(
@@ -482,17 +454,31 @@ rk_status rk__grads_squares(rk__grads *g, double *squares)
     return RK_OK;
 }
 
-int rk__grads_buckets(const rk__grads *g, size_t *full)
-{
-    *full = g->bucket_bytes;
-    return g->buckets;
-}
+/* ---- what it costs ---- */
 
 size_t rk__grads_bytes(const rk__grads *g)
 {
     const rk__job *j = g->job;
-    int64_t own = 0;
-    for (int k = 0; k < g->buckets; k++)
-        own += g->bucket[k].bound[j->rank + 1] - g->bucket[k].bound[j->rank];
-    return (size_t)((total(g) - own) * rk__job_parts(j) + own * (j->ranks - 1)) * sizeof(float);
+    const int64_t own = rk__buckets_own(g->b), frozen = g->frozen ? rk__buckets_own(g->frozen) : 0;
+    const int gathers = g->zero >= RK__ZERO_WEIGHTS ? 2 : 1; /* both walks read the weights */
+    return (size_t)((total(g) - own) * rk__job_parts(j) + (own + frozen) * gathers * (j->ranks - 1)) *
+           sizeof(float);
+}
+
+int rk__grads_buckets(const rk__grads *g, size_t *full)
+{
+    *full = (size_t)g->b->bytes;
+    return g->b->count;
+}
+
+size_t rk__grads_memory(const rk__grads *g)
+{
+    const size_t all = (size_t)total(g) * sizeof(float), parts = (size_t)rk__job_parts(g->job);
+    const size_t own = (size_t)rk__buckets_own(g->b) * sizeof(float);
+    const size_t at_hand = rk__buckets_largest(g->b);
+    size_t bytes = g->zero == RK__ZERO_NONE ? all : own;
+    bytes += g->zero >= RK__ZERO_GRADIENTS ? parts * at_hand * (2 * BUCKETS_AHEAD + 1) : parts * all;
+    if (g->zero >= RK__ZERO_WEIGHTS)
+        bytes += rk__weights_at_hand(g->weights) + (g->frozen ? rk__weights_at_hand(g->frozen_weights) : 0);
+    return bytes;
 }

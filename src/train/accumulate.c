@@ -47,26 +47,39 @@ static rk_status finish_running(const rk__accumulator *a, const rk_module *m, in
 }
 
 rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net, rk__loss_fn *loss, void *arg,
-                               int64_t micro, rk__zero zero)
+                               int64_t micro, rk__zero zero, int64_t bucket)
 {
     rk_ctx *ctx = job->ctx;
     *a = (rk__accumulator){
         .ctx = ctx, .job = job, .net = net, .loss = loss, .loss_arg = arg, .micro = micro
     };
-    int n = rk_param_count(net);
+    int n = rk_param_count(net), n_frozen = 0;
     a->trained = list_make(ctx, (size_t)n, sizeof *a->trained);
     a->sums = list_make(ctx, (size_t)n * MAX_LEVELS, sizeof *a->sums);
-    if (!a->trained || !a->sums)
+    rk_tensor **frozen = list_make(ctx, (size_t)n, sizeof *frozen);
+    if (!a->trained || !a->sums || !frozen)
         return rk_failed(ctx);
     for (int i = 0; i < n; i++) {
         rk_param p = rk_param_at(net, i);
         if (!p.buffer && !p.frozen)
             a->trained[a->n_trained++] = p.tensor;
+        else if (!p.buffer)
+            frozen[n_frozen++] = p.tensor;
     }
     a->n_params = a->n_trained;
     if (net)
         add_running(a, net->root);
-    return job->ranks > 1 ? rk__grads_make(job, a->trained, a->n_params, zero, &a->grads) : RK_OK;
+    if (job->ranks == 1)
+        return RK_OK;
+    a->by_piece = zero >= RK__ZERO_WEIGHTS;
+    return rk__grads_make(job,
+                          &(rk__grads_cfg){ .t = a->trained,
+                                            .n = a->n_params,
+                                            .frozen = frozen,
+                                            .n_frozen = n_frozen,
+                                            .zero = zero,
+                                            .bucket = bucket },
+                          &a->grads);
 }
 
 /* ---- the whole batch at once ---- */
@@ -193,6 +206,8 @@ static rk_status one_piece(rk__accumulator *a, const rk_batch *b, int64_t lo, in
     begin = rk__trace_begin(a->job);
     rk_status st = rk_backward(a->loss(a->loss_arg, z, y));
     rk__trace_end(a->job, RK__TRACK_STEP, "backward", begin);
+    if (a->by_piece)
+        rk__grads_note_reads(a->grads, false);
     return st;
 }
 
@@ -215,6 +230,13 @@ static rk_status make_outs(rk__accumulator *a, int64_t pieces)
     return a->outs ? RK_OK : RK_ENOMEM;
 }
 
+/* Of the pieces of the whole batch, those of a subtree. */
+static int64_t pieces_in(int64_t pieces, const rk_subtree *part, int64_t shards)
+{
+    int64_t own = pieces * part->leaves / shards;
+    return own > 0 ? own : 1;
+}
+
 /* The pieces of one subtree of `leaves` shards, whose samples are [lo, hi) of this rank's. */
 static rk_status subtree_in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces,
                                    int leaves, int64_t from, int64_t to, int *n_outs)
@@ -235,6 +257,43 @@ static rk_status subtree_in_pieces(rk__accumulator *a, const rk_batch *b, uint64
     return RK_OK;
 }
 
+/* ---- weights by piece: all ranks read them equally often ---- */
+
+/* Passes of rank r over a batch in `pieces`. */
+static int64_t passes_of(const rk__accumulator *a, int r, int64_t global, int64_t pieces)
+{
+    const rk__job *j = a->job;
+    const int shards = a->ctx->data_shards;
+    int64_t passes = 0;
+    for (int p = j->first[r]; p < j->first[r + 1]; p++) {
+        int64_t lo, hi, from, to, own = pieces_in(pieces, &j->part[p], shards);
+        rk_order_samples(global, shards, j->part[p], &lo, &hi);
+        for (int64_t i = 0; i < own; i++) {
+            bounds(hi - lo, own, i, &from, &to);
+            passes += to > from;
+        }
+    }
+    return passes > 0 ? passes : 1;
+}
+
+/* [C] For the passes that other ranks make and this one does not, it reads what it read in its first; that of
+ * a rank without samples is over none. */
+static rk_status even_out(rk__accumulator *a, const rk_batch *b, int64_t pieces, int *n_outs)
+{
+    int64_t most = 1, own = passes_of(a, a->job->rank, b->global, pieces);
+    if (!*n_outs) {
+        a->ctx->grid = (rk__grid){ .part = true, .segments = 1, .shards = 1, .batch_samples = b->global };
+        RK_TRY(one_piece(a, b, 0, 0, &a->outs[(*n_outs)++]));
+    }
+    for (int r = 0; r < a->job->ranks; r++) {
+        int64_t n = passes_of(a, r, b->global, pieces);
+        most = n > most ? n : most;
+    }
+    for (; own < most; own++)
+        RK_TRY(rk__grads_repeat_reads(a->grads));
+    return RK_OK;
+}
+
 /* pieces: of the whole batch, over all ranks. */
 static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step, int64_t pieces,
                            double *loss_value)
@@ -247,13 +306,17 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
     int n_outs = 0;
     rk_status st = make_outs(a, pieces + RK_ORDER_PARTS);
     ctx->meet = (rk__meet){ 0 }; /* ranks have different numbers of pieces */
+    if (a->by_piece)
+        rk__grads_note_reads(a->grads, true);
     for (int p = 0; p < rk__job_parts(a->job) && !st; p++) {
-        int leaves = rk__job_part(a->job, p)->leaves;
-        int64_t to = grid.parts > 1 ? grid.end[p] : b->n, own = pieces * leaves / shards;
+        const rk_subtree *part = rk__job_part(a->job, p);
+        int64_t to = grid.parts > 1 ? grid.end[p] : b->n;
         ctx->grid = (rk__grid){ .part = true, .first_part = p, .batch_samples = b->global };
-        st = subtree_in_pieces(a, b, step, own > 0 ? own : 1, leaves, from, to, &n_outs);
+        st = subtree_in_pieces(a, b, step, pieces_in(pieces, part, shards), part->leaves, from, to, &n_outs);
         from = to;
     }
+    if (!st && a->by_piece)
+        st = even_out(a, b, pieces, &n_outs);
     ctx->grid = grid;
     ctx->meet = meet;
     rk_set_step(ctx, step, b->first);
@@ -264,14 +327,33 @@ static rk_status in_pieces(rk__accumulator *a, const rk_batch *b, uint64_t step,
     return st ? st : rk_failed(ctx);
 }
 
+/* Samples of rank r in a batch. */
+static int64_t samples_of(const rk__accumulator *a, int r, int64_t global)
+{
+    const rk__job *j = a->job;
+    int64_t first, end, none;
+    rk_order_samples(global, a->ctx->data_shards, j->part[j->first[r]], &first, &none);
+    rk_order_samples(global, a->ctx->data_shards, j->part[j->first[r + 1] - 1], &none, &end);
+    return end - first;
+}
+
+/* May this rank take its samples at once? Where weights are by piece, all do or none. */
+static bool fits(const rk__accumulator *a, const rk_batch *b, int64_t pieces)
+{
+    bool all = true;
+    for (int r = 0; a->by_piece && r < a->job->ranks; r++)
+        all = all && samples_of(a, r, b->global) <= a->micro;
+    return pieces == 1 || (all && b->n <= a->micro);
+}
+
 rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, double *loss_value)
 {
     *loss_value = 0;
     RK_TRY(rk_failed(a->ctx));
     rk__job_grid(a->job, b->global);
     rk_set_step(a->ctx, step, b->first);
-    int64_t pieces = a->micro > 0 ? pieces_of(b->global, a->micro) : 1;
-    bool whole_batch = pieces == 1 || b->n <= a->micro;
+    const int64_t pieces = a->micro > 0 ? pieces_of(b->global, a->micro) : 1;
+    const bool whole_batch = fits(a, b, pieces);
     if (a->grads)
         rk__grads_begin(a->grads, whole_batch);
     RK_TRY(whole_batch ? whole(a, b, loss_value) : in_pieces(a, b, step, pieces, loss_value));

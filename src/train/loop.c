@@ -91,11 +91,26 @@ static rk_status check_plan(rk__trainer *t)
     return RK_OK;
 }
 
+/* Weights by piece are written by those who hold them. */
+static void hold_pieces(const rk__trainer *t, rk_state *st)
+{
+    for (int i = 0; i < st->n; i++) {
+        rk_state_entry *e = &st->entries[i];
+        int64_t from, to;
+        if (e->kind != RK_STATE_PARAM)
+            continue;
+        rk__grads_held(t->acc.grads, e->tensor, &from, &to);
+        rk__state_hold(e, from, to);
+    }
+}
+
 static rk_status list_state(rk__trainer *t)
 {
     rk_state *st = &t->state;
     rk__state_init(st, t->ctx);
     RK_TRY(rk__module_state(t->setup.net, st));
+    if (t->acc.grads)
+        hold_pieces(t, st);
     RK_TRY(t->workers ? rk__workers_state(t, st) : rk__optim_state(t->optim, st));
     RK_TRY(rk__state_add_cursor(st, "loader/cursor", &t->cursor));
     RK_TRY(rk__state_add_cursor(st, "train/step", &t->step));
@@ -104,8 +119,10 @@ static rk_status list_state(rk__trainer *t)
     RK_TRY(rk__state_add_cursor(st, "train/best_step", &t->best_step));
     for (int i = 0; i < st->n; i++)
         if (st->entries[i].tensor)
-            t->persistent_bytes += (size_t)rk_tensor_size(st->entries[i].tensor) * sizeof(float);
-    for (int i = 0; i < t->optim->n; i++) /* and the gradients */
+            t->persistent_bytes += (size_t)(st->entries[i].piece.to - st->entries[i].piece.from) * sizeof(float);
+    if (t->acc.grads)
+        t->persistent_bytes += rk__grads_memory(t->acc.grads);
+    for (int i = 0; i < t->optim->n && !t->acc.grads; i++) /* and the gradients */
         t->persistent_bytes += (size_t)rk_tensor_size(t->optim->slots[i].param.tensor) * sizeof(float);
     return RK_OK;
 }
@@ -206,7 +223,8 @@ static rk_status make_optim(rk__trainer *t)
     if (rk__config_workers(t->cfg))
         return rk__workers_make(t, &oc);
     RK_TRY(rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
-                                t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero));
+                                t->cfg->batch_micro, (rk__zero)t->cfg->parallel_zero,
+                                t->cfg->parallel_bucket));
     t->optim = rk__optim_make(t->setup.net, &oc, t->acc.grads);
     return rk_failed(t->ctx);
 }
@@ -323,6 +341,8 @@ static void begin_save(rk__trainer *t, bool best)
         return;
     t->asked_step = t->step;
     t->save_begun = rk__trace_begin(t->setup.job);
+    if (t->acc.grads && rk__grads_settle(t->acc.grads))
+        return;
     rk__run_save(t->run, &t->state,
                  &(rk_snap_info){
                      .step = t->step, .config_json = t->config_json, .extra_json = t->record, .best = best });
@@ -390,12 +410,13 @@ static const char *val_name(const char *name)
     return name;
 }
 
-static void swap_ema(rk__trainer *t)
+/* [C] */
+static rk_status swap_ema(rk__trainer *t)
 {
-    if (t->workers)
-        rk__workers_swap_ema(t);
-    else
-        rk__optim_swap_ema(t->optim);
+    if (!t->workers)
+        return rk__optim_swap_ema(t->optim);
+    rk__workers_swap_ema(t);
+    return RK_OK;
 }
 
 static rk_status evaluate(rk__trainer *t, bool *best)
@@ -405,11 +426,13 @@ static rk_status evaluate(rk__trainer *t, bool *best)
     rk_status st;
     *best = false;
     RK_TRY(rk__metrics_init(&m, t->ctx, t->setup.classes, t->cfg->eval_topk));
-    swap_ema(t);
+    st = swap_ema(t);
     double begin = rk__trace_begin(t->setup.job);
-    st = rk__evaluate_pass(&t->setup, t->setup.eval, t->cfg->data_eval_limit, &m);
+    if (!st)
+        st = rk__evaluate_pass(&t->setup, t->setup.eval, t->cfg->data_eval_limit, &m);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "evaluation", begin);
-    swap_ema(t);
+    if (!st)
+        st = swap_ema(t);
     if (!st) {
         t->n_evaluated = rk__metrics_values(&m, t->cfg->eval_metrics, t->evaluated);
         for (int i = 0; i < t->n_evaluated; i++)

@@ -42,7 +42,7 @@ static rk_status check_cfg(rk_ctx *ctx, const rk_optim_cfg *c)
 
 static void make_slot(rk_optim *o, rk_param p)
 {
-    rk_shape whole = rk_tensor_shape(p.tensor), s = whole;
+    rk_shape s = rk_tensor_shape(p.tensor);
     rk__optim_slot *slot = &o->slots[o->n];
     *slot = (rk__optim_slot){ .param = p, .to = rk_tensor_size(p.tensor), .number = o->n++ };
     if (o->grads) {
@@ -55,7 +55,7 @@ static void make_slot(rk_optim *o, rk_param p)
     if (o->cfg.kind != RK_SGD)
         slot->v = rk_tensor_make(o->ctx, RK_F32, s);
     if (o->cfg.ema_decay > 0)
-        slot->ema = rk_tensor_make(o->ctx, RK_F32, whole);
+        slot->ema = rk_tensor_make(o->ctx, RK_F32, s);
 }
 
 /* [C] Gradients that meet in the optimiser's step, for a program with a loop of its own. */
@@ -73,8 +73,8 @@ static rk_status own_gradients(rk_module *root, rk_ctx *ctx)
         if (!p.buffer && !p.frozen)
             trained[n++] = p.tensor;
     }
-    rk_status st =
-        trained ? rk__grads_make(ctx->job, trained, n, RK__ZERO_OPTIMIZER, &ctx->job->grads) : RK_ENOMEM;
+    const rk__grads_cfg cfg = { .t = trained, .n = n, .zero = RK__ZERO_OPTIMIZER };
+    rk_status st = trained ? rk__grads_make(ctx->job, &cfg, &ctx->job->grads) : RK_ENOMEM;
     free(trained);
     return st;
 }
@@ -205,7 +205,9 @@ static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_s
         .decoupled = c->kind == RK_ADAMW,
         .first = o->steps == 1,
     };
-    float *weight = (float *)rk__data(w) + s->from, *gradient = (float *)rk__data(g) + s->from;
+    float *weight = rk__data_range(w, s->from, s->to), *gradient = rk__data_range(g, s->from, s->to);
+    if (!weight || !gradient)
+        return rk_failed(ctx);
     rk_status st = c->kind == RK_SGD
                        ? k->sgd(ctx->dev, &a, weight, gradient, s->m ? rk__data(s->m) : NULL)
                        : k->adam(ctx->dev, &a, weight, gradient, rk__data(s->m), rk__data(s->v));
@@ -219,9 +221,21 @@ static rk_status follow(rk_optim *o, const rk__optim_slot *s)
     rk_tensor *w = s->param.tensor;
     if (!s->ema || !rk_grad(w))
         return RK_OK;
-    rk_status st =
-        rk__kernels(ctx, RK_F32)->ema(ctx->dev, rk__size(w), o->cfg.ema_decay, rk__data(w), rk__data(s->ema));
+    const float *weight = rk__data_range(w, s->from, s->to);
+    if (!weight)
+        return rk_failed(ctx);
+    rk_status st = rk__kernels(ctx, RK_F32)->ema(ctx->dev, s->to - s->from, o->cfg.ema_decay, weight,
+                                                 rk__data(s->ema));
     return st ? rk_fail(ctx, st, "optimiser: the average of %s cannot be updated", s->param.name) : RK_OK;
+}
+
+static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)
+{
+    const int64_t one = 1;
+    if (!from || !to)
+        return rk_failed(ctx);
+    rk_status st = ctx->device->copy_strided(ctx->dev, sizeof *to, 1, &n, &one, from, &one, to);
+    return st ? rk_fail(ctx, st, "optimiser: weights cannot be copied") : RK_OK;
 }
 
 /* Averages begin at the weights that the first step finds. */
@@ -230,8 +244,8 @@ static rk_status begin_ema(rk_optim *o)
     for (int i = 0; i < o->n; i++) {
         rk__optim_slot *s = &o->slots[i];
         if (s->ema)
-            RK_TRY(
-                rk_tensor_write(s->ema, rk__data(s->param.tensor), (size_t)rk__size(s->ema) * sizeof(float)));
+            RK_TRY(copy(o->ctx, s->to - s->from, rk__data_range(s->param.tensor, s->from, s->to),
+                        rk__data(s->ema)));
     }
     return RK_OK;
 }
@@ -252,10 +266,12 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     o->steps++;
     for (int i = 0; i < o->n; i++)
         RK_TRY(update(o, &o->slots[i], o->cfg.lr * lr_scale, scale));
-    if (o->grads)
-        RK_TRY(rk__grads_gather_weights(o->grads));
     for (int i = 0; i < o->n; i++)
         RK_TRY(follow(o, &o->slots[i]));
+    if (o->grads)
+        RK_TRY(rk__grads_weights_changed(o->grads));
+    if (o->sums) /* the caller may read them on some ranks only */
+        RK_TRY(rk__grads_settle(o->grads));
     for (int i = 0; i < o->n; i++)
         rk_grad_zero(o->slots[i].param.tensor);
     return RK_OK;
@@ -281,10 +297,8 @@ static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix,
         return RK_OK;
     snprintf(full, sizeof full, "%s/%s%s", prefix, s->param.name, suffix);
     rk_piece piece = rk__cut_piece(s->param.tensor);
-    if (kind == RK_STATE_OPTIM) {
-        piece.from = s->from;
-        piece.to = s->to;
-    }
+    piece.from = s->from;
+    piece.to = s->to;
     return rk__state_add_piece(st, kind, full, t, &piece);
 }
 
@@ -299,14 +313,35 @@ rk_status rk__optim_state(rk_optim *o, rk_state *st)
     return rk__state_add_cursor(st, "optim/steps", &o->steps);
 }
 
-void rk__optim_swap_ema(rk_optim *o)
+enum { BLOCK = 1 << 16 };
+
+/* Swaps n weights with their averages through a little memory. */
+static rk_status swap(rk_ctx *ctx, int64_t n, float *w, float *avg, float *block)
 {
-    for (int i = 0; o && o->steps && i < o->n; i++) {
-        rk__optim_slot *s = &o->slots[i];
-        if (s->ema) {
-            rk__storage *w = s->param.tensor->storage;
-            s->param.tensor->storage = s->ema->storage;
-            s->ema->storage = w;
-        }
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const int64_t m = n - at < BLOCK ? n - at : BLOCK;
+        RK_TRY(copy(ctx, m, w + at, block));
+        RK_TRY(copy(ctx, m, avg + at, w + at));
+        RK_TRY(copy(ctx, m, block, avg + at));
     }
+    return RK_OK;
+}
+
+rk_status rk__optim_swap_ema(rk_optim *o)
+{
+    if (!o->steps || !(o->cfg.ema_decay > 0))
+        return RK_OK;
+    if (o->grads)
+        RK_TRY(rk__grads_hold(o->grads));
+    rk_tensor *aside = rk__out(o->ctx, RK_F32, RK_SHAPE(BLOCK));
+    float *block = rk__data(aside);
+    for (int i = 0; i < o->n; i++) {
+        rk__optim_slot *s = &o->slots[i];
+        float *w = rk__data_range(s->param.tensor, s->from, s->to), *avg = rk__data(s->ema);
+        if (!w || !avg || !block)
+            return rk_failed(o->ctx);
+        RK_TRY(swap(o->ctx, s->to - s->from, w, avg, block));
+    }
+    rk__drop(aside);
+    return o->grads ? rk__grads_weights_changed(o->grads) : RK_OK;
 }

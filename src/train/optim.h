@@ -12,7 +12,7 @@ typedef struct rk__optim_slot {
     rk_param param;
     int64_t from, to; /* elements that this rank updates: all, or those of its piece */
     rk_tensor *m, *v; /* (to - from) sgd: m only, if there is momentum */
-    rk_tensor *ema;   /* of all elements; NULL: none */
+    rk_tensor *ema;   /* (to - from); NULL: none */
     int number;       /* of the parameter in grads */
 } rk__optim_slot;
 
@@ -34,7 +34,7 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
 
 /* Adds "optim/NAME/m", "optim/NAME/v", "ema/NAME" and the counter "optim/steps". */
 rk_status rk__optim_state(rk_optim *o, rk_state *st);
-/* Swaps the weights with their averages; calling it twice restores. */
-void rk__optim_swap_ema(rk_optim *o);
+/* [C] Swaps the weights with their averages; calling it twice restores. */
+rk_status rk__optim_swap_ema(rk_optim *o);
 
 #endif

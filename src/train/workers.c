@@ -202,7 +202,7 @@ rk_status rk__workers_make(rk__trainer *t, const rk_optim_cfg *cfg)
     RK_TRY(make_average(w, t->cfg, total));
     RK_TRY(rk__job_alone(t->ctx, &w->alone));
     RK_TRY(rk__accumulator_init(&w->acc, w->alone, t->setup.net, rk__setup_loss, &t->setup,
-                                t->cfg->batch_micro, RK__ZERO_NONE));
+                                t->cfg->batch_micro, RK__ZERO_NONE, 0));
     for (int i = 0; i < w->n; i++)
         RK_TRY(make_value(w, &w->value[i]));
     RK_TRY(make_optims(w, t->setup.net, cfg));

@@ -88,9 +88,23 @@ values 7 1 0
 mlp 1 2 5
 cnn 1 1 3
 mlp 3 1 0 grid.data=4
+mlp 3 1 1
 mlp 16 1 0 grid.data=16
 mlp 3 1 0 parallel.zero=0
 resnet 2 1 0 parallel.zero=0
+mlp 3 1 0 parallel.bucket=64
+mlp 2 1 0 parallel.zero=0 parallel.bucket=64
+mlp 4 1 0 parallel.zero=2 parallel.bucket=64
+mlp 3 1 3 parallel.zero=2 parallel.bucket=64
+mlp 5 1 0 parallel.zero=3
+mlp 2 1 0 parallel.zero=3 parallel.bucket=64
+mlp 3 1 1 parallel.zero=3 parallel.bucket=64
+mlp 8 1 2 parallel.zero=3 parallel.bucket=1000
+cnn 7 1 4 parallel.zero=3 parallel.bucket=64
+resnet 3 1 0 parallel.zero=3 parallel.bucket=64
+resnet 2 1 0 parallel.zero=2 parallel.bucket=64
+shard 3 1 7 parallel.zero=3 parallel.bucket=64
+values 7 1 0 parallel.zero=3
 '
 
 train() # RUN CONFIG RANKS THREADS MICRO OPTION...: in a shell of its own, whose names are not those of the table
@@ -109,8 +123,9 @@ compared=0
 echo "$layouts" >table
 while read -r model n threads micro more; do
     [ -n "$model" ] || continue
-    straight=straight-$model$more
-    [ -d "$straight" ] || train "$straight" "$model" 1 1 0 $more
+    case $more in grid.*) grid=$more ;; *) grid= ;; esac
+    straight=straight-$model$grid
+    [ -d "$straight" ] || train "$straight" "$model" 1 1 0 $grid
     run=run-$compared
     train "$run" "$model" "$n" "$threads" "$micro" $more
     same_training "$straight" "$run" "$model $more on $n ranks, $threads threads, passes of $micro"
