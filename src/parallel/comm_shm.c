@@ -42,7 +42,8 @@ typedef struct slot {
 typedef struct region {
     char **base; /* (size); NULL: free */
     size_t *bytes;
-    int fd; /* of this rank's, until the others have opened it; -1: closed */
+    int fd;      /* of this rank's, until the others have opened it; -1: closed */
+    bool sparse; /* parts of it come and go: in small pages */
 } region;
 
 typedef struct staged {
@@ -438,7 +439,14 @@ void rk__node_release(rk__node *n, void *p)
 void rk__node_discard(rk__node *n, void *p, size_t bytes)
 {
     const uintptr_t at = (uintptr_t)p, first = (at + PAGE - 1) / PAGE * PAGE, end = (at + bytes) / PAGE * PAGE;
-    (void)n;
+    for (int id = 1; id < n->region_count; id++) {
+        region *g = &n->regions[id];
+        const uintptr_t base = g->base ? (uintptr_t)g->base[n->rank] : 0;
+        if (!base || g->sparse || at < base || at - base >= g->bytes[n->rank])
+            continue;
+        madvise(g->base[n->rank], whole_pages(g->bytes[n->rank]), MADV_NOHUGEPAGE);
+        g->sparse = true;
+    }
     /* a hole in the file, for all that map it; where it cannot be made, the memory is kept */
     if (first < end)
         madvise((void *)first, end - first, MADV_REMOVE);
