@@ -232,6 +232,8 @@ typedef struct rk_kernels {
                      void *avg); /* avg += (1-decay) * (w - avg) */
 } rk_kernels;
 
+enum { RK_TICK_US = 100 };
+
 /* What a device is beside its kernels. */
 typedef struct rk_device {
     const char *name;
@@ -251,6 +253,10 @@ typedef struct rk_device {
     rk_status (*cast)(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to, void *dst);
     const char *(*describe)(rk_dev *dev); /* "avx2, 2 threads" */
     int (*threads)(rk_dev *dev);
+    /* From now on fn(arg) is called between pieces of the work of kernels, by the thread that called them, about
+     * every RK_TICK_US microseconds; fn NULL: no more. It may not call kernels. NULL: this device needs no
+     * such calls. */
+    void (*on_work)(rk_dev *dev, void (*fn)(void *arg), void *arg);
     /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some
      * 10 ms the first time. */
     double (*peak_flops)(rk_dev *dev);

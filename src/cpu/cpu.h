@@ -33,6 +33,9 @@ typedef struct rk__pool {
     int64_t tasks;
     _Atomic bool caller_sleeps;
     bool quit;
+    void (*tick)(void *arg); /* rk_device.on_work */
+    void *tick_arg;
+    double ticked; /* when it was called last */
 } rk__pool;
 
 struct rk_dev {

@@ -145,6 +145,12 @@ static int threads_cpu(rk_dev *dev)
     return dev->pool.threads;
 }
 
+static void on_work_cpu(rk_dev *dev, void (*fn)(void *arg), void *arg)
+{
+    dev->pool.tick = fn;
+    dev->pool.tick_arg = arg;
+}
+
 extern __typeof__(*rk_device_cpu.peak_flops) rk__peak_flops_cpu;
 extern __typeof__(*rk_device_cpu.copy_strided) rk__copy_strided_cpu;
 extern __typeof__(*rk_device_cpu.cast) rk__cast_cpu;
@@ -163,5 +169,6 @@ const rk_device rk_device_cpu = {
     .cast = rk__cast_cpu,
     .describe = describe_cpu,
     .threads = threads_cpu,
+    .on_work = on_work_cpu,
     .peak_flops = rk__peak_flops_cpu,
 };

@@ -2,6 +2,8 @@
 
 #include "cpu/cpu.h"
 
+#include "core/clock.h"
+
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +23,16 @@ static void relax(void)
 #endif
 }
 
+/* Between two tasks of the calling thread. */
+static void tick(rk__pool *p)
+{
+    double now = rk__seconds();
+    if (now - p->ticked < RK_TICK_US * 1e-6)
+        return;
+    p->ticked = now;
+    p->tick(p->tick_arg);
+}
+
 /* Takes tasks until none is left. */
 static void work(rk__pool *p, int worker)
 {
@@ -29,6 +41,8 @@ static void work(rk__pool *p, int worker)
         if (i >= p->tasks)
             return;
         p->fn(p->arg, i, worker);
+        if (worker == 0 && p->tick)
+            tick(p);
     }
 }
 
@@ -94,8 +108,11 @@ void rk__parallel(rk_dev *dev, int64_t tasks, rk__task *fn, void *arg)
 {
     rk__pool *p = &dev->pool;
     if (tasks <= 1 || p->started == 0) {
-        for (int64_t i = 0; i < tasks; i++)
+        for (int64_t i = 0; i < tasks; i++) {
             fn(arg, i, 0);
+            if (p->tick)
+                tick(p);
+        }
         return;
     }
     p->fn = fn;

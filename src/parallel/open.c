@@ -45,6 +45,16 @@ static int own_cores(void)
     return allowed / ranks > 0 ? allowed / ranks : 1;
 }
 
+/* Messages between nodes move when somebody looks after them. */
+static void push_on(void *arg)
+{
+    const rk_ctx *ctx = arg;
+    rk_comm *batch = ctx->job ? ctx->job->comm : NULL;
+    ctx->comm->table->progress(ctx->comm, NULL);
+    if (batch && batch != ctx->comm)
+        batch->table->progress(batch, NULL);
+}
+
 rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
 {
     rk_open_cfg c = cfg ? *cfg : (rk_open_cfg){ 0 };
@@ -58,6 +68,8 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
     RK_TRY(rk__comm_open(ctx, &ctx->comm));
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;
+    if (ctx->comm->nodes > 1 && ctx->device->on_work)
+        ctx->device->on_work(ctx->dev, push_on, ctx);
     rk__job *job;
     return ctx->ranks <= ctx->data_shards ? rk__job_open(ctx, 1, &job)
                                           : RK_OK; /* else it needs tensor shards */
