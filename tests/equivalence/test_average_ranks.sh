@@ -199,6 +199,7 @@ expect 78 'average.workers: 3, wanted a power of two' "$rankine" train mlp.yaml 
 expect 78 'batch.global: 3 samples for the 4 workers' "$rankine" train mlp.yaml run.dir=x batch.global=3
 expect 78 'parallel.tensor: 2 does not go with parallel.strategy average' \
     "$rankine" train mlp.yaml run.dir=x grid.tensor=2 parallel.tensor=2
+expect 78 'parallel.zero: 2 does not go with parallel.strategy average' "$rankine" train mlp.yaml run.dir=x parallel.zero=2
 expect 78 'average.every: 0' "$rankine" train mlp.yaml run.dir=x average.every=0
 expect 78 'average.workers: 4 in the run, 2 now' "$rankine" train mlp.yaml run.dir=straight-mlp average.workers=2
 expect 78 'average.every: 7 in the run, 8 now.*--allow-change' "$rankine" train mlp.yaml run.dir=straight-mlp average.every=8
