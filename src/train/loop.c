@@ -562,6 +562,8 @@ static rk_status preempted(rk__trainer *t)
 static rk_status after_step(rk__trainer *t, bool *stop)
 {
     bool best = false, log = t->step % t->cfg->log_every == 0 || t->step == t->total;
+    if (log && t->acc.grads) /* what the line counts was sent */
+        RK_TRY(rk__grads_settle(t->acc.grads));
     if (log)
         RK_TRY(rk__crew_compare(&t->crew, rk__seconds() - t->window.begin - rk__crew_waited(&t->crew)));
     rk__report_step(t, log);
