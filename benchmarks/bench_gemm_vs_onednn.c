@@ -198,25 +198,28 @@ static void thin(const bench_options *o, rk_dev *dev)
 
 static void in_segments(const bench_options *o, rk_dev *dev)
 {
-    static const int64_t shape[][3] = { { 768, 768, 64 },   { 768, 768, 128 }, { 768, 768, 256 },
-                                        { 768, 768, 1024 }, { 512, 784, 64 },  { 512, 784, 256 },
-                                        { 3072, 768, 512 }, { 64, 64, 4096 },  { 768, 3072, 1024 } };
+    /* the last four: the share of one rank of 2 and of 4 in a batch of 64 */
+    static const int64_t shape[][4] = { { 768, 768, 64, 8 },   { 768, 768, 128, 8 }, { 768, 768, 256, 8 },
+                                        { 768, 768, 1024, 8 }, { 512, 784, 64, 8 },  { 512, 784, 256, 8 },
+                                        { 3072, 768, 512, 8 }, { 64, 64, 4096, 8 },  { 768, 3072, 1024, 8 },
+                                        { 512, 784, 32, 4 },   { 512, 512, 32, 4 },  { 512, 784, 16, 2 },
+                                        { 512, 512, 16, 2 } };
     bench_summary sum = { 0 };
-    head("segments", o, "GF/s, 8", "GF/s, 1");
-    for (int i = 0; i < 9; i++) {
-        task one = make(dev, shape[i][0], shape[i][1], shape[i][2], true, false, true), eight = one;
-        eight.g.order.segments = 8;
+    head("segments", o, "GF/s, many", "GF/s, 1");
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        task one = make(dev, shape[i][0], shape[i][1], shape[i][2], true, false, true), many = one;
+        many.g.order.segments = (int)shape[i][3];
         one.g.c = one.other;
         char name[64];
-        snprintf(name, sizeof name, "%lldx%lldx%lld TN", (long long)shape[i][0], (long long)shape[i][1],
-                 (long long)shape[i][2]);
+        snprintf(name, sizeof name, "%lldx%lldx%lld TN in %d", (long long)shape[i][0], (long long)shape[i][1],
+                 (long long)shape[i][2], many.g.order.segments);
         if (!o->only || strstr(name, o->only)) {
-            int64_t wrong = count_wrong(&eight, ours, ours, &one, 1e-7);
-            bench_side sides[2] = { { .name = "8", .run = ours, .arg = &eight },
+            int64_t wrong = count_wrong(&many, ours, ours, &one, 1e-7);
+            bench_side sides[2] = { { .name = "many", .run = ours, .arg = &many },
                                     { .name = "1", .run = ours, .arg = &one } };
-            row(o, name, &eight, sides, wrong, &sum);
+            row(o, name, &many, sides, wrong, &sum);
         }
-        drop(&eight);
+        drop(&many);
     }
     bench_print_summary(&sum, "segments");
 }

@@ -213,7 +213,8 @@ TEST(segments)
 {
     static const int64_t shape[][4] = { { 7, 33, 100, 1 },      { 20, 50, 37, 1 },       { 13, 17, 90, 9 },
                                         { 30, 20, 7 * 49, 49 }, { 9, 40, 5, 1 },         { 6, 20, 3000, 1 },
-                                        { 8, 20, 1, 1 },        { 5, 24, 3 * 700, 700 }, { 70, 64, 264, 1 } };
+                                        { 8, 20, 1, 1 },        { 5, 24, 3 * 700, 700 }, { 70, 64, 264, 1 },
+                                        { 70, 100, 40, 1 },     { 47, 64, 16, 1 },       { 64, 96, 5, 1 } };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int segments = 1; segments <= 16; segments *= 2)
             for (int t = 0; t < 4; t++) {
@@ -234,6 +235,7 @@ TEST(what_follows_the_sum)
             p.g.pre = what & 4 ? p.pre : NULL;
             p.g.relu_mask = what & 8 ? p.mask : NULL;
             p.g.order.acc = what & 16 ? t & 1 ? RK_ACC_ADD : RK_ACC_CHAIN : RK_ACC_SET;
+            p.g.order.segments = p.g.order.acc == RK_ACC_CHAIN ? 1 : 1 << what % 4;
             CHECK_SAME(&p);
         }
 }

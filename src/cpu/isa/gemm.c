@@ -209,6 +209,17 @@ static int vecs_for(const product *p, bool turned)
     return (int)min64(ceil_div(n, VL), TILE_VECS);
 }
 
+/* Few terms, or short leaves that one call adds up. */
+static bool is_thin(const product *p)
+{
+    if (p->chain || p->bf16 || p->m <= TILE_TALL)
+        return false;
+    if (p->segments == 1)
+        return p->k <= THIN_TERMS;
+    return p->k < (int64_t)p->segments * TILE_SHORT_LEAF && RK_NAME(tile_has_groups)(p->segments) &&
+           p->a_row == 1 && p->n >= TILE_COLS && !p->out.transposed && !p->out.relu_mask;
+}
+
 static void plan_panels(plan *pl, const product *p, const team *t)
 {
     pl->b_turned = turns_in_registers(p);
@@ -227,8 +238,7 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     if (pl->row_step < 1)
         pl->row_step = 1;
     pl->row_step = ceil_div(pl->row_panels, ceil_div(pl->row_panels, pl->row_step));
-    pl->thin =
-        p->k <= THIN_TERMS && p->segments == 1 && !p->chain && !p->bf16 && p->m > TILE_TALL && !pl->b_turned;
+    pl->thin = is_thin(p) && !pl->b_turned;
     bool one = pl->row_step >= pl->row_panels;
     pl->col_step = one ? pl->col_panels : min64(pl->col_panels, COLUMN_BLOCK / pl->width);
     /* In place: each element of a is then read once a panel, at a stride. */
@@ -372,12 +382,12 @@ static void thin_tiles(const pass *s, rk__tile *t, int64_t row, int64_t end, con
 {
     const int64_t most = rk__tile_rows(t->vecs);
     t->row = row;
-    if (t->mode == RK__TILE_COPY || end - row < most || !RK_NAME(tile_has_column)(t->vecs)) {
+    if (t->mode == RK__TILE_COPY || end - row < most || !RK_NAME(tile_has_column)(t)) {
         tiles(s, t, row, min64(end, row + most), packed);
         t->row = min64(end, row + most);
     }
     int64_t count = (end - t->row) / most;
-    if (count > 0 && RK_NAME(tile_has_column)(t->vecs)) {
+    if (count > 0 && RK_NAME(tile_has_column)(t)) {
         t->rows = (int)most;
         RK_NAME(tile_column)(t, count);
         t->row += count * most;

@@ -329,8 +329,7 @@ RK_INLINE void tile_body(const int rows, const int vecs, const rk__tile_mode mod
 
 /* ---- short leaves ---- */
 
-enum { GROUP = VL == 8 ? 8 : 4 }; /* leaves of one group: their part of the tree is straight code */
-enum { GROUP_VECS = TILE_VECS, GROUP_TERMS = 16 }; /* longer leaves hide the branches of the stack */
+enum { GROUP_VECS = TILE_VECS }; /* of leaves whose part of the tree is straight code */
 
 /* The compiler shall keep no partial sum in registers, of which there are none to spare. */
 #define SPILLED() __asm__ volatile("" ::: "memory")
@@ -347,39 +346,39 @@ RK_INLINE void leaf_chain(const int rows, const int vecs, sums acc, const float 
             RK_UNROLL for (int i = 0; i < rows; i++)
             {
                 vf x = v_set1(a[i]);
-                RK_UNROLL for (int j = 0; j < vecs; j++) acc[i][j] = v_fma(x, v[j], acc[i][j]);
+                RK_UNROLL for (int j = 0; j < vecs; j++) v_accumulate(&acc[i][j], x, v[j]);
             }
         } else {
             RK_UNROLL for (int i = 0; i < rows; i++) v[i] = v_set1(a[i]);
             RK_UNROLL for (int j = 0; j < vecs; j++)
             {
                 vf y = v_load(b + j * VL);
-                RK_UNROLL for (int i = 0; i < rows; i++) acc[i][j] = v_fma(v[i], y, acc[i][j]);
+                RK_UNROLL for (int i = 0; i < rows; i++) v_accumulate(&acc[i][j], v[i], y);
             }
         }
     }
 }
 
-/* The sum of GROUP leaves. */
-RK_INLINE void group(const int rows, const int vecs, sums acc, const int64_t *run, const float **a,
-                     int64_t a_step, const float **b, int64_t b_step)
+/* The sum of so many leaves. */
+RK_INLINE void group(const int rows, const int vecs, const int leaves, sums acc, const int64_t *run,
+                     const float **a, int64_t a_step, const float **b, int64_t b_step)
 {
     float stack[4 * TILE_FLOATS] __attribute__((aligned(64)));
     int depth = 0;
-    RK_UNROLL for (int s = 0; s < GROUP; s++)
+    RK_UNROLL for (int s = 0; s < leaves; s++)
     {
         int64_t k = run[s];
         leaf_chain(rows, vecs, acc, *a, a_step, *b, b_step, k);
         *a += k * a_step;
         *b += k * b_step;
         RK_UNROLL for (int d = s; d & 1; d >>= 1) acc_add(rows, vecs, acc, stack + --depth * TILE_FLOATS);
-        if (s + 1 < GROUP)
+        if (s + 1 < leaves)
             acc_store(rows, vecs, acc, stack + depth++ * TILE_FLOATS);
         SPILLED();
     }
 }
 
-RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
+RK_INLINE void groups_body(const int rows, const int vecs, const int leaves, const rk__tile *t)
 {
     float here[(TILE_SEGMENTS_LOG2 + 1) * TILE_FLOATS] __attribute__((aligned(64)));
     sums acc;
@@ -387,11 +386,11 @@ RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
     const float *a = t->a, *b = t->b;
     if (t->last && !t->out->transposed)
         fetch_c(rows, vecs, t);
-    for (int r = 0, number = t->leaf / GROUP;; number++) {
-        group(rows, vecs, acc, t->run + r, &a, t->a_step, &b, t->b_step);
+    for (int r = 0, number = t->leaf / leaves;; number++) {
+        group(rows, vecs, leaves, acc, t->run + r, &a, t->a_step, &b, t->b_step);
         for (int d = number; d & 1; d >>= 1)
             acc_add(rows, vecs, acc, level(t, here, --depth));
-        r += GROUP;
+        r += leaves;
         if (r == t->runs)
             break;
         acc_store(rows, vecs, acc, level(t, here, depth++));
@@ -401,9 +400,10 @@ RK_INLINE void groups_body(const int rows, const int vecs, const rk__tile *t)
 
 /* ---- few terms ---- */
 
-/* Tiles one below the other: what a call costs is shared. */
-RK_INLINE void column_body(const int rows, const int vecs, const bool masked, const rk__tile *t,
-                           int64_t tiles)
+/* The sums of tiles one below the other, each of one chain or of a few short leaves: what a call costs is
+ * shared. */
+RK_INLINE void column_body(const int rows, const int vecs, const int leaves, const bool masked,
+                           const rk__tile *t, int64_t tiles)
 {
     float here[TILE_FLOATS] __attribute__((aligned(64)));
     const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step;
@@ -413,8 +413,11 @@ RK_INLINE void column_body(const int rows, const int vecs, const bool masked, co
         sums acc;
         const float *a[ROW_GROUPS], *b = t->b;
         RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] = at.a + g * ROW_GROUP * a_row;
-        acc_zero(rows, vecs, acc);
-        for (int64_t k = t->run[0]; k > 0; k--, b += b_step) {
+        if (leaves > 1)
+            group(rows, vecs, leaves, acc, t->run, a, a_step, &b, b_step);
+        else
+            acc_zero(rows, vecs, acc);
+        for (int64_t k = leaves > 1 ? 0 : t->run[0]; k > 0; k--, b += b_step) {
             step(rows, vecs, RK__TILE_PANEL, acc, a, a_row, b, NULL, 0);
             RK_UNROLL for (int g = 0; g * ROW_GROUP < rows; g++) a[g] += a_step;
         }
@@ -430,11 +433,11 @@ RK_INLINE void column_body(const int rows, const int vecs, const bool masked, co
 #define COLUMN_SHAPE(rows, vecs)                                                \
     static void column_##rows##x##vecs(const rk__tile *t, int64_t tiles)        \
     {                                                                           \
-        column_body(rows, vecs, false, t, tiles);                               \
+        column_body(rows, vecs, 1, false, t, tiles);                            \
     }                                                                           \
     static void column_masked_##rows##x##vecs(const rk__tile *t, int64_t tiles) \
     {                                                                           \
-        column_body(rows, vecs, true, t, tiles);                                \
+        column_body(rows, vecs, 1, true, t, tiles);                             \
     }
 #define COLUMN_ROW(rows, vecs) [vecs] = { column_##rows##x##vecs, column_masked_##rows##x##vecs },
 #if defined(RK_ISA_AVX512)
@@ -449,14 +452,42 @@ COLUMNS(COLUMN_SHAPE)
 typedef void column_kernel(const rk__tile *t, int64_t tiles);
 static column_kernel *const column_kernels[MOST_VECS + 1][2] = { COLUMNS(COLUMN_ROW) };
 
-bool RK_NAME(tile_has_column)(int vecs)
+/* Columns of sums of 2, 4, ... leaves, of whole tiles without a mask. */
+#if defined(RK_ISA_AVX2)
+#define GROUP_COLUMNS(X) X(1, 2) X(2, 4) X(3, 8)
+#else
+#define GROUP_COLUMNS(X) X(1, 2) X(2, 4)
+#endif
+#define GROUP_COLUMN_SHAPE(log2, leaves)                                          \
+    static void column_of_##leaves(const rk__tile *t, int64_t tiles)              \
+    {                                                                             \
+        column_body(TILE_SUMS / GROUP_VECS, GROUP_VECS, leaves, false, t, tiles); \
+    }
+#define GROUP_COLUMN_ROW(log2, leaves) [log2] = column_of_##leaves,
+
+GROUP_COLUMNS(GROUP_COLUMN_SHAPE)
+
+enum { MOST_LEAVES_LOG2 = VL == 8 ? 3 : 2 };
+static column_kernel *const group_columns[MOST_LEAVES_LOG2 + 1] = { GROUP_COLUMNS(GROUP_COLUMN_ROW) };
+
+bool RK_NAME(tile_has_groups)(int leaves)
 {
-    return column_kernels[vecs][0] != NULL;
+    return leaves > 1 && leaves <= 1 << MOST_LEAVES_LOG2;
+}
+
+bool RK_NAME(tile_has_column)(const rk__tile *t)
+{
+    if (t->runs == 1)
+        return column_kernels[t->vecs][0] != NULL;
+    return RK_NAME(tile_has_groups)(t->runs) && t->vecs == GROUP_VECS && t->a_row == 1 && !t->out->relu_mask;
 }
 
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 {
-    column_kernels[t->vecs][t->out->relu_mask != NULL](t, tiles);
+    if (t->runs > 1)
+        group_columns[__builtin_ctz((unsigned)t->runs)](t, tiles);
+    else
+        column_kernels[t->vecs][t->out->relu_mask != NULL](t, tiles);
 }
 
 /* ---- one function a shape ---- */
@@ -480,14 +511,14 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
     ROWS_7(X, 4, PANEL)  \
     ROWS_3(X, 8, PANEL) ROWS_14(X, 2, COPY) ROWS_7(X, 4, DIRECT) ROWS_3(X, 8, DIRECT) ROWS_3(X, 4, TURNED)
 #elif defined(RK_ISA_AVX2)
-#define SHAPES(X)                                                                              \
-    ROWS_12(X, 1, PANEL)                                                                       \
-    ROWS_6(X, 2, PANEL)                                                                        \
-    ROWS_4(X, 3, PANEL)                                                                        \
-    ROWS_3(X, 4, PANEL)                                                                        \
-    X(1, 8, PANEL)                                                                             \
-    ROWS_3(X, 4, COPY) ROWS_3(X, 4, DIRECT) ROWS_4(X, 3, COPY) X(4, 3, DIRECT) X(1, 8, DIRECT) \
-        ROWS_4(X, 2, TURNED)
+#define SHAPES(X)        \
+    ROWS_12(X, 1, PANEL) \
+    ROWS_6(X, 2, PANEL)  \
+    ROWS_4(X, 3, PANEL)  \
+    ROWS_3(X, 4, PANEL)  \
+    X(1, 8, PANEL)       \
+    ROWS_3(X, 4, COPY)   \
+    ROWS_3(X, 4, DIRECT) ROWS_4(X, 3, COPY) X(4, 3, DIRECT) X(1, 8, DIRECT) ROWS_4(X, 2, TURNED)
 #else
 #define SHAPES(X) ROWS_4(X, 1, PANEL) X(1, 2, PANEL) X(2, 2, PANEL) X(1, 4, PANEL) X(1, 2, COPY) X(2, 2, COPY)
 #endif
@@ -495,44 +526,47 @@ void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles)
 SHAPES(SHAPE)
 
 #if defined(RK_ISA_AVX512)
-#define GROUPS(X) X(12) X(13) X(14)
-enum { GROUP_LEAST_ROWS = 12 };
+#define GROUPS(X) X(12, 4) X(13, 4) X(14, 4)
 #elif defined(RK_ISA_AVX2)
-#define GROUPS(X) X(2) X(3)
-enum { GROUP_LEAST_ROWS = 2 };
+#define GROUPS(X) X(2, 8) X(3, 8) X(2, 4) X(3, 4) X(2, 2) X(3, 2)
 #else
-#define GROUPS(X) X(2)
-enum { GROUP_LEAST_ROWS = 2 };
+#define GROUPS(X) X(2, 4)
 #endif
-#define GROUP_SHAPE(rows)                        \
-    static void groups_##rows(const rk__tile *t) \
-    {                                            \
-        groups_body(rows, GROUP_VECS, t);        \
+#define GROUP_SHAPE(rows, leaves)                              \
+    static void groups_##rows##_of_##leaves(const rk__tile *t) \
+    {                                                          \
+        groups_body(rows, GROUP_VECS, leaves, t);              \
     }
-#define GROUP_ROW(rows) [rows] = groups_##rows,
+#define GROUP_ROW(rows, leaves) [leaves][rows] = groups_##rows##_of_##leaves,
 
 GROUPS(GROUP_SHAPE)
 
 enum { MODES = RK__TILE_TURNED + 1 };
 typedef void kernel(const rk__tile *t);
 static kernel *const kernels[MODES][MOST_VECS + 1][TILE_TALL + 1] = { SHAPES(ROW) };
-static kernel *const group_kernels[TILE_TALL + 1] = { GROUPS(GROUP_ROW) };
+static kernel *const group_kernels[(1 << MOST_LEAVES_LOG2) + 1][TILE_TALL + 1] = { GROUPS(GROUP_ROW) };
 
 bool RK_NAME(tile_has)(rk__tile_mode mode, int vecs, int64_t rows)
 {
     return rows > 0 && rows <= TILE_TALL && kernels[mode][vecs][rows];
 }
 
-static bool grouped(const rk__tile *t)
+/* The kernel for sums of short leaves; NULL: there is none, or they are others. */
+static kernel *grouped(const rk__tile *t)
 {
-    return t->mode == RK__TILE_PANEL && t->a_row == 1 && t->vecs == GROUP_VECS &&
-           t->rows >= GROUP_LEAST_ROWS && t->leaf % GROUP == 0 && t->runs % GROUP == 0 &&
-           t->run[0] < GROUP_TERMS && !t->resume && !t->partial && !t->chain;
+    if (t->mode != RK__TILE_PANEL || t->a_row != 1 || t->vecs != GROUP_VECS || t->run[0] >= TILE_SHORT_LEAF ||
+        t->resume || t->partial || t->chain)
+        return NULL;
+    for (int leaves = 1 << MOST_LEAVES_LOG2; leaves > 1; leaves /= 2)
+        if (t->leaf % leaves == 0 && t->runs % leaves == 0 && group_kernels[leaves][t->rows])
+            return group_kernels[leaves][t->rows];
+    return NULL;
 }
 
 void RK_NAME(tile)(const rk__tile *t)
 {
-    (grouped(t) ? group_kernels[t->rows] : kernels[t->mode][t->vecs][t->rows])(t);
+    kernel *run = grouped(t);
+    (run ? run : kernels[t->mode][t->vecs][t->rows])(t);
 }
 
 /* ---- packing ---- */

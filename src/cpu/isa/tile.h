@@ -29,7 +29,8 @@ enum { TILE_VECS = 2, TILE_TALL = 4, TILE_SUMS = 4 }; /* small: the emulated ope
 enum {
     TILE_COLS = TILE_VECS * VL,
     TILE_FLOATS = TILE_SUMS * VL, /* the most that a tile holds */
-    TILE_SEGMENTS_LOG2 = 10       /* at most 1024 segments */
+    TILE_SEGMENTS_LOG2 = 10,      /* at most 1024 segments */
+    TILE_SHORT_LEAF = 16          /* longer leaves hide the branches of the stack */
 };
 
 /* What becomes of a finished sum; one for a whole product. Pointers are to element (0, 0). */
@@ -104,10 +105,11 @@ void RK_NAME(tile)(const rk__tile *t);
 /* Stores the rows that wait in t->turn, which lie above t->row. */
 void RK_NAME(tile_flush)(const rk__tile *t);
 
-/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, one run, complete, not a chain,
- * not transposed. */
+/* Runs `tiles` tiles of the most rows, one below the other: panel or direct, complete, not a chain, not
+ * transposed; one run, or as many as tile_has_groups() says, each shorter than TILE_SHORT_LEAF. */
 void RK_NAME(tile_column)(const rk__tile *t, int64_t tiles);
-bool RK_NAME(tile_has_column)(int vecs);
+bool RK_NAME(tile_has_column)(const rk__tile *t);
+bool RK_NAME(tile_has_groups)(int leaves);
 
 /* Rows 0 .. rows of c from column `col` on, from finished sums.
  * sum   (rows, cols) in rows of `step` floats, each readable up to a whole vector; not transposed */
