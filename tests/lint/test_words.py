@@ -10,7 +10,7 @@ FILE_LINES = 900
 FUNCTION_LINES = 120
 REPORT_LINES = 60
 UNFINISHED = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "(?<!X)XX" + "X(?!X)", "not imple" + "mented", "unimple" + "mented"]))
-TEXT = {".c", ".h", ".def", ".sh", ".py", ".md", ".yaml", ".cmake", ".txt"}
+TEXT = {".c", ".h", ".cu", ".cuh", ".def", ".inc", ".sh", ".py", ".md", ".yaml", ".cmake", ".txt"}
 
 
 def tracked():
@@ -49,7 +49,7 @@ for path in sorted(tracked()):
     for i, line in enumerate(lines, 1):
         if UNFINISHED.search(line):
             bad.append(f"{name}:{i}: unfinished by its own words: {line.strip()}")
-    if path.suffix in (".c", ".h"):
+    if path.suffix in (".c", ".h", ".cu", ".cuh", ".inc"):
         if len(lines) > FILE_LINES:
             bad.append(f"{name}: {len(lines)} lines; more than one idea?")
         for start, length in functions(lines):

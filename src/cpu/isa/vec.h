@@ -27,63 +27,18 @@
 
 enum { NV = RK_LANES / VL }; /* vectors that hold the 16 lanes of a row sum (core/order.h) */
 
-/* Mask of the sign bit. */
-RK_INLINE vi vi_sign(void)
-{
-    return vi_set1(INT32_MIN);
-}
+#include "core/vec.inc"
 
-RK_INLINE vf v_zero(void)
+/* Horner's rule: the highest coefficient first. */
+RK_INLINE vf v_poly(vf x, const float *c, int n)
 {
-    return v_set1(0.0f);
+    vf p = v_set1(c[0]);
+    for (int i = 1; i < n; i++)
+        p = v_fma(p, x, v_set1(c[i]));
+    return p;
 }
-
-RK_INLINE vf v_neg(vf a)
-{
-    return v_float(vi_xor(v_bits(a), vi_sign()));
-}
-
-RK_INLINE vf v_abs(vf a)
-{
-    return v_float(vi_and(v_bits(a), vi_set1(INT32_MAX)));
-}
-
-/* |mag| with the sign of sgn. */
-RK_INLINE vf v_copysign(vf mag, vf sgn)
-{
-    return v_float(vi_or(vi_and(v_bits(mag), vi_set1(INT32_MAX)), vi_and(v_bits(sgn), vi_sign())));
-}
-
-/* c - a * b, rounded once. */
-RK_INLINE vf v_fnma(vf a, vf b, vf c)
-{
-    return v_fma(v_neg(a), b, c);
-}
-
-#define V_ROUND_MAGIC 0x1.8p23f
-
-/* Nearest integer, ties to even; |a| < 2^22. */
-RK_INLINE vf v_round(vf a)
-{
-    return v_sub(v_add(a, v_set1(V_ROUND_MAGIC)), v_set1(V_ROUND_MAGIC));
-}
-
-/* 2^n for integers n in [-126, 127]. */
-RK_INLINE vf v_pow2i(vi n)
-{
-    return v_float(vi_shl(vi_add(n, vi_set1(127)), 23));
-}
-
-RK_INLINE vm v_isnan(vf a)
-{
-    return v_ne(a, a);
-}
-
-/* m ? a : +0 */
-RK_INLINE vf v_keep(vm m, vf a)
-{
-    return v_sel(m, a, v_zero());
-}
+#define V_POLY(x, ...) \
+    v_poly(x, (const float[]){ __VA_ARGS__ }, (int)(sizeof((const float[]){ __VA_ARGS__ }) / sizeof(float)))
 
 /* Lane-wise sum of 16 lanes by halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. */
 RK_INLINE float v_tree_sum(const vf a[NV])
