@@ -119,6 +119,19 @@ TEST(cross_entropy)
         }
 }
 
+/* Which of two zeros a vector meets last depends on its width. */
+TEST(largest_of_zeros_is_positive)
+{
+    for (cpu_iter it = { 0 }; cpu_next(&it);)
+        for (int at = 0; at < 33; at++) {
+            float x[33], top = -1;
+            for (int i = 0; i < 33; i++)
+                x[i] = i == at ? -0.0f : i == (at + 8) % 33 && at % 2 ? 0.0f : -1;
+            CHECK_INT(it.k->row_max(it.dev, 1, 33, x, &top), RK_OK);
+            CHECK(top == 0 && !signbit(top));
+        }
+}
+
 /* A confident, right answer has a small loss, not zero: 1e-7 is kept beside logits of 1000. */
 TEST(small_losses_are_kept)
 {

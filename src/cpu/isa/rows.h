@@ -81,7 +81,8 @@ RK_INLINE float row_sum(const float *x, int64_t n)
     return v_tree_sum(acc);
 }
 
-/* Largest element (-inf of none); NaN are passed over, unless there is nothing else. */
+/* Largest element (-inf of none); NaN are passed over. Of zeros it is +0: which of them a vector sees first
+ * depends on its width. */
 RK_INLINE float row_max(const float *x, int64_t n)
 {
     vf acc[NV];
@@ -99,7 +100,7 @@ RK_INLINE float row_max(const float *x, int64_t n)
     best = lane[0];
     for (int l = 1; l < VL; l++)
         best = lane[l] > best ? lane[l] : best;
-    return best;
+    return best + 0.0f;
 }
 
 /* Partial sums of a tree over `segments` leaves, taken from left to right: a binary counter. Each level holds
