@@ -51,6 +51,9 @@ int rk__net_launched(void)
     return tasks > 0 ? tasks : 2; /* several, as far as can be known before MPI starts */
 }
 
+/* Bytes of a message over TCP, and what of them is MPI's. */
+enum { AT_ONCE = 256 << 10, HEADER = 64 };
+
 /* Of a sanitizer, where there is one. */
 extern void __lsan_do_leak_check(void) __attribute__((weak));
 
@@ -72,6 +75,18 @@ static rk_status failed(rk_ctx *ctx, const char *what, int error)
     return rk_fail(ctx, RK_EPEER, "MPI: %s: %s", what, text);
 }
 
+/* Over TCP Open MPI asks before it sends a message that is larger than these, and the answer queues behind what
+ * goes the other way. What the user has set stands. */
+static void send_at_once(void)
+{
+    static const char *const limits[] = { "OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit",
+                                          "OMPI_MCA_btl_tcp_max_send_size" };
+    char bytes[16];
+    snprintf(bytes, sizeof bytes, "%d", AT_ONCE);
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        setenv(limits[i], bytes, 0);
+}
+
 /* Calls of one thread at a time. Several contexts of a process share one MPI, which cannot start twice: it
  * ends with the process. */
 static rk_status start(rk_ctx *ctx)
@@ -80,6 +95,7 @@ static rk_status start(rk_ctx *ctx)
     MPI_Initialized(&begun);
     if (begun)
         return RK_OK;
+    send_at_once();
     int error = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
     if (error)
         return failed(ctx, "cannot start", error);
@@ -101,7 +117,7 @@ static rk_status wrap(rk_ctx *ctx, MPI_Comm comm, rk__net **out)
     MPI_Comm_size(comm, &net->size);
     MPI_Comm_get_attr(comm, MPI_TAG_UB, &top, &there);
     net->top_tag = there ? *top : 32767;
-    net->piece = (size_t)1 << 30;
+    net->piece = AT_ONCE - HEADER;
     int lowered = number_in("RANKINE_COMM_PIECE"); /* tests: 2 GiB at a smaller scale */
     if (lowered > 0)
         net->piece = (size_t)lowered;

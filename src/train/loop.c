@@ -449,12 +449,63 @@ static rk_status evaluate(rk__trainer *t, bool *best)
 
 /* ---- steps ---- */
 
+static bool file_asks(rk__trainer *t, const char *name)
+{
+    char path[4200];
+    if (!rk__journal_has(t->cfg->run_dir, name))
+        return false;
+    snprintf(path, sizeof path, "%s/%s", t->cfg->run_dir, name);
+    unlink(path);
+    return true;
+}
+
+/* Steps until the ranks agree again: all others meet in each one anyway, workers about once a second. */
+static int64_t steps_to_ask(rk__trainer *t)
+{
+    const double now = rk__seconds(), took = now - t->asked_at;
+    const double made = (double)(t->step - t->asked_before);
+    t->asked_at = now;
+    t->asked_before = t->step;
+    return !t->workers || made < took ? 1 : (int64_t)fmin(made / took, (double)t->cfg->average_every);
+}
+
+/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot
+ * by a file CHECKPOINT (looked for with each log line)? All do it before the same step. */
+static rk_status ask(rk__trainer *t, int64_t step)
+{
+    int64_t count[3] = { t->opts->stop && *t->opts->stop };
+    if (t->speaks && step % t->cfg->log_every == 0) {
+        count[0] |= file_asks(t, "STOP");
+        count[1] = file_asks(t, "CHECKPOINT");
+    }
+    count[2] = t->speaks ? steps_to_ask(t) : 0;
+    RK_TRY(rk__job_add_all(t->setup.job, "stop", 3, count));
+    t->next_ask = step + count[2];
+    t->stop = count[0] > 0;
+    t->snapshot = count[1] > 0;
+    return RK_OK;
+}
+
+/* [C] Workers ask before a step; others amid the one before, when no weights are on their way that small
+ * messages would queue behind. */
+static rk_status ask_before(rk__trainer *t)
+{
+    const bool due = t->ctx->ranks == 1 || t->step >= t->next_ask || t->step % t->cfg->log_every == 0;
+    if (t->workers ? due : !t->next_ask)
+        RK_TRY(ask(t, t->step));
+    if (t->snapshot && !t->stop)
+        begin_save(t, false);
+    t->snapshot = false;
+    return rk_failed(t->ctx);
+}
+
 /* [C] One step of the whole batch. */
 static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scale)
 {
     RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
     if (!isfinite(t->loss))
         return rk__diverged(t, b, -1, "the loss is not finite");
+    RK_TRY(ask(t, t->step + 1));
     double begin = rk__trace_begin(t->setup.job);
     rk_status st = rk_optim_step(t->optim, lr_scale);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
@@ -479,47 +530,6 @@ static rk_status take_step(rk__trainer *t, const rk_batch *b)
     t->window.steps++;
     t->window.samples += b->global;
     return t->workers ? rk__workers_stepped(t) : RK_OK;
-}
-
-static bool file_asks(rk__trainer *t, const char *name)
-{
-    char path[4200];
-    if (!rk__journal_has(t->cfg->run_dir, name))
-        return false;
-    snprintf(path, sizeof path, "%s/%s", t->cfg->run_dir, name);
-    unlink(path);
-    return true;
-}
-
-/* Steps until the ranks agree again: all others meet in each one anyway, workers about once a second. */
-static int64_t steps_to_ask(rk__trainer *t)
-{
-    const double now = rk__seconds(), took = now - t->asked_at;
-    const double made = (double)(t->step - t->asked_before);
-    t->asked_at = now;
-    t->asked_before = t->step;
-    return !t->workers || made < took ? 1 : (int64_t)fmin(made / took, (double)t->cfg->average_every);
-}
-
-/* [C] Was any rank asked to stop, by the caller's flag or by a file STOP in the run folder, or for a snapshot
- * by a file CHECKPOINT (looked for with each log line)? All do it at the same step. */
-static rk_status asked(rk__trainer *t, bool look, bool *stop)
-{
-    int64_t count[3] = { t->opts->stop && *t->opts->stop };
-    *stop = false;
-    if (t->ctx->ranks > 1 && t->step < t->next_ask && !look)
-        return rk_failed(t->ctx);
-    if (look && t->speaks) {
-        count[0] |= file_asks(t, "STOP");
-        count[1] = file_asks(t, "CHECKPOINT");
-    }
-    count[2] = t->speaks ? steps_to_ask(t) : 0;
-    RK_TRY(rk__job_add_all(t->setup.job, "stop", 3, count));
-    t->next_ask = t->step + count[2];
-    *stop = count[0] > 0;
-    if (count[1] && !*stop)
-        begin_save(t, false);
-    return rk_failed(t->ctx);
 }
 
 /* [C] */
@@ -588,9 +598,8 @@ static rk_status steps(rk__trainer *t)
     t->window = (rk__window){ .begin = rk__seconds() };
     rk__crew_begin(&t->crew);
     while (t->step < t->total && !(patience_over && rk__workers_agree(t))) {
-        bool stop;
-        RK_TRY(asked(t, t->step % t->cfg->log_every == 0, &stop));
-        if (stop)
+        RK_TRY(ask_before(t));
+        if (t->stop)
             return preempted(t);
         rk_batch b;
         double begin = rk__seconds();
