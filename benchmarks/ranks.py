@@ -5,6 +5,7 @@
     ranks.py exact   [--ranks 2,4]         canonical order against parallel.exact: false
     ranks.py ddp     [--models mlp,cnn]    against PyTorch's DistributedDataParallel over gloo, 2 processes of 1 thread
     ranks.py start   [--ranks 4]           launch to the end of the first step, against mpirun of a program that does nothing
+    ranks.py memory  [--ranks 4]           memory a rank of a deep network with parallel.zero 0 to 3 against one rank alone
     ranks.py average [--workers 2] [--every 50] [--outer none,nesterov]
                                            bytes and test accuracy of parallel.strategy average against sync: trains
                                            examples/fashion_cnn.yaml on 2 ranks, in each round with another seed
@@ -122,6 +123,58 @@ def start(args, run):
         row(f"{ranks}", lambda: ours(ranks), lambda: 1000 * seconds(mpirun(ranks, "true")), args.rounds)
 
 
+def memory(args, run):
+    """Proportional set size while steps are made, without what a network of one layer takes: its weights, gradients and
+    optimiser state are next to nothing. Pages that several ranks read count once."""
+    def config(layers):
+        body = "{linear: 512}, relu, " * layers
+        path = run.folder / f"deep{layers}.yaml"
+        path.write_text(f"{DATA}model: {{layers: [flatten, {body}{{linear: 10}}]}}\nbatch: {{global: 8}}\nlog: {{every: 1}}\n")
+        return path
+
+    def children(pid):
+        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return own + [pid for child in own for pid in children(child)]
+
+    def resident(pid):
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if name == "rankine" else []
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return 0
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+    def peak(layers, ranks, zero):
+        run.count += 1
+        command = [str(args.build / "rankine"), "train", str(config(layers)), f"run.dir={run.folder}/run{run.count}",
+                   "log.format=kv", "parallel.threads=1", f"parallel.zero={zero}"]
+        process = subprocess.Popen(mpirun(ranks, *command) if ranks > 1 else command, stdout=subprocess.PIPE, text=True,
+                                   stderr=subprocess.DEVNULL, env=environment())
+        most, steps, pids = 0, 0, []
+        for line in process.stdout:
+            steps += " step=" in line
+            if steps == 2 and not pids:
+                pids = [pid for pid in [process.pid, *children(process.pid)] if resident(pid)]
+                assert len(pids) == ranks, pids
+            until = time.perf_counter() + 0.05
+            while pids and time.perf_counter() < until:
+                most = max(most, *map(resident, pids))
+            if steps >= 30:
+                break
+        for pid in pids:
+            os.kill(pid, 9)  # before a snapshot is staged
+        process.communicate(timeout=600)
+        return most
+
+    print("| ranks, parallel.zero | MiB a rank for weights, gradients, optimiser state | of one rank's |\n|---|---|---|")
+    one = None
+    for ranks, zero in [(1, 0)] + [(int(n), zero) for n in args.ranks.split(",") for zero in range(4)]:
+        deep, flat = ([peak(layers, ranks, zero) for _ in range(args.rounds)] for layers in (64, 1))
+        mib = (statistics.median(deep) - statistics.median(flat)) / 2**20
+        one = one or mib
+        print(f"| {ranks}, {zero} | {mib:,.0f} | **{mib / one:.2f}** |", flush=True)
+
+
 def average(args, run):
     def train(seed, *options):
         run.count += 1
@@ -150,7 +203,7 @@ def average(args, run):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["threads", "exact", "ddp", "start", "average"])
+    p.add_argument("what", choices=["threads", "exact", "ddp", "start", "memory", "average"])
     p.add_argument("--build", type=Path, default=ROOT / "build")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="mlp,cnn")
@@ -160,9 +213,9 @@ def main():
     p.add_argument("--outer", default="none")
     args = p.parse_args()
     args.build = args.build.resolve()
-    args.ranks = args.ranks or {"exact": "2,4", "start": "4"}.get(args.what)
+    args.ranks = args.ranks or {"exact": "2,4", "start": "4", "memory": "4"}.get(args.what)
     with tempfile.TemporaryDirectory() as folder:
-        what = {"threads": threads, "exact": exact, "ddp": ddp, "start": start, "average": average}
+        what = {"threads": threads, "exact": exact, "ddp": ddp, "start": start, "memory": memory, "average": average}
         what[args.what](args, Run(args, Path(folder)))
 
 

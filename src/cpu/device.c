@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 extern const rk_kernels rk__cpu_f64;
 extern const rk_kernels rk__cpu_f32_portable;
@@ -102,12 +103,24 @@ static const rk_kernels *kernels_cpu(rk_dev *dev, rk_dtype t)
     return t == RK_F32 ? dev->f32 : t == RK_F64 ? dev->f64 : NULL;
 }
 
+/* From here on memory is the system's: what is released goes back to it, instead of lying about in a heap.
+ * AddressSanitizer guards what is in its heap. */
+#if defined(__SANITIZE_ADDRESS__)
+#define OWN_PAGES SIZE_MAX
+#else
+#define OWN_PAGES ((size_t)128 << 10)
+#endif
+
 static rk_status alloc_cpu(rk_dev *dev, size_t bytes, void **p)
 {
     (void)dev;
     size_t rounded = (bytes + 63) / 64 * 64;
     if (rounded < bytes)
         return RK_ENOMEM;
+    if (bytes >= OWN_PAGES) {
+        *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return *p != MAP_FAILED ? RK_OK : RK_ENOMEM;
+    }
     *p = aligned_alloc(64, rounded ? rounded : 64);
     return *p ? RK_OK : RK_ENOMEM;
 }
@@ -115,8 +128,10 @@ static rk_status alloc_cpu(rk_dev *dev, size_t bytes, void **p)
 static void release_cpu(rk_dev *dev, void *p, size_t bytes)
 {
     (void)dev;
-    (void)bytes;
-    free(p);
+    if (bytes >= OWN_PAGES && p)
+        munmap(p, bytes);
+    else
+        free(p);
 }
 
 static rk_status copy_cpu(rk_dev *dev, void *dst, const void *src, size_t bytes)

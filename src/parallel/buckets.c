@@ -8,9 +8,9 @@
 enum { ALIGN = 16 }; /* floats of a cache line: parameters begin at one */
 enum { TRIES = 5 };
 enum { LEAST_BUCKET = 256 << 10, MOST_BUCKET = 32 << 20 };
-/* What is measured does not make more than a few, which may all be under way at once; where memory counts,
- * so many that some at hand are little. */
-enum { MOST_BUCKETS = 20, MANY_BUCKETS = 80, LEAST_SMALL = 64 << 10 };
+/* What is measured makes so many that one may travel while the next is made, and so few that all may be under
+ * way at once; where memory counts, so many that some at hand are little. */
+enum { FEW_BUCKETS = 4, MOST_BUCKETS = 20, MANY_BUCKETS = 80, LEAST_SMALL = 64 << 10 };
 
 static void buckets_free(void *arg)
 {
@@ -167,8 +167,8 @@ static rk_status choose(const rk__buckets *b, float *room, bool small, int64_t *
     RK_TRY(measure(b, room, bytes));
     if (small)
         *bytes = clamp(total / MANY_BUCKETS, LEAST_SMALL, *bytes);
-    else if (*bytes < total / MOST_BUCKETS)
-        *bytes = total / MOST_BUCKETS;
+    else if (total / FEW_BUCKETS > LEAST_BUCKET)
+        *bytes = clamp(*bytes, total / MOST_BUCKETS, total / FEW_BUCKETS);
     return RK_OK;
 }
 
