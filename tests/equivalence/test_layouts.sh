@@ -55,6 +55,16 @@ eval: {every: 12}
 log: {every: 1}
 END
 sed -e 's/, batch_norm,/, {batch_norm: {scope: shard}},/g; s/, batch_norm\]/, {batch_norm: {scope: shard}}]/g' resnet.yaml >shard.yaml
+cat >frozen.yaml <<END
+data: {path: kinds.csv, split: 0.2}
+model: {layers: [{linear: {out: 40, name: a}}, gelu, {linear: {out: 60, name: b}}, tanh, {linear: {out: 24, name: c}}, linear]}
+freeze: ["b.*", "c.weight"]
+batch: {global: 20}
+optim: {lr: 0.01, ema: 0.9}
+run: {steps: 30}
+eval: {every: 10}
+log: {every: 1}
+END
 cat >values.yaml <<END
 data: {path: values.csv, split: 0.25, task: regression}
 model: {layers: [{linear: 24}, tanh, linear]}
@@ -104,6 +114,8 @@ cnn 7 1 4 parallel.zero=3 parallel.bucket=64
 resnet 3 1 0 parallel.zero=3 parallel.bucket=64
 resnet 2 1 0 parallel.zero=2 parallel.bucket=64
 shard 3 1 7 parallel.zero=3 parallel.bucket=64
+frozen 3 1 3 parallel.zero=3 parallel.bucket=64
+frozen 2 1 0 parallel.zero=3 parallel.bucket=64
 values 7 1 0 parallel.zero=3
 '
 

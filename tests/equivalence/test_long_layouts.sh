@@ -46,16 +46,21 @@ cat >layouts <<END
 2 1 0 parallel.zero=0
 2 2 0 parallel.zero=0
 3 1 4 parallel.zero=0
-4 2 0 parallel.zero=0
-5 2 0 parallel.zero=0
-6 1 0 parallel.zero=0
-7 2 0 parallel.zero=0
 8 2 0 parallel.zero=0
+2 1 0 parallel.zero=2
+5 1 0 parallel.zero=2 parallel.bucket=4096
+4 1 6 parallel.zero=2
+2 1 0 parallel.zero=3
+3 2 0 parallel.zero=3
+4 1 5 parallel.zero=3 parallel.bucket=65536
+7 1 0 parallel.zero=3 parallel.bucket=4096
+8 1 0 parallel.zero=3
 2 1 0 parallel.tensor=2
 4 1 0 parallel.tensor=4
 4 2 5 parallel.tensor=2
 6 1 0 parallel.tensor=2
 8 1 0 parallel.tensor=4 parallel.zero=0
+4 1 0 parallel.tensor=2 parallel.zero=3 parallel.bucket=65536
 END
 
 config_of() # MODEL: what differs from the example: clipping and averaged weights have their order of addition too
@@ -106,7 +111,7 @@ for model in mlp tensor cnn resnet; do
 
     # 15 steps each on 3, 8, 2 and 5 ranks, a new process each time; the schedule must not know where an attempt ends
     train $model many 3 1 0 ckpt.every=15 run.steps=15 optim.schedule=constant optim.warmup=0
-    train $model many 8 1 0 ckpt.every=15 run.steps=30 optim.schedule=constant optim.warmup=0
+    train $model many 8 1 0 parallel.zero=3 ckpt.every=15 run.steps=30 optim.schedule=constant optim.warmup=0
     train $model many 2 2 0 ckpt.every=15 run.steps=45 optim.schedule=constant optim.warmup=0
     train $model many 5 1 0 ckpt.every=15 run.steps=60 optim.schedule=constant optim.warmup=0
     train $model straight 1 2 0 ckpt.every=15 run.steps=60 optim.schedule=constant optim.warmup=0
