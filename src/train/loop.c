@@ -486,12 +486,12 @@ static rk_status ask(rk__trainer *t, int64_t step)
     return RK_OK;
 }
 
-/* [C] Workers ask before a step; others amid the one before, when no weights are on their way that small
- * messages would queue behind. */
+/* [C] One rank and workers ask before a step; others amid the one before, when no weights are on their way that
+ * small messages would queue behind. */
 static rk_status ask_before(rk__trainer *t)
 {
-    const bool due = t->ctx->ranks == 1 || t->step >= t->next_ask || t->step % t->cfg->log_every == 0;
-    if (t->workers ? due : !t->next_ask)
+    const bool due = t->step >= t->next_ask || t->step % t->cfg->log_every == 0;
+    if (t->ctx->ranks == 1 || (t->workers ? due : !t->next_ask))
         RK_TRY(ask(t, t->step));
     if (t->snapshot && !t->stop)
         begin_save(t, false);
@@ -505,7 +505,8 @@ static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scal
     RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
     if (!isfinite(t->loss))
         return rk__diverged(t, b, -1, "the loss is not finite");
-    RK_TRY(ask(t, t->step + 1));
+    if (t->ctx->ranks > 1)
+        RK_TRY(ask(t, t->step + 1));
     double begin = rk__trace_begin(t->setup.job);
     rk_status st = rk_optim_step(t->optim, lr_scale);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
