@@ -333,8 +333,8 @@ rk_status rk__copy_values(rk_run *run, const rk_state *sorted)
             if (p->holder != this_rank(run))
                 RK_TRY(receive_slab(run, s, &s->slabs[k], p->holder));
             else if (s->slabs[k].bytes)
-                RK_TRY(rk__state_read(&sorted->entries[p->entry], p->at, p->n,
-                                      s->image.p + s->slabs[k].offset));
+                RK_TRY(
+                    rk__state_read(&sorted->entries[p->entry], p->at, p->n, s->image.p + s->slabs[k].offset));
         }
     }
     return RK_OK;

@@ -253,9 +253,9 @@ typedef struct rk_device {
     rk_status (*cast)(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to, void *dst);
     const char *(*describe)(rk_dev *dev); /* "avx2, 2 threads" */
     int (*threads)(rk_dev *dev);
-    /* From now on fn(arg) is called between pieces of the work of kernels, by the thread that called them, about
-     * every RK_TICK_US microseconds; fn NULL: no more. It may not call kernels. NULL: this device needs no
-     * such calls. */
+    /* From now on fn(arg) is called between pieces of the work of kernels, by the thread that called them,
+     * about every RK_TICK_US microseconds; fn NULL: no more. It may not call kernels. NULL: this device needs
+     * no such calls. */
     void (*on_work)(rk_dev *dev, void (*fn)(void *arg), void *arg);
     /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some
      * 10 ms the first time. */

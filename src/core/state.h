@@ -33,7 +33,7 @@ typedef struct rk_state_entry {
     rk_state_kind kind;
     rk_tensor *tensor; /* has the piece from element `at` on. CURSOR: NULL, and `cursor` is used */
     int64_t at;
-    rk_piece piece;    /* the whole, unless rk__state_add_piece() said otherwise */
+    rk_piece piece; /* the whole, unless rk__state_add_piece() said otherwise */
     int64_t
         *cursor; /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
 } rk_state_entry;

@@ -27,7 +27,8 @@ typedef struct rk__guard {
     void *arg;
     int number;
     /* Elements [from, to) are about to be read or written, all if to is negative: when it returns they are
-     * there, or a failure is recorded. Where ranks hold the values together, all of them ask for all alike. */
+     * there, or a failure is recorded. Where ranks hold the values together, all of them ask for all alike.
+     */
     void (*need)(void *arg, int number, int64_t from, int64_t to);
 } rk__guard;
 
@@ -36,8 +37,8 @@ typedef struct rk__storage {
     void *data;
     size_t bytes;
     int refs;
-    int64_t slot; /* number in the memory plan; -1: persistent */
-    bool foreign; /* data belongs to somebody else */
+    int64_t slot;           /* number in the memory plan; -1: persistent */
+    bool foreign;           /* data belongs to somebody else */
     const rk__guard *guard; /* of persistent tensors; NULL: the values are there */
 } rk__storage;
 

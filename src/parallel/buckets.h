@@ -21,7 +21,7 @@ typedef struct rk__buckets {
     rk__bucket *bucket;
     int count;
     int64_t bytes; /* a bucket with so many is full */
-    int *of; /* (n) number of the bucket of parameter i */
+    int *of;       /* (n) number of the bucket of parameter i */
 } rk__buckets;
 
 /* Lays out t (f32). Lives as long as the context. */

@@ -31,9 +31,9 @@ typedef struct rk_comm_table {
      * ranks. NULL: recorded. */
     void *(*alloc)(rk_comm *c, size_t bytes);
     void (*release)(rk_comm *c, void *p); /* [C] */
-    /* Not collective: the values of [p, p + bytes), which alloc() gave, are not needed any more, by nobody. The
-     * memory of whole pages among them goes back to the system until they are written again; what they hold
-     * until then is undefined. */
+    /* Not collective: the values of [p, p + bytes), which alloc() gave, are not needed any more, by nobody.
+     * The memory of whole pages among them goes back to the system until they are written again; what they
+     * hold until then is undefined. */
     void (*discard)(rk_comm *c, void *p, size_t bytes);
     /* [C] Starts (at most 63 at a time): recv stays the caller's array and lives until the wait, send is
      * copied; the memory of both is in use until then. send[i] goes to rank i, recv[i] comes from it (size

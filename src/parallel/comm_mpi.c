@@ -75,8 +75,8 @@ static rk_status failed(rk_ctx *ctx, const char *what, int error)
     return rk_fail(ctx, RK_EPEER, "MPI: %s: %s", what, text);
 }
 
-/* Over TCP Open MPI asks before it sends a message that is larger than these, and the answer queues behind what
- * goes the other way. What the user has set stands. */
+/* Over TCP Open MPI asks before it sends a message that is larger than these, and the answer queues behind
+ * what goes the other way. What the user has set stands. */
 static void send_at_once(void)
 {
     static const char *const limits[] = { "OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit",

@@ -59,7 +59,7 @@ void rk__node_set_freed(rk__node *n, uint64_t seq);
 rk_status rk__node_alloc(rk__node *n, size_t bytes, rk__offer *out, void **p);
 rk_status rk__node_map(rk__node *n, const void *mine, int peer, const rk__offer *offer);
 void rk__node_mapped(rk__node *n, const void *mine);
-void rk__node_release(rk__node *n, void *p); /* [C] */
+void rk__node_release(rk__node *n, void *p);               /* [C] */
 void rk__node_discard(rk__node *n, void *p, size_t bytes); /* see rk_comm_table.discard */
 /* Describes memory that others see; false if it is none. */
 bool rk__node_lend(rk__node *n, const void *data, size_t bytes, rk__offer *out);

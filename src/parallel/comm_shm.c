@@ -438,7 +438,8 @@ void rk__node_release(rk__node *n, void *p)
 
 void rk__node_discard(rk__node *n, void *p, size_t bytes)
 {
-    const uintptr_t at = (uintptr_t)p, first = (at + PAGE - 1) / PAGE * PAGE, end = (at + bytes) / PAGE * PAGE;
+    const uintptr_t at = (uintptr_t)p, first = (at + PAGE - 1) / PAGE * PAGE,
+                    end = (at + bytes) / PAGE * PAGE;
     for (int id = 1; id < n->region_count; id++) {
         region *g = &n->regions[id];
         const uintptr_t base = g->base ? (uintptr_t)g->base[n->rank] : 0;

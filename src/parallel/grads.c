@@ -26,14 +26,14 @@ struct rk__grads {
     rk__buckets *frozen;                   /* NULL: none by piece */
     rk__weights *weights, *frozen_weights; /* NULL with RK__ZERO_NONE; without frozen */
     rk__reads reads;
-    trip *trip;                            /* (buckets) in the order in which gradients come */
-    int started, added, discarded;         /* buckets */
-    int64_t *chunk;                        /* (n + 1) number of parameter i's first chunk */
-    float *part;                           /* (parts, total): this rank's subtrees */
-    float *sum;      /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
-    double *squares; /* (chunks) by rank, bucket, parameter */
-    double *sorted;  /* (chunks) by parameter */
-    int most_parts;  /* of any rank */
+    trip *trip;                    /* (buckets) in the order in which gradients come */
+    int started, added, discarded; /* buckets */
+    int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
+    float *part;                   /* (parts, total): this rank's subtrees */
+    float *sum;           /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
+    double *squares;      /* (chunks) by rank, bucket, parameter */
+    double *sorted;       /* (chunks) by parameter */
+    int most_parts;       /* of any rank */
     rk_leg *send, *piece; /* (ranks) */
     const float **from;   /* (parts of all ranks) */
 };

@@ -32,8 +32,8 @@ typedef struct rk__grads_cfg {
 /* [C] Lives as long as the context; the lists are the caller's again. */
 rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out);
 /* Before the forward pass of a batch: gradients are written as this rank's parts. overlap: there will be one
- * backward pass, and buckets of gradients may set out as soon as it is done with them. Ranks whose weights are
- * by piece all say the same. */
+ * backward pass, and buckets of gradients may set out as soon as it is done with them. Ranks whose weights
+ * are by piece all say the same. */
 void rk__grads_begin(rk__grads *g, bool overlap);
 /* [C] After it: rk_grad() of every parameter is the sum over the batch, in the elements of this rank's piece
  * (RK__ZERO_NONE: in all). */

@@ -15,13 +15,13 @@ struct rk__weights {
     const rk__buckets *buckets;
     float *flat;
     rk__reads *reads; /* NULL: all weights are kept */
-    int arrived; /* buckets that are not COMING */
-    place *is;   /* (count) */
+    int arrived;      /* buckets that are not COMING */
+    place *is;        /* (count) */
     rk_request **request;
     uint64_t *read; /* (count) when last */
     uint64_t clock; /* reads so far */
-    int last;      /* bucket that came last; count: none since the weights changed */
-    rk_leg *piece; /* (ranks) */
+    int last;       /* bucket that came last; count: none since the weights changed */
+    rk_leg *piece;  /* (ranks) */
     rk__guard *guard;
 };
 
@@ -209,9 +209,7 @@ rk_status rk__weights_make(const rk__buckets *b, float *flat, rk__reads *reads, 
         free(w);
         return RK_ENOMEM;
     }
-    *w = (rk__weights){
-        .buckets = b, .flat = flat, .reads = reads, .arrived = b->count, .last = b->count
-    };
+    *w = (rk__weights){ .buckets = b, .flat = flat, .reads = reads, .arrived = b->count, .last = b->count };
     w->is = rk__calloc(ctx, count, sizeof *w->is);
     w->request = rk__calloc(ctx, count, sizeof *w->request);
     w->read = rk__calloc(ctx, count, sizeof *w->read);

@@ -3,8 +3,8 @@
  *
  * The parameters lie in one flat vector of memory that the ranks of a node read in place. After an update all
  * pieces set out, those of the first layers first, and a bucket is waited for when a layer reads it. By piece
- * (ZeRO-3) a rank keeps its own pieces alone: a bucket comes when it is read, the next one is asked for ahead,
- * and the memory of the one that was read longest ago goes back to the system. */
+ * (ZeRO-3) a rank keeps its own pieces alone: a bucket comes when it is read, the next one is asked for
+ * ahead, and the memory of the one that was read longest ago goes back to the system. */
 #ifndef RK_PARALLEL_WEIGHTS_H
 #define RK_PARALLEL_WEIGHTS_H
 
@@ -18,12 +18,12 @@ typedef struct rk__reads {
     struct rk__read {
         rk__weights *weights;
         int bucket;
-    } *read;
+    } * read;
     int n, cap;
     bool on;
 } rk__reads;
 
-void rk__reads_note(rk__reads *r, bool on); /* on: from now on, afresh */
+void rk__reads_note(rk__reads *r, bool on);     /* on: from now on, afresh */
 rk_status rk__reads_repeat(const rk__reads *r); /* [C] with passes of others */
 void rk__reads_free(rk__reads *r);
 

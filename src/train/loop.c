@@ -119,7 +119,8 @@ static rk_status list_state(rk__trainer *t)
     RK_TRY(rk__state_add_cursor(st, "train/best_step", &t->best_step));
     for (int i = 0; i < st->n; i++)
         if (st->entries[i].tensor)
-            t->persistent_bytes += (size_t)(st->entries[i].piece.to - st->entries[i].piece.from) * sizeof(float);
+            t->persistent_bytes +=
+                (size_t)(st->entries[i].piece.to - st->entries[i].piece.from) * sizeof(float);
     if (t->acc.grads)
         t->persistent_bytes += rk__grads_memory(t->acc.grads);
     for (int i = 0; i < t->optim->n && !t->acc.grads; i++) /* and the gradients */
@@ -486,8 +487,8 @@ static rk_status ask(rk__trainer *t, int64_t step)
     return RK_OK;
 }
 
-/* [C] One rank and workers ask before a step; others amid the one before, when no weights are on their way that
- * small messages would queue behind. */
+/* [C] One rank and workers ask before a step; others amid the one before, when no weights are on their way
+ * that small messages would queue behind. */
 static rk_status ask_before(rk__trainer *t)
 {
     const bool due = t->step >= t->next_ask || t->step % t->cfg->log_every == 0;

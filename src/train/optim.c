@@ -224,8 +224,8 @@ static rk_status follow(rk_optim *o, const rk__optim_slot *s)
     const float *weight = rk__data_range(w, s->from, s->to);
     if (!weight)
         return rk_failed(ctx);
-    rk_status st = rk__kernels(ctx, RK_F32)->ema(ctx->dev, s->to - s->from, o->cfg.ema_decay, weight,
-                                                 rk__data(s->ema));
+    rk_status st =
+        rk__kernels(ctx, RK_F32)->ema(ctx->dev, s->to - s->from, o->cfg.ema_decay, weight, rk__data(s->ema));
     return st ? rk_fail(ctx, st, "optimiser: the average of %s cannot be updated", s->param.name) : RK_OK;
 }
 

@@ -93,14 +93,13 @@ static void report_exchange(rk__trainer *t)
         return;
     }
     int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
-    rk__report_text(
-        t, RK_EVENT_BANNER,
-        "exchange: a rank sends %s a step%s, in %d bucket%s of %s%s; memory: %s of weights, "
-        "gradients and optimiser state a rank",
-        bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
-        t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", buckets,
-        buckets == 1 ? "" : "s", bytes(bucket_bytes, full),
-        t->cfg->parallel_bucket ? "" : " (measured)", held);
+    rk__report_text(t, RK_EVENT_BANNER,
+                    "exchange: a rank sends %s a step%s, in %d bucket%s of %s%s; memory: %s of weights, "
+                    "gradients and optimiser state a rank",
+                    bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
+                    t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", buckets,
+                    buckets == 1 ? "" : "s", bytes(bucket_bytes, full),
+                    t->cfg->parallel_bucket ? "" : " (measured)", held);
 }
 
 /* Where the job runs, and what that costs. */

@@ -37,7 +37,7 @@ typedef struct rk__trainer {
     /* of this process */
     int64_t total, per_epoch, eval_every, ckpt_every, saved_step, asked_step;
     int64_t next_ask, asked_before; /* the step before which ranks agree whether to stop; the last such one */
-    bool stop, snapshot; /* what they have agreed on */
+    bool stop, snapshot;            /* what they have agreed on */
     double asked_at;
     int64_t failed_saves; /* in a row */
     double save_begun;    /* for a trace; 0: none */
