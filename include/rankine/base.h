@@ -49,7 +49,7 @@ typedef struct rk_ctx rk_ctx;
 
 /* How to open a context. Zero-initialise for defaults. */
 typedef struct rk_open_cfg {
-    const char *device; /* "cpu" or NULL: the best there is */
+    const char *device; /* "cpu", "cuda", or "auto" or NULL: a GPU if there is one */
     const char *isa;    /* "avx512", "avx2", "portable" or NULL: RANKINE_ISA, then the best there is */
     int threads;        /* compute threads of this rank; 0: every core this process may use */
     int data_shards;    /* V of the grid: power of two, 1 to 1024; 0: 8 */

@@ -1,5 +1,6 @@
 #include "core/ctx.h"
 
+#include "core/cuda_module.h"
 #include "core/memory.h"
 #include "core/tape.h"
 
@@ -13,27 +14,43 @@ typedef struct rk__closer {
     void *arg;
 } rk__closer;
 
-static const rk_device *const devices[] = { &rk_device_cpu };
-enum { DEVICES = sizeof devices / sizeof *devices };
-
-static const rk_device *find_device(const char *name)
+static rk_status use_device(rk_ctx *ctx, const rk_open_cfg *cfg, const rk_device *device)
 {
-    for (int i = 0; i < DEVICES; i++)
-        if (!name || !strcmp(name, devices[i]->name))
-            return devices[i];
-    return NULL;
+    char reason[512] = "";
+    ctx->device = device;
+    rk_status st = device->open(cfg, &ctx->dev, reason, sizeof reason);
+    return st ? rk_fail(ctx, st, "device %s: %s", device->name, reason) : RK_OK;
+}
+
+static rk_status use_cuda(rk_ctx *ctx, const rk_open_cfg *cfg)
+{
+    char reason[512];
+    const rk_cuda_library *m = rk__cuda_load(reason, sizeof reason);
+    if (!m)
+        return rk_fail(ctx, RK_ECONFIG, "device cuda: %s; device: cpu trains without a GPU", reason);
+    return use_device(ctx, cfg, m->device);
+}
+
+/* A GPU where there is one. The host-run module counts as one where RANKINE_CUDA names it. */
+static rk_status use_best(rk_ctx *ctx, const rk_open_cfg *cfg)
+{
+    const char *named = getenv("RANKINE_CUDA");
+    char reason[512];
+    const rk_cuda_library *m = rk__cuda_load(reason, sizeof reason);
+    if (!m && named && *named)
+        return rk_fail(ctx, RK_ECONFIG, "device auto: %s", reason);
+    return use_device(ctx, cfg, m && m->gpus(reason, sizeof reason) > 0 ? m->device : &rk_device_cpu);
 }
 
 static rk_status open_device(rk_ctx *ctx, const rk_open_cfg *cfg)
 {
-    ctx->device = find_device(cfg->device);
-    if (!ctx->device)
-        return rk_fail(ctx, RK_ECONFIG, "no device \"%s\" is built in; there is cpu", cfg->device);
-    char reason[256] = "";
-    rk_status st = ctx->device->open(cfg, &ctx->dev, reason, sizeof reason);
-    if (st)
-        return rk_fail(ctx, st, "device %s: %s", ctx->device->name, reason);
-    return RK_OK;
+    if (!cfg->device || !strcmp(cfg->device, "auto"))
+        return use_best(ctx, cfg);
+    if (!strcmp(cfg->device, "cpu"))
+        return use_device(ctx, cfg, &rk_device_cpu);
+    if (!strcmp(cfg->device, "cuda"))
+        return use_cuda(ctx, cfg);
+    return rk_fail(ctx, RK_ECONFIG, "there is no device \"%s\"; there are auto, cpu and cuda", cfg->device);
 }
 
 static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)

@@ -9,14 +9,16 @@
 
 #include <stdint.h>
 
+#include "core/hd.h"
+
 /* Where the right half of [lo, hi) begins. */
-static inline int64_t rk_order_mid(int64_t lo, int64_t hi)
+RK_HD static inline int64_t rk_order_mid(int64_t lo, int64_t hi)
 {
     return lo + (hi - lo) / 2;
 }
 
 /* Bounds of leaf s of `segments` (a power of two) over [0, n): walks down the halving. */
-static inline void rk_order_leaf(int64_t n, int segments, int s, int64_t *lo, int64_t *hi)
+RK_HD static inline void rk_order_leaf(int64_t n, int segments, int s, int64_t *lo, int64_t *hi)
 {
     *lo = 0;
     *hi = n;
@@ -38,7 +40,7 @@ enum { RK_ORDER_PARTS = 20 }; /* most subtrees of one rank: 2 * log2(1024) */
 
 /* The shards of rank `rank` of `ranks`: [rank * shards / ranks, (rank + 1) * shards / ranks), as the fewest
  * subtrees, in order; returns their number. */
-static inline int rk_order_parts(int shards, int ranks, int rank, rk_subtree part[RK_ORDER_PARTS])
+RK_HD static inline int rk_order_parts(int shards, int ranks, int rank, rk_subtree part[RK_ORDER_PARTS])
 {
     int at = (int)((int64_t)shards * rank / ranks), end = (int)((int64_t)shards * (rank + 1) / ranks), n = 0;
     while (at < end) {
@@ -52,7 +54,7 @@ static inline int rk_order_parts(int shards, int ranks, int rank, rk_subtree par
 }
 
 /* The samples [lo, hi) of a subtree in a batch of n. */
-static inline void rk_order_samples(int64_t n, int shards, rk_subtree part, int64_t *lo, int64_t *hi)
+RK_HD static inline void rk_order_samples(int64_t n, int shards, rk_subtree part, int64_t *lo, int64_t *hi)
 {
     int64_t none;
     rk_order_leaf(n, shards, part.first, lo, &none);
@@ -71,7 +73,7 @@ enum { RK_LANES = 16 };
 enum { RK_CHUNK = 4096 };
 
 /* The sum of x[lo, hi), not empty, in that tree. */
-static inline double rk_order_tree(const double *x, int64_t lo, int64_t hi)
+RK_HD static inline double rk_order_tree(const double *x, int64_t lo, int64_t hi)
 {
     if (hi - lo == 1)
         return x[lo];

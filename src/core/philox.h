@@ -9,6 +9,7 @@
 #ifndef RK_CORE_PHILOX_H
 #define RK_CORE_PHILOX_H
 
+#include "core/hd.h"
 #include "core/kernels.h"
 
 #define RK_PHILOX_M0 0xD2511F53u
@@ -28,7 +29,7 @@ typedef enum rk_rng_purpose {
     RK_RNG_OTHER = 64   /* and above: free for others */
 } rk_rng_purpose;
 
-static inline void rk_philox(const uint32_t key[2], const uint32_t ctr[4], uint32_t out[4])
+RK_HD static inline void rk_philox(const uint32_t key[2], const uint32_t ctr[4], uint32_t out[4])
 {
     uint32_t k0 = key[0], k1 = key[1], c0 = ctr[0], c1 = ctr[1], c2 = ctr[2], c3 = ctr[3];
     for (int round = 0; round < 10; round++) {
@@ -47,7 +48,7 @@ static inline void rk_philox(const uint32_t key[2], const uint32_t ctr[4], uint3
 }
 
 /* The 64-bit key of (seed, purpose, layer). */
-static inline uint64_t rk_rng_key(uint64_t seed, int purpose, uint64_t layer)
+RK_HD static inline uint64_t rk_rng_key(uint64_t seed, int purpose, uint64_t layer)
 {
     uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) }, out[4];
     uint32_t ctr[4] = { (uint32_t)purpose, (uint32_t)layer, (uint32_t)(layer >> 32), 0 };
@@ -56,7 +57,7 @@ static inline uint64_t rk_rng_key(uint64_t seed, int purpose, uint64_t layer)
 }
 
 /* The stream of (seed, purpose, layer) in one step. The upper half of the step goes into the key. */
-static inline rk_rng rk_rng_make(uint64_t seed, int purpose, uint64_t layer, uint64_t step)
+RK_HD static inline rk_rng rk_rng_make(uint64_t seed, int purpose, uint64_t layer, uint64_t step)
 {
     uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) }, out[4];
     uint32_t ctr[4] = { (uint32_t)purpose, (uint32_t)layer, (uint32_t)(layer >> 32), (uint32_t)(step >> 32) };
@@ -65,7 +66,7 @@ static inline rk_rng rk_rng_make(uint64_t seed, int purpose, uint64_t layer, uin
 }
 
 /* The stream of one sample. */
-static inline rk_rng rk_rng_sample(rk_rng rng, uint64_t sample)
+RK_HD static inline rk_rng rk_rng_sample(rk_rng rng, uint64_t sample)
 {
     uint64_t at = (rng.ctr[0] | (uint64_t)rng.ctr[1] << 32) + sample;
     rng.ctr[0] = (uint32_t)at;
@@ -74,13 +75,13 @@ static inline rk_rng rk_rng_sample(rk_rng rng, uint64_t sample)
 }
 
 /* The four words of a block: words 4 * block .. 4 * block + 3 of the stream. */
-static inline void rk_rng_block(const rk_rng *rng, uint64_t block, uint32_t out[4])
+RK_HD static inline void rk_rng_block(const rk_rng *rng, uint64_t block, uint32_t out[4])
 {
     uint32_t ctr[4] = { (uint32_t)block, rng->ctr[0] + (uint32_t)(block >> 32), rng->ctr[1], rng->ctr[2] };
     rk_philox(rng->key, ctr, out);
 }
 
-static inline uint32_t rk_rng_word(const rk_rng *rng, uint64_t i)
+RK_HD static inline uint32_t rk_rng_word(const rk_rng *rng, uint64_t i)
 {
     uint32_t out[4];
     rk_rng_block(rng, i / 4, out);
@@ -88,7 +89,7 @@ static inline uint32_t rk_rng_word(const rk_rng *rng, uint64_t i)
 }
 
 /* [0, 1) with 24 bits, as the uniform kernel makes it. */
-static inline double rk_rng_uniform(const rk_rng *rng, uint64_t i)
+RK_HD static inline double rk_rng_uniform(const rk_rng *rng, uint64_t i)
 {
     return (double)(rk_rng_word(rng, i) >> 8) * 0x1p-24;
 }

@@ -1,0 +1,64 @@
+/* The CUDA device's own state, and what its kernel files share. Everything runs on one compute stream of its
+ * own, in order; an entry that gives host values waits for it. */
+#ifndef RK_CUDA_CUDA_H
+#define RK_CUDA_CUDA_H
+
+#include "core/kernels.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Workspaces that a kernel's entry may use at the same time. */
+enum { RK__CUDA_SLOTS = 4 };
+
+typedef struct rk__cuda_block {
+    void *p;
+    size_t bytes;
+} rk__cuda_block;
+
+struct rk_dev {
+    int ordinal; /* among the GPUs that this process sees */
+    cudaStream_t stream;
+    int sms;             /* multiprocessors */
+    size_t shared_bytes; /* most dynamic shared memory of a block, when asked for */
+    size_t memory_bytes; /* of the whole device */
+    rk__cuda_block work[RK__CUDA_SLOTS];
+    rk__cuda_block host; /* pinned */
+    cudaError_t error;   /* the last failure */
+    char description[160];
+};
+
+/* RK_OK, RK_ENOMEM or RK_EDEVICE for what a call of the runtime said, which is remembered. */
+rk_status rk__cuda_status(rk_dev *dev, cudaError_t e);
+
+/* What the launches since the last call of this said: the end of every entry. */
+rk_status rk__cuda_launched(rk_dev *dev);
+
+/* Waits for the compute stream. */
+rk_status rk__cuda_wait(rk_dev *dev);
+
+/* Blocks of `block` threads for a grid-stride loop over n > 0 elements: enough to fill the device. */
+unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block);
+
+/* Device memory for one entry's intermediate values, in slot 0 to RK__CUDA_SLOTS - 1: holds until the next call
+ * with that slot; what earlier launches do with the slot is over before later ones begin. 256-byte aligned, not
+ * cleared. NULL: out of memory (rk__cuda_status() was told: return RK_ENOMEM). */
+void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes);
+
+/* Pinned host memory to read results into, until the next call. NULL: out of memory. */
+void *rk__cuda_host(rk_dev *dev, size_t bytes);
+
+/* Copies device memory to the host and waits: for entries that give host values. */
+rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes);
+
+/* An entry's type by its name in rk_kernels: RK_CUDA_ENTRY(gemm) rk__cuda_f32_gemm; declares it. */
+#define RK_CUDA_ENTRY(e) extern __typeof__(*((rk_kernels *)0)->e)
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,273 @@
+/* A GPU as a device: choice, memory, copies. */
+#include "cuda/cuda.h"
+#include "cuda/table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OLDEST = 80 }; /* compute capability that the kernels are written for, times ten */
+
+/* ---- finding one ---- */
+
+int rk__cuda_gpus(char *msg, size_t msg_size)
+{
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    *msg = '\0';
+    if (!e && n > 0)
+        return n;
+    cudaGetLastError();
+    if (e == cudaErrorInsufficientDriver)
+        snprintf(msg, msg_size,
+                 "the NVIDIA driver is missing or too old for CUDA %d.%d; install a newer one",
+                 CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    else if (!e || e == cudaErrorNoDevice)
+        snprintf(msg, msg_size, "no GPU is visible%s%s", visible ? "; CUDA_VISIBLE_DEVICES is " : "",
+                 visible ? visible : "");
+    else
+        snprintf(msg, msg_size, "the GPUs cannot be counted: %s (%s)", cudaGetErrorString(e),
+                 cudaGetErrorName(e));
+    return 0;
+}
+
+/* This process's number among those of its node, as the launcher tells. */
+static int local_rank(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMIX_LOCAL_RANK",
+                                         "SLURM_LOCALID" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *text = getenv(names[i]);
+        if (text && *text >= '0' && *text <= '9')
+            return (int)(strtoul(text, NULL, 10) & 0xffff);
+    }
+    return 0;
+}
+
+static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
+{
+    struct cudaDeviceProp p;
+    rk_status st = rk__cuda_status(dev, cudaGetDeviceProperties(&p, dev->ordinal));
+    if (st) {
+        snprintf(msg, msg_size, "GPU %d does not say what it is: %s", dev->ordinal,
+                 cudaGetErrorString(dev->error));
+        return st;
+    }
+    dev->sms = p.multiProcessorCount;
+    dev->shared_bytes = p.sharedMemPerBlockOptin;
+    dev->memory_bytes = p.totalGlobalMem;
+    snprintf(dev->description, sizeof dev->description, "cuda %.64s, GPU %d, compute capability %d.%d, %.0f GiB",
+             p.name, dev->ordinal, p.major, p.minor, (double)p.totalGlobalMem / (1 << 30));
+    if (10 * p.major + p.minor >= OLDEST)
+        return RK_OK;
+    snprintf(msg, msg_size, "GPU %d (%.64s) has compute capability %d.%d; the kernels need %d.%d or newer",
+             dev->ordinal, p.name, p.major, p.minor, OLDEST / 10, OLDEST % 10);
+    return RK_EDEVICE;
+}
+
+extern cudaError_t rk__cuda_probe(cudaStream_t stream);
+
+/* A first launch: tells whether there is code for this GPU before anything depends on it. */
+static rk_status probe(rk_dev *dev, char *msg, size_t msg_size)
+{
+    cudaError_t e = rk__cuda_probe(dev->stream);
+    if (!e)
+        e = cudaStreamSynchronize(dev->stream);
+    rk_status st = rk__cuda_status(dev, e);
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorUnsupportedPtxVersion)
+        snprintf(msg, msg_size,
+                 "%s: this build (%s) has no code for it; build with its number in "
+                 "RANKINE_CUDA_ARCHITECTURES",
+                 dev->description, RK_CUDA_BUILT);
+    else if (st)
+        snprintf(msg, msg_size, "%s runs no kernel: %s (%s)", dev->description, cudaGetErrorString(e),
+                 cudaGetErrorName(e));
+    return st;
+}
+
+static void close_cuda(rk_dev *dev)
+{
+    if (!dev)
+        return;
+    if (dev->stream) {
+        cudaStreamSynchronize(dev->stream);
+        for (int i = 0; i < RK__CUDA_SLOTS; i++)
+            cudaFree(dev->work[i].p);
+        cudaFreeHost(dev->host.p);
+        cudaStreamDestroy(dev->stream);
+    }
+    cudaGetLastError();
+    free(dev);
+}
+
+static rk_status open_gpu(rk_dev *dev, char *msg, size_t msg_size)
+{
+    int n = rk__cuda_gpus(msg, msg_size);
+    if (n == 0)
+        return RK_EDEVICE;
+    dev->ordinal = local_rank() % n;
+    rk_status st = fill_in(dev, msg, msg_size);
+    if (st)
+        return st;
+    cudaError_t e = cudaSetDevice(dev->ordinal);
+    if (!e)
+        e = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
+    if ((st = rk__cuda_status(dev, e))) {
+        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description, cudaGetErrorString(e),
+                 cudaGetErrorName(e));
+        return st;
+    }
+    return probe(dev, msg, msg_size);
+}
+
+static rk_status open_cuda(const rk_open_cfg *cfg, rk_dev **out, char *msg, size_t msg_size)
+{
+    (void)cfg;
+    rk_dev *dev = calloc(1, sizeof *dev);
+    if (!dev)
+        return RK_ENOMEM;
+    rk_status st = open_gpu(dev, msg, msg_size);
+    if (st) {
+        close_cuda(dev);
+        return st;
+    }
+    *out = dev;
+    return RK_OK;
+}
+
+/* ---- what entries share ---- */
+
+rk_status rk__cuda_status(rk_dev *dev, cudaError_t e)
+{
+    if (!e)
+        return RK_OK;
+    dev->error = e;
+    cudaGetLastError(); /* what could be repaired is no error of the next launch */
+    return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
+}
+
+rk_status rk__cuda_launched(rk_dev *dev)
+{
+    return rk__cuda_status(dev, cudaGetLastError());
+}
+
+rk_status rk__cuda_wait(rk_dev *dev)
+{
+    return rk__cuda_status(dev, cudaStreamSynchronize(dev->stream));
+}
+
+unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block)
+{
+    int64_t need = n / block + (n % block != 0), most = (int64_t)dev->sms * 16;
+    return (unsigned)(need < most ? need : most);
+}
+
+void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
+{
+    rk__cuda_block *b = &dev->work[slot];
+    if (bytes <= b->bytes && b->p)
+        return b->p;
+    /* Earlier launches may still use the old block: cudaFree() waits for them. */
+    cudaError_t e = cudaFree(b->p);
+    *b = (rk__cuda_block){ 0 };
+    if (!e)
+        e = cudaMalloc(&b->p, bytes ? bytes : 1);
+    if (rk__cuda_status(dev, e)) {
+        b->p = NULL;
+        return NULL;
+    }
+    b->bytes = bytes;
+    return b->p;
+}
+
+void *rk__cuda_host(rk_dev *dev, size_t bytes)
+{
+    rk__cuda_block *b = &dev->host;
+    if (bytes <= b->bytes && b->p)
+        return b->p;
+    cudaError_t e = cudaFreeHost(b->p);
+    *b = (rk__cuda_block){ 0 };
+    if (!e)
+        e = cudaMallocHost(&b->p, bytes ? bytes : 1);
+    if (rk__cuda_status(dev, e)) {
+        b->p = NULL;
+        return NULL;
+    }
+    b->bytes = bytes;
+    return b->p;
+}
+
+rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes)
+{
+    if (bytes == 0)
+        return RK_OK;
+    rk_status st =
+        rk__cuda_status(dev, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, dev->stream));
+    return st ? st : rk__cuda_wait(dev);
+}
+
+/* ---- memory ---- */
+
+static const rk_kernels *kernels_cuda(rk_dev *dev, rk_dtype t)
+{
+    (void)dev;
+    return t == RK_F32 ? &rk__cuda_f32 : t == RK_F64 ? &rk__cuda_f64 : NULL;
+}
+
+static rk_status alloc_cuda(rk_dev *dev, size_t bytes, void **p)
+{
+    rk_status st = rk__cuda_status(dev, cudaMalloc(p, bytes ? bytes : 1));
+    if (st)
+        *p = NULL;
+    return st;
+}
+
+static void release_cuda(rk_dev *dev, void *p, size_t bytes)
+{
+    (void)bytes;
+    rk__cuda_status(dev, cudaFree(p));
+}
+
+static rk_status zero_cuda(rk_dev *dev, void *p, size_t bytes)
+{
+    return bytes ? rk__cuda_status(dev, cudaMemsetAsync(p, 0, bytes, dev->stream)) : RK_OK;
+}
+
+/* The host's memory is pageable: the call returns once it is staged, so the caller may reuse it. */
+static rk_status copy_in_cuda(rk_dev *dev, void *dst, const void *host, size_t bytes)
+{
+    if (bytes == 0)
+        return RK_OK;
+    return rk__cuda_status(dev, cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, dev->stream));
+}
+
+static const char *describe_cuda(rk_dev *dev)
+{
+    return dev->description;
+}
+
+static int threads_cuda(rk_dev *dev)
+{
+    (void)dev;
+    return 1;
+}
+
+extern __attribute__((weak)) __typeof__(*rk__cuda_device.copy_strided) rk__cuda_copy_strided;
+extern __attribute__((weak)) __typeof__(*rk__cuda_device.cast) rk__cuda_cast;
+
+const rk_device rk__cuda_device = {
+    .name = "cuda",
+    .open = open_cuda,
+    .close = close_cuda,
+    .kernels = kernels_cuda,
+    .alloc = alloc_cuda,
+    .release = release_cuda,
+    .zero = zero_cuda,
+    .copy_in = copy_in_cuda,
+    .copy_out = rk__cuda_read,
+    .copy_strided = rk__cuda_copy_strided,
+    .cast = rk__cuda_cast,
+    .describe = describe_cuda,
+    .threads = threads_cuda,
+};

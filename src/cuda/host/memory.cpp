@@ -1,0 +1,360 @@
+/* Device and pinned memory, copies. Device memory is one region of addresses, closed to the host but while an
+ * operation of a stream runs: a host access to it ends the process with a report. Fresh memory is NaN; a block has
+ * red zones, whose bytes are looked at when it is freed. */
+#include "cuda/host/rk_emu.h"
+#include "cuda/host/runtime.h"
+
+#include <execinfo.h>
+#include <map>
+#include <memory>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define __asan_poison_memory_region(p, n)   ((void)(p), (void)(n))
+#define __asan_unpoison_memory_region(p, n) ((void)(p), (void)(n))
+#endif
+
+namespace {
+
+enum : size_t { RED = 256, ALIGN = 256, GIB = (size_t)1 << 30 };
+enum { FRESH = 0xff, ZONE = 0xfe };
+
+struct block {
+    char *p;
+    size_t bytes, room; /* room: with both red zones, from p - RED */
+    rk_emu_kind kind;
+    uint64_t number; /* of the allocation */
+};
+
+struct {
+    char *base, *end;                /* device memory */
+    size_t limit;                    /* bytes that may be allocated */
+    std::map<char *, size_t> holes;  /* of the region, by address */
+    std::map<char *, block> blocks;  /* by p */
+    uint64_t allocations;
+    bool guarded, open;
+    struct sigaction before;
+} mem;
+
+size_t up(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* ---- the host keeps out ---- */
+
+void host_access(int sig, siginfo_t *info, void *context)
+{
+    char *p = (char *)info->si_addr;
+    if (p < mem.base || p >= mem.end || mem.open) {
+        sigaction(sig, &mem.before, nullptr);
+        return;
+    }
+#if defined(__x86_64__)
+    bool writes = ((ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] & 2;
+    const char *what = writes ? "writes" : "reads";
+#else
+    (void)context;
+    const char *what = "touches";
+#endif
+    char text[160];
+    int n = snprintf(text, sizeof text, "rk_emu: host: host code %s device memory at %p\n", what, (void *)p);
+    if (write(STDERR_FILENO, text, (size_t)n) < 0)
+        _exit(86);
+    void *frames[24];
+    backtrace_symbols_fd(frames, backtrace(frames, 24), STDERR_FILENO);
+    _exit(86);
+}
+
+void guard_region(void)
+{
+    const char *off = getenv("RK_EMU_GUARD");
+    void *frames[1];
+    mem.guarded = !off || strcmp(off, "off");
+    if (!mem.guarded)
+        return;
+    backtrace(frames, 1); /* loads what it needs now, not in the handler */
+    struct sigaction sa = {};
+    sa.sa_sigaction = host_access;
+    sa.sa_flags = SA_SIGINFO;
+    sigaction(SIGSEGV, &sa, &mem.before);
+    mprotect(mem.base, (size_t)(mem.end - mem.base), PROT_NONE);
+}
+
+void reserve(void)
+{
+    const char *text = getenv("RK_EMU_MEMORY");
+    mem.limit = text && *text ? strtoull(text, nullptr, 10) : 8 * GIB;
+    size_t room = up(2 * mem.limit + GIB / 16);
+    void *p = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        rk_emu_report("emulation", "no addresses for %zu bytes of device memory; RK_EMU_MEMORY=BYTES asks for less",
+                      room);
+    mem.base = (char *)p;
+    mem.end = mem.base + room;
+    mem.holes[mem.base] = room;
+    guard_region();
+}
+
+/* Opens device memory for the life of the object. */
+struct opened {
+    bool before;
+    opened() : before(mem.open) { rk_emu_open_memory(true); }
+    ~opened() { rk_emu_open_memory(before); }
+};
+
+/* ---- blocks ---- */
+
+char *take_room(size_t room)
+{
+    if (!mem.base)
+        reserve();
+    for (auto h = mem.holes.begin(); h != mem.holes.end(); ++h) {
+        if (h->second < room)
+            continue;
+        char *p = h->first;
+        size_t left = h->second - room;
+        mem.holes.erase(h);
+        if (left)
+            mem.holes[p + room] = left;
+        return p;
+    }
+    return nullptr;
+}
+
+void give_room(char *p, size_t room)
+{
+    auto h = mem.holes.emplace(p, room).first;
+    auto next = std::next(h);
+    if (next != mem.holes.end() && p + room == next->first) {
+        h->second += next->second;
+        mem.holes.erase(next);
+    }
+    if (h == mem.holes.begin())
+        return;
+    auto before = std::prev(h);
+    if (before->first + before->second == h->first) {
+        before->second += h->second;
+        mem.holes.erase(h);
+    }
+}
+
+void *allocate(size_t bytes, rk_emu_kind kind)
+{
+    size_t room = up(bytes) + 2 * RED;
+    if (kind == RK_EMU_DEVICE && !mem.base)
+        reserve();
+    if (bytes > mem.limit && kind == RK_EMU_DEVICE)
+        return nullptr;
+    if (kind == RK_EMU_DEVICE && rk_emu_counted.bytes_live + bytes > mem.limit)
+        return nullptr;
+    opened now;
+    char *p = kind == RK_EMU_DEVICE ? take_room(room) : (char *)aligned_alloc(ALIGN, room);
+    if (!p)
+        return nullptr;
+    __asan_unpoison_memory_region(p, room);
+    memset(p, ZONE, RED);
+    memset(p + RED, FRESH, bytes);
+    memset(p + RED + bytes, ZONE, room - RED - bytes);
+    __asan_poison_memory_region(p, RED);
+    __asan_poison_memory_region(p + RED + bytes, room - RED - bytes);
+    p += RED;
+    mem.blocks[p] = block{ p, bytes, room, kind, ++mem.allocations };
+    if (kind != RK_EMU_DEVICE)
+        return p;
+    rk_emu_counted.blocks_live++;
+    rk_emu_counted.bytes_live += bytes;
+    if (rk_emu_counted.bytes_live > rk_emu_counted.bytes_peak)
+        rk_emu_counted.bytes_peak = rk_emu_counted.bytes_live;
+    return p;
+}
+
+void check_zones(const block &b)
+{
+    const unsigned char *p = (const unsigned char *)b.p;
+    __asan_unpoison_memory_region(b.p - RED, b.room);
+    for (size_t i = 0; i < RED; i++)
+        if (p[-1 - (ptrdiff_t)i] != ZONE)
+            rk_emu_report("memory", "something was written %zu bytes before a block of %zu bytes (allocation %llu)",
+                          i + 1, b.bytes, (unsigned long long)b.number);
+    for (size_t i = b.bytes; i < b.room - RED; i++)
+        if (p[i] != ZONE)
+            rk_emu_report("memory", "something was written %zu bytes past the end of a block of %zu bytes "
+                          "(allocation %llu)", i - b.bytes, b.bytes, (unsigned long long)b.number);
+}
+
+void drop(std::map<char *, block>::iterator at)
+{
+    block b = at->second;
+    opened now;
+    check_zones(b);
+    memset(b.p, FRESH, b.bytes);
+    mem.blocks.erase(at);
+    if (b.kind != RK_EMU_DEVICE) {
+        free(b.p - RED);
+        return;
+    }
+    if (b.room >= 1u << 20) /* what is freed holds no memory */
+        madvise(b.p, b.room - 2 * RED, MADV_DONTNEED);
+    __asan_poison_memory_region(b.p - RED, b.room);
+    give_room(b.p - RED, b.room);
+    rk_emu_counted.blocks_live--;
+    rk_emu_counted.bytes_live -= b.bytes;
+}
+
+const block *find(const void *p)
+{
+    auto at = mem.blocks.upper_bound((char *)p);
+    if (at == mem.blocks.begin())
+        return nullptr;
+    const block &b = std::prev(at)->second;
+    return (const char *)p < b.p + b.bytes ? &b : nullptr;
+}
+
+cudaError_t release(void *p, rk_emu_kind kind, const char *call)
+{
+    rk_emu_guard guard;
+    bool fails = rk_emu_fails(call);
+    if (p) {
+        rk_emu_finish_all();
+        auto at = mem.blocks.find((char *)p);
+        if (at == mem.blocks.end() || at->second.kind != kind)
+            rk_emu_report("memory", "%s of %p, which is no such block, or was freed", call, p);
+        drop(at);
+    }
+    return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
+}
+
+const char *name(int kind)
+{
+    return kind == RK_EMU_DEVICE ? "device" : kind == RK_EMU_PINNED ? "pinned" : "host";
+}
+
+/* Both ends of a copy lie where its kind says. */
+void check_copy(const void *dst, const void *src, enum cudaMemcpyKind kind)
+{
+    static const struct {
+        bool to, from;
+    } device[] = { { false, false }, { true, false }, { false, true }, { true, true } };
+    int to = rk_emu_kind_of(dst), from = rk_emu_kind_of(src);
+    if (kind > cudaMemcpyDeviceToDevice)
+        return;
+    if ((to == RK_EMU_DEVICE) != device[kind].to || (from == RK_EMU_DEVICE) != device[kind].from)
+        rk_emu_report("copy", "a copy of kind %d goes from %s to %s memory", (int)kind, name(from), name(to));
+}
+
+} // namespace
+
+rk_emu_kind rk_emu_kind_of(const void *p)
+{
+    if (mem.base && (char *)p >= mem.base && (char *)p < mem.end)
+        return RK_EMU_DEVICE;
+    const block *b = find(p);
+    return b ? b->kind : RK_EMU_NOWHERE;
+}
+
+void rk_emu_range(const void *p, size_t bytes, bool write, const char *what)
+{
+    if (bytes == 0 || rk_emu_kind_of(p) == RK_EMU_NOWHERE)
+        return;
+    const block *b = find(p);
+    if (!b)
+        rk_emu_report("memory", "%s %s %p, where no block is", what, write ? "writes" : "reads", p);
+    if ((const char *)p + bytes > b->p + b->bytes)
+        rk_emu_report("memory", "%s %s %zu bytes, %zu past the end of a block of %zu bytes", what,
+                      write ? "writes" : "reads", bytes, (size_t)((const char *)p + bytes - (b->p + b->bytes)),
+                      b->bytes);
+}
+
+void rk_emu_open_memory(bool open)
+{
+    if (mem.open == open)
+        return;
+    mem.open = open;
+    if (mem.guarded)
+        mprotect(mem.base, (size_t)(mem.end - mem.base), open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+extern "C" {
+
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    RK_EMU_CALL("cudaMalloc", cudaErrorMemoryAllocation);
+    void *got = allocate(bytes ? bytes : 1, RK_EMU_DEVICE);
+    if (!got)
+        return rk_emu_error(cudaErrorMemoryAllocation);
+    *p = got;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    return release(p, RK_EMU_DEVICE, "cudaFree");
+}
+
+cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    RK_EMU_CALL("cudaMallocHost", cudaErrorMemoryAllocation);
+    void *got = allocate(bytes ? bytes : 1, RK_EMU_PINNED);
+    if (!got)
+        return rk_emu_error(cudaErrorMemoryAllocation);
+    *p = got;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    return release(p, RK_EMU_PINNED, "cudaFreeHost");
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
+{
+    RK_EMU_CALL("cudaMemGetInfo", cudaErrorUnknown);
+    if (!mem.base)
+        reserve();
+    *total = mem.limit;
+    *available = mem.limit - rk_emu_counted.bytes_live;
+    return cudaSuccess;
+}
+
+/* Pageable memory is staged: read before the call returns, and written before it returns. */
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
+{
+    RK_EMU_CALL("cudaMemcpyAsync", cudaErrorUnknown);
+    check_copy(dst, src, kind);
+    bool staged = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
+    auto copy = std::make_shared<std::vector<char>>();
+    if (staged)
+        copy->assign((const char *)src, (const char *)src + bytes);
+    rk_emu_enqueue(s, "cudaMemcpyAsync", [=] {
+        const void *from = staged ? copy->data() : src;
+        rk_emu_range(from, bytes, false, "cudaMemcpyAsync");
+        rk_emu_range(dst, bytes, true, "cudaMemcpyAsync");
+        memmove(dst, from, bytes);
+    });
+    if (waits)
+        rk_emu_finish(s);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
+{
+    RK_EMU_CALL("cudaMemsetAsync", cudaErrorUnknown);
+    if (rk_emu_kind_of(p) != RK_EMU_DEVICE)
+        rk_emu_report("memory", "cudaMemsetAsync of %p, which is no device memory", p);
+    rk_emu_enqueue(s, "cudaMemsetAsync", [=] {
+        rk_emu_range(p, bytes, true, "cudaMemsetAsync");
+        memset(p, value, bytes);
+    });
+    return cudaSuccess;
+}
+}

@@ -1,0 +1,266 @@
+/* Devices, errors, launches, and what is counted. */
+#include "cuda/host/runtime.h"
+#include "cuda/host/rk_emu_device.h"
+
+#include <memory>
+#include <mutex>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <vector>
+
+rk_emu_counts rk_emu_counted;
+
+namespace {
+
+enum : size_t { SHARED_USUAL = 48u << 10, SHARED_MOST = 163u << 10 };
+enum { PROCESSORS = 4, NO_DRIVER = -1 };
+
+struct {
+    std::recursive_mutex lock;
+    cudaError_t error;
+    uint64_t random = 88172645463325252ull;
+} rt;
+
+long setting(const char *name, long usual)
+{
+    const char *text = getenv(name);
+    return text && *text ? strtol(text, nullptr, 10) : usual;
+}
+
+/* Device memory that is still allocated when the process ends is a leak of the code under test. */
+__attribute__((destructor)) void report_leaks(void)
+{
+    const char *off = getenv("RK_EMU_LEAKS");
+    if (rk_emu_counted.blocks_live == 0 || (off && !strcmp(off, "off")))
+        return;
+    fprintf(stderr, "rk_emu: leak: %llu blocks of device memory, %llu bytes, are still allocated at the end\n",
+            (unsigned long long)rk_emu_counted.blocks_live, (unsigned long long)rk_emu_counted.bytes_live);
+    fflush(nullptr);
+    _exit(86);
+}
+
+} // namespace
+
+rk_emu_guard::rk_emu_guard()
+{
+    rt.lock.lock();
+}
+
+rk_emu_guard::~rk_emu_guard()
+{
+    rt.lock.unlock();
+}
+
+bool rk_emu_fails(const char *call)
+{
+    static long wanted = setting("RK_EMU_FAIL", 0);
+    bool fails = wanted > 0 && ++rk_emu_counted.calls == (uint64_t)wanted;
+    if (wanted <= 0)
+        rk_emu_counted.calls++;
+    if (fails)
+        fprintf(stderr, "rk_emu: call %ld, %s, is made to fail\n", wanted, call);
+    return fails;
+}
+
+void rk_emu_report(const char *kind, const char *format, ...)
+{
+    char text[600];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fprintf(stderr, "rk_emu: %s: %s%s\n", kind, text, rk_emu_where());
+    fflush(nullptr);
+    _exit(86);
+}
+
+uint64_t rk_emu_random(void)
+{
+    rt.random ^= rt.random << 13;
+    rt.random ^= rt.random >> 7;
+    rt.random ^= rt.random << 17;
+    return rt.random;
+}
+
+void rk_emu_seed(uint64_t seed)
+{
+    rt.random += 0x9E3779B97F4A7C15ull * seed;
+    for (int i = 0; i < 20; i++)
+        rk_emu_random();
+}
+
+void rk_emu_shuffle(unsigned *x, unsigned n)
+{
+    for (unsigned i = n; i > 1; i--) {
+        unsigned j = (unsigned)(rk_emu_random() % i), t = x[i - 1];
+        x[i - 1] = x[j];
+        x[j] = t;
+    }
+}
+
+cudaError_t rk_emu_error(cudaError_t e)
+{
+    if (e)
+        rt.error = e;
+    return e;
+}
+
+extern "C" {
+
+cudaError_t cudaGetLastError(void)
+{
+    rk_emu_guard guard;
+    cudaError_t e = rt.error;
+    rt.error = cudaSuccess;
+    return e;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return rt.error;
+}
+
+const char *cudaGetErrorName(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess:
+        return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidValue:
+        return "cudaErrorInvalidValue";
+    case cudaErrorInvalidConfiguration:
+        return "cudaErrorInvalidConfiguration";
+    case cudaErrorLaunchFailure:
+        return "cudaErrorLaunchFailure";
+    case cudaErrorNoKernelImageForDevice:
+        return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorInsufficientDriver:
+        return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+        return "cudaErrorNoDevice";
+    default:
+        return "cudaErrorUnknown";
+    }
+}
+
+const char *cudaGetErrorString(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+        return "invalid configuration argument";
+    case cudaErrorLaunchFailure:
+        return "unspecified launch failure";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
+    case cudaErrorInsufficientDriver:
+        return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
+    default:
+        return "unknown error";
+    }
+}
+
+/* RK_EMU_DEVICES: how many there are; -1: as where no driver is, which leaves *n unset. */
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    RK_EMU_CALL("cudaGetDeviceCount", cudaErrorUnknown);
+    long devices = setting("RK_EMU_DEVICES", 1);
+    if (devices == NO_DRIVER)
+        return rk_emu_error(cudaErrorInsufficientDriver);
+    *n = (int)devices;
+    return devices ? cudaSuccess : rk_emu_error(cudaErrorNoDevice);
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    RK_EMU_CALL("cudaSetDevice", cudaErrorUnknown);
+    if (device < 0 || device >= setting("RK_EMU_DEVICES", 1))
+        return rk_emu_error(cudaErrorInvalidDevice);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    RK_EMU_CALL("cudaGetDevice", cudaErrorUnknown);
+    *device = 0;
+    return cudaSuccess;
+}
+
+/* As small as grids may meet, so that grid-stride loops go round more than once; RK_EMU_ARCH: compute capability
+ * times ten. */
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+{
+    RK_EMU_CALL("cudaGetDeviceProperties", cudaErrorUnknown);
+    long arch = setting("RK_EMU_ARCH", 80);
+    size_t available, total;
+    memset(p, 0, sizeof *p);
+    cudaError_t e = cudaMemGetInfo(&available, &total);
+    if (e)
+        return e;
+    snprintf(p->name, sizeof p->name, "run on the host");
+    p->major = (int)arch / 10;
+    p->minor = (int)arch % 10;
+    p->totalGlobalMem = total;
+    p->multiProcessorCount = PROCESSORS;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = 1024;
+    p->sharedMemPerBlock = SHARED_USUAL;
+    p->sharedMemPerBlockOptin = SHARED_MOST;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int)
+{
+    RK_EMU_CALL("cudaFuncSetAttribute", cudaErrorUnknown);
+    return cudaSuccess;
+}
+
+/* A launch returns nothing: its error waits for cudaGetLastError(). */
+cudaError_t rk_emu_launch(const char *kernel, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
+                          void (*run)(void *), const void *args, size_t size)
+{
+    rk_emu_guard guard;
+    size_t threads = (size_t)block.x * block.y * block.z;
+    if (rk_emu_fails(kernel))
+        return rk_emu_error(cudaErrorLaunchFailure);
+    if (setting("RK_EMU_ARCH", 80) > 120)
+        return rk_emu_error(cudaErrorNoKernelImageForDevice);
+    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
+        grid.y > 65535 || grid.z > 65535)
+        return rk_emu_error(cudaErrorInvalidConfiguration);
+    if (smem > SHARED_MOST)
+        return rk_emu_error(cudaErrorInvalidValue);
+    auto pack = std::make_shared<std::vector<char>>((const char *)args, (const char *)args + size);
+    rk_emu_counted.launches++;
+    rk_emu_kernel k = { kernel, grid, block, smem, run, nullptr };
+    rk_emu_enqueue(stream, kernel, [=] {
+        rk_emu_kernel now = k;
+        now.args = pack->data();
+        rk_emu_run(now);
+    });
+    return cudaSuccess;
+}
+}
