@@ -32,7 +32,7 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND NOT RANKINE_FUZZ)
     endif()
     add_library(rankine_cuda_host_kernels OBJECT ${RANKINE_CUDA_KERNELS})
     target_compile_options(rankine_cuda_host_kernels PRIVATE -x c++ -Wno-unused-variable -Wno-unused-function
-        -Wno-strict-aliasing ${RANKINE_CUDA_HOST_FLAGS})
+        -Wno-strict-aliasing -Wno-unknown-pragmas ${RANKINE_CUDA_HOST_FLAGS})
     add_library(rankine_cuda_host MODULE ${RANKINE_CUDA_C} ${RANKINE_CUDA_EMU}
         $<TARGET_OBJECTS:rankine_cuda_host_kernels>)
     foreach(target rankine_cuda_host_kernels rankine_cuda_host)

@@ -1,0 +1,232 @@
+/* Reductions, in the order of core/order.h: a column's sum is a chain a segment, a row's sum goes by lanes,
+ * sums of squares by chunks in double. In f32 the bits are the CPU's. */
+#include "cuda/columns.cuh"
+#include "cuda/entry.cuh"
+#include "cuda/rows.cuh"
+
+/* ---- sums ---- */
+
+template <class T>
+static __global__ void row_sum_kernel(int64_t rows, int64_t cols, const T *__restrict__ x, T *__restrict__ y)
+{
+    RK__EACH_ROW(rows, r)
+    {
+        const rk__row row(rows, cols, r);
+        const T *from = x + r * cols;
+        const T sum = rk__row_sum<T>(row, [=](T acc, int64_t i) { return acc + from[i]; });
+        if (row.first)
+            y[r] = sum;
+    }
+}
+
+template <class T>
+static rk_status reduce_sum(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, rk_order order,
+                            const void *x, void *y)
+{
+    if (inner != 1 || order.segments > 1 || order.acc != RK_ACC_SET)
+        return rk__column_sums<T>(dev, rk__column_plain<T>{ (const T *)x }, outer, n, inner, order, y);
+    if (outer == 0)
+        return RK_OK;
+    RK__LAUNCH_ROWS((row_sum_kernel<T>), dev, outer, n, (const T *)x, (T *)y);
+    return rk__cuda_launched(dev);
+}
+
+/* ---- extremes: the first of equals; a NaN beats every number, so that it is seen ---- */
+
+/* The best of a thread so far. at: n if it saw none. */
+template <class T> struct extreme {
+    T value; /* times the sign */
+    int64_t at;
+};
+
+template <class T> RK_INLINE bool beats(const extreme<T> &a, const extreme<T> &b)
+{
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    if (a_nan || b_nan)
+        return a_nan && (!b_nan || a.at < b.at);
+    return a.value > b.value || (a.value == b.value && a.at < b.at);
+}
+
+/* Elements lane, lane + lanes, .. of n, `step` apart. */
+template <class T>
+RK_INLINE extreme<T> best_of(const T *x, int64_t n, int64_t step, int lane, int lanes, T sign)
+{
+    extreme<T> best = { (T)-INFINITY, n };
+#pragma unroll 4
+    for (int64_t i = lane; i < n; i += lanes) {
+        const extreme<T> e = { sign * x[i * step], i };
+        if (beats(e, best))
+            best = e;
+    }
+    return best;
+}
+
+/* A warp a row. y or index may be NULL. */
+template <class T>
+static __global__ void row_extreme_kernel(int64_t rows, int64_t n, T sign, const T *x, T *y, int64_t *index)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const int64_t warps = (int64_t)gridDim.x * blockDim.x / 32;
+    for (int64_t r = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32; r < rows; r += warps) {
+        extreme<T> best = best_of(x + r * n, n, 1, lane, 32, sign);
+#pragma unroll
+        for (int h = 16; h > 0; h /= 2) {
+            const extreme<T> other = { __shfl_xor_sync(0xffffffffu, best.value, h),
+                                       __shfl_xor_sync(0xffffffffu, best.at, h) };
+            if (beats(other, best))
+                best = other;
+        }
+        if (lane == 0 && y)
+            y[r] = x[r * n + best.at];
+        if (lane == 0 && index)
+            index[r] = best.at;
+    }
+}
+
+/* A thread a column. */
+template <class T>
+static __global__ void column_extreme_kernel(int64_t columns, int64_t n, int64_t inner, T sign, const T *x,
+                                             T *y, int64_t *index)
+{
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; c < columns; c += step) {
+        const T *from = x + c / inner * n * inner + c % inner;
+        const extreme<T> best = best_of(from, n, inner, 0, 1, sign);
+        if (y)
+            y[c] = from[best.at * inner];
+        if (index)
+            index[c] = best.at;
+    }
+}
+
+template <class T>
+static rk_status run_extreme(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, T sign, const void *x,
+                             void *y, int64_t *index)
+{
+    const int64_t columns = outer * inner;
+    if (columns == 0 || n == 0)
+        return RK_OK;
+    if (inner == 1)
+        RK_LAUNCH((row_extreme_kernel<T>), rk__cuda_grid(dev, columns * 32, RK__ROW_BLOCK), RK__ROW_BLOCK, 0,
+                  dev->stream, columns, n, sign, (const T *)x, (T *)y, index);
+    else
+        RK_LAUNCH((column_extreme_kernel<T>), rk__cuda_grid(dev, columns, RK__ROW_BLOCK), RK__ROW_BLOCK, 0,
+                  dev->stream, columns, n, inner, sign, (const T *)x, (T *)y, index);
+    return rk__cuda_launched(dev);
+}
+
+template <class T>
+static rk_status reduce_max(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                            int64_t *index)
+{
+    return run_extreme(dev, outer, n, inner, (T)1, x, y, index);
+}
+
+template <class T>
+static rk_status reduce_min(rk_dev *dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y,
+                            int64_t *index)
+{
+    return run_extreme(dev, outer, n, inner, (T)-1, x, y, index);
+}
+
+/* ---- sums of squares, in 16 lanes of doubles: the square of a float is exact in one ---- */
+
+/* Row r is x[r * ld .. r * ld + cols), cut at `total`. sums (rows); odd (rows), if not NULL: how many of a
+ * row's elements are not finite. */
+template <class T>
+static __global__ void squares_kernel(int64_t rows, int64_t cols, int64_t ld, int64_t total, const T *x,
+                                      double *sums, double *odd)
+{
+    RK__EACH_ROW(rows, r)
+    {
+        const int64_t left = total - r * ld;
+        const rk__row row(rows, left < cols ? left : cols, r);
+        const T *from = x + r * ld;
+        double strange = 0;
+        const double sum = rk__row_sum<double>(row, [&](double acc, int64_t i) {
+            const double v = (double)from[i];
+            if (odd && !(fabs(v) < (double)INFINITY))
+                strange += 1;
+            return acc + v * v;
+        });
+        strange = rk__row_total(strange);
+        if (row.first) {
+            sums[r] = sum;
+            if (odd)
+                odd[r] = strange;
+        }
+    }
+}
+
+template <class T> static rk_status chunk_squares(rk_dev *dev, int64_t n, const void *x, double *sums)
+{
+    const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;
+    if (n == 0)
+        return RK_OK;
+    double *part = (double *)rk__cuda_work(dev, 0, (size_t)chunks * sizeof *part);
+    if (!part)
+        return RK_ENOMEM;
+    RK__LAUNCH_ROWS((squares_kernel<T>), dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
+                    part, (double *)NULL);
+    rk_status st = rk__cuda_launched(dev);
+    return st ? st : rk__cuda_read(dev, sums, part, (size_t)chunks * sizeof *part);
+}
+
+template <class T>
+static rk_status row_squares(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step,
+                             double *sums)
+{
+    if (rows == 0)
+        return RK_OK;
+    const size_t bytes = (size_t)rows * sizeof(double);
+    double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
+    if (!part || !host)
+        return RK_ENOMEM;
+    RK__LAUNCH_ROWS((squares_kernel<T>), dev, rows, cols, ld, (rows - 1) * ld + cols, (const T *)x, part,
+                    (double *)NULL);
+    rk_status st = rk__cuda_launched(dev);
+    if (!st)
+        st = rk__cuda_read(dev, host, part, bytes);
+    for (int64_t r = 0; !st && r < rows; r++)
+        sums[r * step] = host[r];
+    return st;
+}
+
+template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const void *x, double *out, bool *bad)
+{
+    *out = 0;
+    *bad = false;
+    if (n == 0)
+        return RK_OK;
+    const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;
+    const size_t bytes = 2 * (size_t)chunks * sizeof(double);
+    double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
+    if (!part || !host)
+        return RK_ENOMEM;
+    RK__LAUNCH_ROWS((squares_kernel<T>), dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
+                    part, part + chunks);
+    rk_status st = rk__cuda_launched(dev);
+    if (!st)
+        st = rk__cuda_read(dev, host, part, bytes);
+    if (st)
+        return st;
+    *out = rk_order_tree(host, 0, chunks);
+    *bad = rk_order_tree(host + chunks, 0, chunks) > 0;
+    return RK_OK;
+}
+
+RK__ENTRIES(reduce_sum,
+            (rk_dev * dev, int64_t outer, int64_t n, int64_t inner, rk_order order, const void *x, void *y),
+            (dev, outer, n, inner, order, x, y))
+RK__ENTRIES(reduce_max,
+            (rk_dev * dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index),
+            (dev, outer, n, inner, x, y, index))
+RK__ENTRIES(reduce_min,
+            (rk_dev * dev, int64_t outer, int64_t n, int64_t inner, const void *x, void *y, int64_t *index),
+            (dev, outer, n, inner, x, y, index))
+RK__ENTRIES(sum_squares, (rk_dev * dev, int64_t n, const void *x, double *out, bool *bad),
+            (dev, n, x, out, bad))
+RK__ENTRIES(chunk_squares, (rk_dev * dev, int64_t n, const void *x, double *sums), (dev, n, x, sums))
+RK__ENTRIES(row_squares,
+            (rk_dev * dev, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step, double *sums),
+            (dev, rows, cols, ld, x, step, sums))

@@ -1,0 +1,510 @@
+/* Kernels of the CUDA device, run on the host, give the bits of the CPU in f32, on ordinary numbers and on
+ * zeros of both signs, subnormal, huge, infinite and undefined ones (of a NaN, that it is one), at sizes
+ * around those of packs, lanes, chunks and blocks, at addresses that are aligned and that are not; in f64
+ * they are close. */
+#include "host_run.h"
+#include "test.h"
+
+#include "core/order.h"
+
+typedef enum kind {
+    WILD,   /* anything */
+    TAME,   /* in (-4, 4) */
+    ABOVE,  /* in (0.5, 2) */
+    LABELS, /* int64_t in [0, limit); every seventh is `limit` / 2 */
+    PLACES, /* int64_t, written */
+} kind;
+
+typedef struct array {
+    kind kind;
+    int64_t n, limit;
+} array;
+
+enum { MOST_ARRAYS = 8, MOST_HOST = 40000, SHIFT = 1 };
+
+typedef struct shape {
+    int64_t rows, cols, inner;
+    int segments;
+    rk_acc acc;
+    double p;
+    bool flag;
+} shape;
+
+/* p: the arrays; host: numbers that an entry gives on the host. */
+typedef rk_status call_fn(const rk_kernels *k, rk_dev *dev, const shape *s, void *const *p, double *host);
+
+static rk_dev *cpu, *gpu;
+static const rk_device *cuda;
+static uint64_t state = 1;
+
+static uint64_t next(void)
+{
+    uint64_t z = (state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static double between(double lo, double hi)
+{
+    return lo + (hi - lo) * (double)(next() >> 11) * 0x1p-53;
+}
+
+static double wild(void)
+{
+    static const double odd[] = { 0.0,         -0.0,           INFINITY,        -INFINITY,
+                                  NAN,         0x1p-149,       -0x1p-149,       0x1p-127,
+                                  -0x1.8p-128, 0x1.fffffep127, -0x1.fffffep127, 1,
+                                  -1,          88.8,           -103.9 };
+    uint64_t r = next() % 64;
+    if (r < sizeof odd / sizeof *odd)
+        return odd[r];
+    return r < 24 ? ldexp(between(-1, 1), (int)(next() % 250) - 125) : between(-4, 4);
+}
+
+static size_t element(const array *a, rk_dtype t)
+{
+    return a->kind >= LABELS || t == RK_F64 ? 8 : 4;
+}
+
+static void fill_array(const array *a, rk_dtype t, void *p)
+{
+    for (int64_t i = 0; i < a->n; i++) {
+        if (a->kind >= LABELS) {
+            ((int64_t *)p)[i] = a->kind == PLACES ? -1
+                                : i % 7 == 3      ? a->limit / 2
+                                                  : (int64_t)(next() % (uint64_t)a->limit);
+            continue;
+        }
+        double v = a->kind == WILD ? wild() : a->kind == TAME ? between(-4, 4) : between(0.5, 2);
+        if (t == RK_F64)
+            ((double *)p)[i] = v;
+        else
+            ((float *)p)[i] = (float)v;
+    }
+}
+
+/* Bits in f32, and of what is no number of T; one in 10^10 of the largest in f64. */
+static bool same(const array *a, rk_dtype t, const void *x, const void *y)
+{
+    double top = 1;
+    if (a->kind >= LABELS)
+        return !memcmp(x, y, 8 * (size_t)a->n);
+    for (int64_t i = 0; i < a->n && t == RK_F64; i++)
+        top = fmax(top, fabs(((const double *)x)[i]));
+    for (int64_t i = 0; i < a->n; i++)
+        if (t == RK_F64) {
+            double u = ((const double *)x)[i], v = ((const double *)y)[i];
+            if (!(fabs(u - v) <= 1e-10 * top) && u == u)
+                return false;
+        } else {
+            float u = ((const float *)x)[i], v = ((const float *)y)[i];
+            if (memcmp(&u, &v, sizeof u) && (u == u || v == v)) {
+                fprintf(stderr, "element %lld: cpu %a, cuda %a\n", (long long)i, (double)u, (double)v);
+                return false;
+            }
+        }
+    return true;
+}
+
+/* One call on both devices; `shift` elements from where memory begins. */
+static bool agree_at(call_fn *call, const shape *s, rk_dtype t, int arrays, const array *a, int shift)
+{
+    static double host[2][MOST_HOST];
+    void *on_cpu[MOST_ARRAYS], *on_gpu[MOST_ARRAYS], *whole[MOST_ARRAYS];
+    for (int k = 0; k < MOST_HOST; k++)
+        host[0][k] = host[1][k] = -1;
+    for (int i = 0; i < arrays; i++) {
+        size_t bytes = (size_t)a[i].n * element(a + i, t);
+        on_cpu[i] = malloc(bytes + 1);
+        fill_array(a + i, t, on_cpu[i]);
+        if (cuda->alloc(gpu, bytes + (size_t)shift * element(a + i, t) + 1, whole + i))
+            exit(1);
+        on_gpu[i] = (char *)whole[i] + (size_t)shift * element(a + i, t);
+        if (cuda->copy_in(gpu, on_gpu[i], on_cpu[i], bytes))
+            exit(1);
+    }
+    rk_status st = call(rk_device_cpu.kernels(cpu, t), cpu, s, on_cpu, host[0]);
+    bool ok = st == call(cuda->kernels(gpu, t), gpu, s, on_gpu, host[1]) && st == RK_OK;
+    for (int k = 0; k < MOST_HOST && ok; k++)
+        ok = !memcmp(host[0] + k, host[1] + k, sizeof(double)) ||
+             (host[0][k] != host[0][k] && host[1][k] != host[1][k]);
+    if (!ok)
+        fprintf(stderr, "status or host numbers differ\n");
+    for (int i = 0; i < arrays; i++) {
+        size_t bytes = (size_t)a[i].n * element(a + i, t);
+        void *back = malloc(bytes + 1);
+        ok &= !cuda->copy_out(gpu, back, on_gpu[i], bytes) && same(a + i, t, on_cpu[i], back);
+        free(back);
+        cuda->release(gpu, whole[i], bytes + (size_t)shift * element(a + i, t) + 1);
+        free(on_cpu[i]);
+    }
+    if (!ok)
+        fprintf(stderr, "differs: %s, (%lld, %lld, %lld), %d segments, acc %d, p %g, shift %d\n",
+                t == RK_F64 ? "f64" : "f32", (long long)s->rows, (long long)s->cols, (long long)s->inner,
+                s->segments, (int)s->acc, s->p, shift);
+    return ok;
+}
+
+/* f32 on wild and on tame numbers, f64 on tame ones. */
+static bool agree(call_fn *call, const shape *s, int arrays, const array *a)
+{
+    array tame[MOST_ARRAYS];
+    for (int i = 0; i < arrays; i++) {
+        tame[i] = a[i];
+        if (a[i].kind == WILD)
+            tame[i].kind = TAME;
+    }
+    return agree_at(call, s, RK_F32, arrays, a, 0) && agree_at(call, s, RK_F32, arrays, a, SHIFT) &&
+           agree_at(call, s, RK_F32, arrays, tame, 0) && agree_at(call, s, RK_F64, arrays, tame, 0);
+}
+
+#define CALL(name)                                                                                 \
+    static rk_status call_##name(const rk_kernels *k, rk_dev *dev, const shape *s, void *const *p, \
+                                 double *host)
+#define UNUSED (void)s, (void)p, (void)host
+
+TEST(devices_open)
+{
+    char msg[512] = "";
+    const rk_cuda_library *m = rk__cuda_load(msg, sizeof msg);
+    CHECK(m && (cuda = m->device));
+    CHECK(cuda->open(&(rk_open_cfg){ 0 }, &gpu, msg, sizeof msg) == RK_OK);
+    CHECK(rk_device_cpu.open(&(rk_open_cfg){ .threads = 1 }, &cpu, msg, sizeof msg) == RK_OK);
+}
+
+/* ---- elementwise ---- */
+
+static const int64_t lengths[] = { 0, 1, 3, 4, 5, 255, 1023, 1025, 4099 };
+enum { LENGTHS = sizeof lengths / sizeof *lengths };
+
+#define MAP1(name, ns, f32, f64)                        \
+    CALL(name)                                          \
+    {                                                   \
+        UNUSED;                                         \
+        return k->name(dev, s->rows, p[0], s->p, p[1]); \
+    }
+#define MAP2(name, ns, f32, f64)                              \
+    CALL(name)                                                \
+    {                                                         \
+        UNUSED;                                               \
+        return k->name(dev, s->rows, p[0], p[1], s->p, p[2]); \
+    }
+#include "core/maps.def"
+MAP1(pow_scalar, 0, , )
+MAP2(pow_scalar_grad, 0, , )
+#undef MAP1
+#undef MAP2
+
+typedef struct map {
+    const char *name;
+    call_fn *call;
+    int arrays;
+} map;
+
+static const map maps[] = {
+#define MAP1(name, ns, f32, f64) { #name, call_##name, 2 },
+#define MAP2(name, ns, f32, f64) { #name, call_##name, 3 },
+#include "core/maps.def"
+    MAP1(pow_scalar, 0, , ) MAP2(pow_scalar_grad, 0, , )
+};
+
+TEST(maps)
+{
+    for (size_t m = 0; m < sizeof maps / sizeof *maps; m++)
+        for (int i = 0; i < LENGTHS; i++) {
+            int64_t n = lengths[i];
+            shape s = { .rows = n, .p = i % 2 ? 0.75 : -2.5 };
+            bool f64_positive = !strcmp(maps[m].name, "log") || !strncmp(maps[m].name, "pow", 3) ||
+                                strstr(maps[m].name, "sqrt") || strstr(maps[m].name, "div");
+            const array a[] = { { WILD, n, 0 }, { WILD, n, 0 }, { WILD, n, 0 } };
+            const array b[] = { { ABOVE, n, 0 }, { ABOVE, n, 0 }, { ABOVE, n, 0 } };
+            bool ok = agree_at(maps[m].call, &s, RK_F32, maps[m].arrays, a, 0) &&
+                      agree_at(maps[m].call, &s, RK_F32, maps[m].arrays, a, SHIFT) &&
+                      agree_at(maps[m].call, &s, RK_F64, maps[m].arrays, b, 0);
+            if (ok && !f64_positive)
+                ok = agree(maps[m].call, &s, maps[m].arrays, a);
+            if (!ok)
+                TEST_FAIL("%s of %lld", maps[m].name, (long long)n);
+        }
+}
+
+TEST(powers)
+{
+    static const double p[] = { 0, 1, -1, 2, 3, -3, 0.5, 2.5, -0.25, 40, NAN, INFINITY };
+    const array a[] = { { WILD, 777, 0 }, { WILD, 777, 0 }, { WILD, 777, 0 } };
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++) {
+        shape s = { .rows = 777, .p = p[i] };
+        CHECK(agree_at(call_pow_scalar, &s, RK_F32, 2, a, 0));
+        CHECK(agree_at(call_pow_scalar_grad, &s, RK_F32, 3, a, 0));
+    }
+}
+
+/* ---- rows ---- */
+
+static const int64_t rows_of[][2] = { { 0, 5 },   { 1, 1 },    { 3, 7 },    { 17, 16 }, { 5, 33 },
+                                      { 64, 10 }, { 33, 130 }, { 2, 1000 }, { 300, 3 } };
+enum { ROWS_OF = sizeof rows_of / sizeof *rows_of };
+
+#define EACH_SHAPE(s)                       \
+    for (int at_ = 0; at_ < ROWS_OF; at_++) \
+        for (shape s = { .rows = rows_of[at_][0], .cols = rows_of[at_][1] }, *once_ = &s; once_; once_ = NULL)
+
+#define CALL_ROWS(name, ...)                                \
+    CALL(name)                                              \
+    {                                                       \
+        UNUSED;                                             \
+        return k->name(dev, s->rows, s->cols, __VA_ARGS__); \
+    }
+
+CALL_ROWS(softmax, p[0], p[1])
+CALL_ROWS(softmax_grad, p[0], p[1], p[2])
+CALL_ROWS(log_softmax, p[0], p[1])
+CALL_ROWS(log_softmax_grad, p[0], p[1], p[2])
+CALL_ROWS(row_max, p[0], p[1])
+CALL_ROWS(cross_entropy, p[0], p[1], s->p, s->flag, s->cols / 2, p[2], p[3])
+CALL_ROWS(cross_entropy_part, s->segments, s->cols / 2, p[0], p[1], p[2], p[3], s->flag ? p[4] : NULL, p[5])
+CALL_ROWS(cross_entropy_grad, 3, 2 * s->cols, p[0], p[1], p[2], s->p, s->flag, s->cols / 2, 0.25, p[3])
+CALL_ROWS(layer_norm, p[0], s->flag ? p[1] : NULL, s->p > 0 ? p[2] : NULL, 1e-5, p[3], p[4], p[5])
+CALL_ROWS(rms_norm, p[0], s->flag ? p[1] : NULL, 1e-5, p[2], p[3])
+CALL_ROWS(layer_norm_dx, p[0], s->flag ? p[1] : NULL, p[2], p[3], p[4], p[5])
+CALL_ROWS(rms_norm_dx, p[0], s->flag ? p[1] : NULL, p[2], p[3], p[4])
+
+CALL(cross_entropy_join)
+{
+    UNUSED;
+    return k->cross_entropy_join(dev, s->rows, s->cols, p[0], s->p, s->flag, s->cols / 2, p[1], p[2],
+                                 s->p > 0 ? p[3] : NULL, p[4], p[5], p[6]);
+}
+
+TEST(softmax)
+{
+    EACH_SHAPE(s)
+    {
+        const int64_t n = s.rows * s.cols;
+        const array a[] = { { WILD, n, 0 }, { WILD, n, 0 }, { WILD, n, 0 } };
+        CHECK(agree(call_softmax, &s, 2, a));
+        CHECK(agree(call_log_softmax, &s, 2, a));
+        CHECK(agree(call_softmax_grad, &s, 3, a));
+        CHECK(agree(call_log_softmax_grad, &s, 3, a));
+        CHECK(agree(call_row_max, &s, 2, (array[]){ { WILD, n, 0 }, { WILD, s.rows, 0 } }));
+    }
+}
+
+TEST(cross_entropy)
+{
+    EACH_SHAPE(s) for (int way = 0; way < 4; way++)
+    {
+        const int64_t n = s.rows * s.cols, r = s.rows;
+        const array x = { WILD, n, 0 }, target = { LABELS, r, s.cols }, row = { WILD, r, 0 };
+        const array all = { LABELS, r, 2 * s.cols }, sum = { ABOVE, r, 0 };
+        s.p = way & 1 ? 0.1 : 0;
+        s.flag = way & 2;
+        s.segments = 1 << way;
+        CHECK(agree(call_cross_entropy, &s, 4, (array[]){ x, target, row, row }));
+        CHECK(agree(call_cross_entropy_part, &s, 6, (array[]){ x, all, row, row, row, row }));
+        CHECK(agree(call_cross_entropy_join, &s, 7, (array[]){ target, row, sum, row, row, row, row }));
+        CHECK(agree(call_cross_entropy_grad, &s, 4, (array[]){ x, all, row, x }));
+    }
+}
+
+TEST(norms)
+{
+    EACH_SHAPE(s) for (int way = 0; way < 4; way++)
+    {
+        const array x = { WILD, s.rows * s.cols, 0 }, col = { WILD, s.cols, 0 }, row = { WILD, s.rows, 0 };
+        s.flag = way & 1;
+        s.p = way & 2;
+        CHECK(agree(call_layer_norm, &s, 6, (array[]){ x, col, col, x, row, row }));
+        CHECK(agree(call_rms_norm, &s, 4, (array[]){ x, col, x, row }));
+        CHECK(agree(call_layer_norm_dx, &s, 6, (array[]){ x, col, row, row, x, x }));
+        CHECK(agree(call_rms_norm_dx, &s, 5, (array[]){ x, col, row, x, x }));
+    }
+}
+
+/* ---- reductions ---- */
+
+CALL(reduce_sum)
+{
+    UNUSED;
+    const rk_order order = { .segments = s->segments, .unit = 1, .acc = s->acc };
+    return k->reduce_sum(dev, s->rows, s->cols, s->inner, order, p[0], p[1]);
+}
+
+CALL(layer_norm_dparam)
+{
+    UNUSED;
+    const rk_order order = { .segments = s->segments, .unit = s->cols % 3 ? 1 : 3, .acc = s->acc };
+    return k->layer_norm_dparam(dev, s->cols, s->inner, order, p[0], s->flag ? p[1] : NULL, p[2], p[3], p[4],
+                                s->flag ? p[5] : NULL);
+}
+
+CALL(reduce_max)
+{
+    UNUSED;
+    return k->reduce_max(dev, s->rows, s->cols, s->inner, p[0], s->flag ? p[1] : NULL, p[2]);
+}
+
+CALL(reduce_min)
+{
+    UNUSED;
+    return k->reduce_min(dev, s->rows, s->cols, s->inner, p[0], p[1], s->flag ? p[2] : NULL);
+}
+
+TEST(sums_and_extremes)
+{
+    static const int64_t outer[] = { 0, 1, 3 }, n[] = { 0, 1, 9, 40, 333 }, inner[] = { 1, 2, 31, 33, 100 };
+    for (int i = 0; i < 3 * 5 * 5; i++) {
+        shape s = { .rows = outer[i % 3], .cols = n[i / 3 % 5], .inner = inner[i / 15], .flag = i % 2 };
+        const int64_t out = s.rows * s.inner;
+        const array x = { WILD, out * s.cols, 0 }, y = { WILD, out, 0 }, at = { PLACES, out, 0 };
+        CHECK(agree(call_reduce_max, &s, 3, (array[]){ x, y, at }));
+        CHECK(agree(call_reduce_min, &s, 3, (array[]){ x, y, at }));
+        const array part = { WILD, s.cols * s.inner, 0 }, row = { WILD, s.cols, 0 },
+                    col = { WILD, s.inner, 0 };
+        for (s.segments = 1; s.segments <= 64; s.segments *= 4)
+            for (int acc = RK_ACC_SET; acc <= (s.segments > 1 ? RK_ACC_ADD : RK_ACC_CHAIN); acc++) {
+                s.acc = (rk_acc)acc;
+                CHECK(agree(call_reduce_sum, &s, 2, (array[]){ x, y }));
+                if (s.rows == 1)
+                    CHECK(agree(call_layer_norm_dparam, &s, 6, (array[]){ part, row, row, part, col, col }));
+            }
+    }
+}
+
+CALL(sum_squares)
+{
+    UNUSED;
+    bool bad = false;
+    rk_status st = k->sum_squares(dev, s->rows, p[0], host, &bad);
+    host[1] = bad;
+    return st;
+}
+
+CALL(chunk_squares)
+{
+    UNUSED;
+    return k->chunk_squares(dev, s->rows, p[0], host);
+}
+
+CALL(row_squares)
+{
+    UNUSED;
+    return k->row_squares(dev, s->rows, s->cols, s->cols + 2, p[0], 3, host);
+}
+
+TEST(squares)
+{
+    static const int64_t n[] = { 0, 1, 15, 17, 4095, 4096, 4097, 12289, 70001 };
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
+        shape s = { .rows = n[i] };
+        for (int k = 0; k < 2; k++) {
+            const array x = { k ? WILD : TAME, n[i], 0 };
+            CHECK(agree(call_sum_squares, &s, 1, &x));
+            CHECK(agree(call_chunk_squares, &s, 1, &x));
+        }
+    }
+    EACH_SHAPE(s)
+    {
+        CHECK(agree(call_row_squares, &s, 1, (array[]){ { WILD, s.rows * (s.cols + 2), 0 } }));
+    }
+}
+
+/* ---- random numbers ---- */
+
+static const rk_rng rng = { .key = { 0x89abcdef, 2 }, .ctr = { 0xfffffff0, 4, 5 } };
+
+CALL(uniform)
+{
+    UNUSED;
+    return k->uniform(dev, s->rows, rng, p[0]);
+}
+
+CALL(normal)
+{
+    UNUSED;
+    return k->normal(dev, s->rows, rng, p[0]);
+}
+
+CALL(dropout)
+{
+    UNUSED;
+    return k->dropout(dev, s->rows, s->cols, UINT64_C(0xfffffffe), s->p, rng, p[0], p[1]);
+}
+
+TEST(random_numbers)
+{
+    for (int i = 0; i < LENGTHS; i++) {
+        shape s = { .rows = lengths[i] };
+        const array y = { TAME, lengths[i], 0 };
+        CHECK(agree(call_uniform, &s, 1, &y));
+        CHECK(agree(call_normal, &s, 1, &y));
+    }
+    EACH_SHAPE(s) for (s.p = 0; s.p <= 1; s.p += 0.25)
+    {
+        const array x = { WILD, s.rows * s.cols, 0 };
+        CHECK(agree(call_dropout, &s, 2, (array[]){ x, x }));
+    }
+}
+
+/* ---- optimisers ---- */
+
+static rk_optim_args optim_of(const shape *s)
+{
+    const int way = s->segments;
+    return (rk_optim_args){ .n = s->rows,
+                            .lr = 0.01,
+                            .weight_decay = way & 1 ? 0.1 : 0,
+                            .grad_scale = 0.5,
+                            .beta1 = 0.9,
+                            .beta2 = 0.99,
+                            .eps = 1e-6,
+                            .bias1 = 0.271,
+                            .bias2 = 0.0297,
+                            .momentum = 0.9,
+                            .dampening = way & 2 ? 0.3 : 0,
+                            .nesterov = way & 4,
+                            .decoupled = way & 8,
+                            .first = way & 16 };
+}
+
+CALL(adam)
+{
+    UNUSED;
+    const rk_optim_args o = optim_of(s);
+    return k->adam(dev, &o, p[0], p[1], p[2], p[3]);
+}
+
+CALL(sgd)
+{
+    UNUSED;
+    const rk_optim_args o = optim_of(s);
+    return k->sgd(dev, &o, p[0], p[1], s->flag ? p[2] : NULL);
+}
+
+CALL(ema)
+{
+    UNUSED;
+    return k->ema(dev, s->rows, 0.97, p[0], p[1]);
+}
+
+TEST(optimisers)
+{
+    for (int i = 0; i < LENGTHS; i++)
+        for (int way = 0; way < 32; way++) {
+            shape s = { .rows = lengths[i], .segments = way, .flag = way % 3 };
+            const array w = { WILD, lengths[i], 0 }, above = { ABOVE, lengths[i], 0 };
+            CHECK(agree_at(call_adam, &s, RK_F32, 4, (array[]){ w, w, w, w }, way % 2));
+            CHECK(agree_at(call_adam, &s, RK_F64, 4, (array[]){ above, above, above, above }, 0));
+            CHECK(agree(call_sgd, &s, 3, (array[]){ w, w, w }));
+            CHECK(way || agree(call_ema, &s, 2, (array[]){ w, w }));
+        }
+}
+
+TEST(devices_close)
+{
+    cuda->close(gpu);
+    rk_device_cpu.close(cpu);
+}
+
+TEST_MAIN
