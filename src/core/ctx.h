@@ -110,6 +110,12 @@ struct rk_ctx {
 /* rk_open() for one rank by itself. */
 rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out);
 
+/* Is the device's memory the host's, which may read and write it? */
+static inline bool rk__on_host(const rk_ctx *ctx)
+{
+    return ctx->device == &rk_device_cpu;
+}
+
 const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
 
 /* Runs fn(arg) in rk_close(). RK_ENOMEM is recorded. */

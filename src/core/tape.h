@@ -117,8 +117,11 @@ bool rk__is_contiguous(const rk_tensor *t);
 /* Elements at .. at + n - 1 of a contiguous tensor, from or to host memory. */
 rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host);
 rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host);
+rk_tensor *rk__converted(rk_tensor *x, rk_dtype t); /* a contiguous copy of that type, no history */
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
+/* Between two places of the device's memory that do not overlap. */
+rk_status rk__device_copy(rk_ctx *ctx, size_t bytes, const void *from, void *to);
 /* The address of elements [from, to) of a contiguous tensor, of which only those may be used. NULL: recorded.
  */
 void *rk__data_range(const rk_tensor *t, int64_t from, int64_t to);

@@ -197,6 +197,16 @@ void *rk__data_range(const rk_tensor *t, int64_t from, int64_t to)
     return p ? p + (size_t)(t->offset + from) * rk_dtype_size(t->dtype) : NULL;
 }
 
+rk_status rk__device_copy(rk_ctx *ctx, size_t bytes, const void *from, void *to)
+{
+    const size_t elem = bytes % sizeof(float) ? 1 : sizeof(float);
+    const int64_t n = (int64_t)(bytes / elem), one = 1;
+    if (rk_failed(ctx) || n == 0)
+        return rk_failed(ctx);
+    rk_status st = ctx->device->copy_strided(ctx->dev, elem, 1, &n, &one, from, &one, to);
+    return st ? rk_fail(ctx, st, "%zu bytes cannot be copied on the device", bytes) : RK_OK;
+}
+
 int64_t rk__size(const rk_tensor *t)
 {
     int64_t n = 1;
@@ -461,10 +471,11 @@ double rk_item(const rk_tensor *t)
                 rk__shape_str(&t->shape, text, sizeof text));
         return NAN;
     }
-    double value;
-    rk_ctx *ctx = t->ctx;
-    rk_status st = ctx->device->cast(ctx->dev, 1, t->dtype, rk__data(t), RK_F64, &value);
-    if (st)
-        rk_fail(ctx, st, "cannot read a tensor from the device");
-    return st ? NAN : value;
+    double value = NAN;
+    rk_tensor *wide = rk_tensor_dtype(t) == RK_F64 ? rk__dense((rk_tensor *)t) : rk__converted((rk_tensor *)t, RK_F64);
+    if (!rk__is_inert(wide))
+        rk_tensor_read(wide, &value, sizeof value);
+    if (wide != t)
+        rk__drop(wide);
+    return rk_failed(t->ctx) ? NAN : value;
 }

@@ -233,7 +233,7 @@ rk_tensor *rk_broadcast(rk_tensor *x, rk_shape shape)
 
 /* ---- cast, detach ---- */
 
-static rk_tensor *converted(rk_tensor *x, rk_dtype t)
+rk_tensor *rk__converted(rk_tensor *x, rk_dtype t)
 {
     rk_ctx *ctx = x->ctx;
     rk_tensor *dense = rk__dense(x), *y = rk__out(ctx, t, x->shape);
@@ -250,7 +250,7 @@ static rk_tensor *converted(rk_tensor *x, rk_dtype t)
 static rk_status cast_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
 {
     (void)ctx;
-    return rk__grad_give(node->in[0], converted(dy, node->in[0]->dtype));
+    return rk__grad_give(node->in[0], rk__converted(dy, node->in[0]->dtype));
 }
 
 static const rk__op op_cast = { "cast", cast_backward };
@@ -266,7 +266,7 @@ rk_tensor *rk_cast(rk_tensor *x, rk_dtype t)
     }
     if (t == x->dtype)
         return x;
-    rk_tensor *y = converted(x, t);
+    rk_tensor *y = rk__converted(x, t);
     if (!rk__is_float(t) || !rk__is_float(x->dtype))
         return y;
     return rk__record(y, &op_cast, (rk_tensor *[]){ x }, 1, NULL, 0, NULL, 0);

@@ -73,7 +73,7 @@ static float *take(const rk__average *a, int64_t n, bool shared)
 {
     rk__job *j = a->job;
     if (shared && j->ranks > 1)
-        return j->comm->table->alloc(j->comm, (size_t)n * sizeof(float));
+        return j->tensors->table->alloc(j->tensors, (size_t)n * sizeof(float));
     return rk__data(rk_tensor_make(j->ctx, RK_F32, RK_SHAPE(n > 0 ? n : 1)));
 }
 
@@ -140,7 +140,7 @@ static rk_status start_part(rk__average *a, int p)
         a->send[r] = (rk_leg){ a->sum + p * a->cfg.n + a->bound[r], mine ? (size_t)out * sizeof(float) : 0 };
         recv[r] = (rk_leg){ NULL, theirs ? (size_t)in * sizeof(float) : 0 };
     }
-    return j->comm->table->exchange(j->comm, "workers' weights", a->send, recv, &a->request[p]);
+    return j->tensors->table->exchange(j->tensors, "workers' weights", a->send, recv, &a->request[p]);
 }
 
 /* [C] a->mean becomes the sum over all workers of this rank's piece. */
@@ -152,7 +152,7 @@ static rk_status add_all(rk__average *a)
     for (int p = 0; p < a->most; p++)
         RK_TRY(start_part(a, p));
     for (int p = 0; p < a->most; p++)
-        RK_TRY(j->comm->table->wait(j->comm, a->request[p]));
+        RK_TRY(j->tensors->table->wait(j->tensors, a->request[p]));
     for (int r = 0; r < j->ranks; r++)
         for (int p = 0; a->first[r] + p < a->first[r + 1]; p++)
             a->from[a->first[r] + p] = a->recv[p * j->ranks + r].data;
@@ -161,12 +161,6 @@ static rk_status add_all(rk__average *a)
 }
 
 /* ---- the step ---- */
-
-static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)
-{
-    const int64_t one = 1;
-    return n ? ctx->device->copy_strided(ctx->dev, sizeof *to, 1, &n, &one, from, &one, to) : RK_OK;
-}
 
 /* This rank's piece of the outer vector moves; the mean is used up. */
 static rk_status move_piece(rk__average *a)
@@ -185,7 +179,7 @@ static rk_status move_piece(rk__average *a)
         RK_TRY(k->sub(ctx->dev, moved, w, a->mean, 0, a->mean));
         RK_TRY(k->sgd(ctx->dev, &step, w, a->mean, a->momentum));
     }
-    return copy(ctx, n - moved, a->mean + moved, w + moved);
+    return rk__device_copy(ctx, (size_t)(n - moved) * sizeof *w, a->mean + moved, w + moved);
 }
 
 /* [C] Everyone's pieces of the outer vector to everyone. */
@@ -197,7 +191,7 @@ static rk_status gather(rk__average *a)
     for (int r = 0; r < j->ranks; r++)
         a->send[r] =
             (rk_leg){ a->outer + a->bound[r], (size_t)(a->bound[r + 1] - a->bound[r]) * sizeof(float) };
-    return rk__comm_all_gather(j->comm, "averaged weights", a->send);
+    return rk__comm_all_gather(j->tensors, "averaged weights", a->send);
 }
 
 rk_status rk__average_meet(rk__average *a)

@@ -131,7 +131,7 @@ static rk_status time_gather(rk__job *j, float *room, int64_t n, rk_leg *piece, 
     for (int i = 0; i < TRIES; i++) {
         RK_TRY(j->comm->table->barrier(j->comm, "measurement"));
         double begun = rk__seconds();
-        RK_TRY(rk__comm_all_gather(j->comm, "measurement", piece));
+        RK_TRY(rk__comm_all_gather(j->tensors, "measurement", piece));
         double took = rk__seconds() - begun;
         *seconds = took < *seconds ? took : *seconds;
     }

@@ -8,4 +8,7 @@
 rk_status rk__comm_make_self(rk_ctx *ctx, rk_comm **out);
 rk_status rk__comm_make_mpi(rk_ctx *ctx, rk_comm **out); /* [C] *out NULL: no launcher started this process */
 
+/* Over `under`, for memory of a device that the host does not see; closed with the context, before `under`. */
+rk_status rk__comm_staged(rk_comm *under, rk_comm **out);
+
 #endif

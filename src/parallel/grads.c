@@ -82,7 +82,7 @@ static rk_status start_part(rk__grads *g, int k, int p)
         g->send[r] = (rk_leg){ g->part + p * total(g) + bound[r], mine ? (size_t)out * sizeof(float) : 0 };
         recv[r] = (rk_leg){ NULL, theirs ? (size_t)in * sizeof(float) : 0 };
     }
-    return j->comm->table->exchange(j->comm, "gradients", g->send, recv, &g->trip[k].request[p]);
+    return j->tensors->table->exchange(j->tensors, "gradients", g->send, recv, &g->trip[k].request[p]);
 }
 
 /* Gradients that nothing wrote are sums of nothing; those that were written elsewhere come home. */
@@ -95,10 +95,11 @@ static rk_status complete(rk__grads *g, const rk__bucket *b)
                 return RK_ENOMEM;
             float *home = g->part + p * total(g) + g->b->at[i];
             const size_t bytes = (size_t)rk_tensor_size(g->b->t[i]) * sizeof(float);
-            if (!leaf->grad_set)
-                memset(home, 0, bytes);
-            else if (rk__data(leaf->grad) != home)
-                memcpy(home, rk__data(leaf->grad), bytes);
+            rk_ctx *ctx = leaf->ctx;
+            if (!leaf->grad_set && ctx->device->zero(ctx->dev, home, bytes))
+                return rk_fail(ctx, RK_EDEVICE, "a gradient cannot be cleared");
+            if (leaf->grad_set && rk__data(leaf->grad) != home)
+                RK_TRY(rk__device_copy(ctx, bytes, rk__data(leaf->grad), home));
         }
     return RK_OK;
 }
@@ -106,7 +107,7 @@ static rk_status complete(rk__grads *g, const rk__bucket *b)
 /* This rank's parts of buckets [g->discarded, end) have been read by everyone. */
 static void discard_parts(rk__grads *g, int end)
 {
-    rk_comm *c = g->job->comm;
+    rk_comm *c = g->job->tensors;
     for (; g->zero >= RK__ZERO_GRADIENTS && g->discarded < end; g->discarded++) {
         const rk__bucket *b = &g->b->bucket[g->discarded];
         for (int p = 0; p < rk__job_parts(g->job); p++)
@@ -124,7 +125,7 @@ static rk_status add_bucket(rk__grads *g)
     trip *t = &g->trip[k];
     const int64_t *bound = g->b->bucket[k].bound, lo = bound[j->rank], n = bound[j->rank + 1] - lo;
     for (int p = 0; p < g->most_parts; p++)
-        RK_TRY(j->comm->table->wait(j->comm, t->request[p]));
+        RK_TRY(j->tensors->table->wait(j->tensors, t->request[p]));
     for (int p = 0; p < g->most_parts; p++)
         for (int r = 0; r < j->ranks; r++)
             if (j->first[r] + p < j->first[r + 1])
@@ -152,7 +153,7 @@ static rk_status start_bucket(rk__grads *g)
 static void on_ready(void *arg, rk_tensor *leaf)
 {
     rk__grads *g = arg;
-    rk_comm *c = g->job->comm;
+    rk_comm *c = g->job->tensors;
     const int i = rk__bucket_find(g->b, leaf);
     if (i >= 0)
         g->trip[g->b->of[i]].ready++;
@@ -190,11 +191,11 @@ static rk_status gather_sums(rk__grads *g)
         for (int r = 0; r < j->ranks; r++)
             g->piece[r] = (rk_leg){ g->sum + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
         if (k >= MOST_EXCHANGES)
-            RK_TRY(j->comm->table->wait(j->comm, g->trip[k - MOST_EXCHANGES].gather));
-        RK_TRY(j->comm->table->all_gather(j->comm, "gradients", g->piece, &g->trip[k].gather));
+            RK_TRY(j->tensors->table->wait(j->tensors, g->trip[k - MOST_EXCHANGES].gather));
+        RK_TRY(j->tensors->table->all_gather(j->tensors, "gradients", g->piece, &g->trip[k].gather));
     }
     for (int k = g->b->count > MOST_EXCHANGES ? g->b->count - MOST_EXCHANGES : 0; k < g->b->count; k++)
-        RK_TRY(j->comm->table->wait(j->comm, g->trip[k].gather));
+        RK_TRY(j->tensors->table->wait(j->tensors, g->trip[k].gather));
     return RK_OK;
 }
 
@@ -319,7 +320,7 @@ static rk_status place(rk_tensor *leaf, float *to)
 /* [C] Memory that the ranks share, in which pages take room only when something is written there. */
 static rk_status share(rk__job *j, int64_t n, float **out)
 {
-    *out = j->comm->table->alloc(j->comm, (size_t)n * sizeof(float));
+    *out = j->tensors->table->alloc(j->tensors, (size_t)n * sizeof(float));
     return *out ? RK_OK : rk_failed(j->ctx);
 }
 

@@ -2,6 +2,8 @@
 
 #include <rankine/parallel.h>
 
+#include "core/tape.h"
+#include "parallel/comm_tables.h"
 #include "parallel/grads.h"
 #include "parallel/tree.h"
 
@@ -16,7 +18,8 @@ static void job_free(void *arg)
     rk__job *j = arg;
     free(j->part);
     free(j->first);
-    free(j->gather);
+    if (j->gather)
+        j->ctx->device->release(j->ctx->dev, j->gather, (size_t)j->gather_size * sizeof(float));
     free(j);
 }
 
@@ -41,6 +44,22 @@ static rk_status share_out(rk__job *j)
     return RK_OK;
 }
 
+static rk_status make_gather(rk__job *j, int64_t n)
+{
+    const rk_ctx *ctx = j->ctx;
+    void *p;
+    if (n <= j->gather_size)
+        return RK_OK;
+    if (ctx->device->alloc(ctx->dev, (size_t)n * sizeof(float), &p))
+        return rk_fail(j->ctx, RK_ENOMEM, "out of memory: %zu bytes that ranks add up",
+                       (size_t)n * sizeof(float));
+    if (j->gather)
+        ctx->device->release(ctx->dev, j->gather, (size_t)j->gather_size * sizeof(float));
+    j->gather = p;
+    j->gather_size = n;
+    return RK_OK;
+}
+
 /* Everyone gets all parts of the sum and adds them up: for what is small. */
 static rk_status meet_sum(void *arg, const char *name, int64_t n, const void *parts, void *out)
 {
@@ -48,13 +67,7 @@ static rk_status meet_sum(void *arg, const char *name, int64_t n, const void *pa
     rk_leg *leg;
     const float **from;
     rk_status st;
-    if (j->parts * n > j->gather_size) {
-        free(j->gather);
-        j->gather = rk__calloc(j->ctx, (size_t)(j->parts * n), sizeof *j->gather);
-        j->gather_size = j->gather ? j->parts * n : 0;
-        if (!j->gather)
-            return RK_ENOMEM;
-    }
+    RK_TRY(make_gather(j, j->parts * n));
     leg = rk__step_record(j->ctx, (size_t)j->ranks * sizeof *leg);
     from = rk__step_record(j->ctx, (size_t)j->parts * sizeof *from);
     if (!leg || !from)
@@ -62,8 +75,8 @@ static rk_status meet_sum(void *arg, const char *name, int64_t n, const void *pa
     for (int r = 0; r < j->ranks; r++)
         leg[r] = (rk_leg){ j->gather + j->first[r] * n,
                            (size_t)((j->first[r + 1] - j->first[r]) * n) * sizeof(float) };
-    memcpy(leg[j->rank].data, parts, leg[j->rank].bytes);
-    st = rk__comm_all_gather(j->comm, name, leg);
+    RK_TRY(rk__device_copy(j->ctx, leg[j->rank].bytes, parts, leg[j->rank].data));
+    st = rk__comm_all_gather(j->tensors, name, leg);
     for (int p = 0; p < j->parts; p++)
         from[p] = j->gather + p * n;
     return st ? st : rk__tree_add(j->ctx, n, j->parts, j->part, from, out);
@@ -105,7 +118,7 @@ static rk_status shards_sum(void *arg, const char *name, int64_t n, const void *
         return RK_ENOMEM;
     RK_TRY(make_room(j, n));
     float *mine = j->shared[j->turn ^= 1], *to = out;
-    memcpy(mine, part, (size_t)n * sizeof *mine);
+    RK_TRY(rk__device_copy(j->ctx, (size_t)n * sizeof *mine, part, mine));
     int64_t lo = pieces ? n * c->rank / ranks : 0, hi = pieces ? n * (c->rank + 1) / ranks : n;
     for (int r = 0; r < ranks; r++) {
         int64_t a = pieces ? n * r / ranks : 0, b = pieces ? n * (r + 1) / ranks : n;
@@ -133,8 +146,7 @@ static rk_status shards_gather(void *arg, const char *name, const int64_t *count
         return RK_ENOMEM;
     for (int r = 0; r < c->size; at += count[r++])
         leg[r] = (rk_leg){ at, (size_t)count[r] * sizeof *at };
-    if (leg[c->rank].bytes)
-        memcpy(leg[c->rank].data, mine, leg[c->rank].bytes);
+    RK_TRY(rk__device_copy(j->ctx, leg[c->rank].bytes, mine, leg[c->rank].data));
     return rk__comm_all_gather(c, name, leg);
 }
 
@@ -165,6 +177,17 @@ static rk_status split(rk__job *j, int tensor)
     ctx->shards.sum = shards_sum;
     ctx->shards.gather = shards_gather;
     return RK_OK;
+}
+
+/* The host sees the memory of the CPU; what other devices hold goes over it. */
+static rk_status reach_tensors(rk__job *j)
+{
+    j->tensors = j->comm;
+    if (rk__on_host(j->ctx) || !j->comm)
+        return RK_OK;
+    if (j->beside)
+        RK_TRY(rk__comm_staged(j->beside, &j->beside));
+    return rk__comm_staged(j->comm, &j->tensors);
 }
 
 static void batch_begins(void *arg, int64_t global)
@@ -199,6 +222,7 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
     ctx->on_batch = (rk__on_batch){ 0 };
     if (tensor > 1)
         RK_TRY(split(j, tensor));
+    RK_TRY(reach_tensors(j));
     RK_TRY(share_out(j));
     if (j->ranks > 1) {
         ctx->meet = (rk__meet){ j, meet_sum };

@@ -7,8 +7,10 @@
 typedef struct rk__job {
     rk_ctx *ctx;
     rk_comm *comm;    /* of the ranks that have the same boxes of cut parameters */
+    rk_comm *tensors; /* the same ranks, for the device's memory */
     int rank, ranks;  /* among them */
-    rk_comm *beside;  /* of those that hold cut parameters side by side; NULL: nobody else */
+    rk_comm *beside;  /* of those that hold cut parameters side by side, for the device's memory; NULL: nobody else
+                       */
     float *shared[2]; /* taken in turn: what was read last is not written yet */
     int64_t shared_size;
     int turn;
@@ -16,7 +18,7 @@ typedef struct rk__job {
     int parts;
     int *first;              /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
     struct rk__grads *grads; /* of an optimiser that was made without a training loop of ours; or NULL */
-    float *gather;           /* (parts, n) of the sum at hand */
+    float *gather;           /* (parts, n) of the sum at hand; the device's memory */
     int64_t gather_size;     /* floats */
     struct rk__trace *trace; /* parallel/trace.h; NULL: none */
 } rk__job;

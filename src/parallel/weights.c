@@ -43,7 +43,7 @@ static rk_status start(rk__weights *w, int k)
     const int64_t *bound = w->buckets->bucket[k].bound;
     for (int r = 0; r < j->ranks; r++)
         w->piece[r] = (rk_leg){ w->flat + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
-    RK_TRY(j->comm->table->all_gather(j->comm, "weights", w->piece, &w->request[k]));
+    RK_TRY(j->tensors->table->all_gather(j->tensors, "weights", w->piece, &w->request[k]));
     w->is[k] = COMING;
     w->arrived--;
     return RK_OK;
@@ -52,7 +52,7 @@ static rk_status start(rk__weights *w, int k)
 static rk_status arrive(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
-    RK_TRY(j->comm->table->wait(j->comm, w->request[k]));
+    RK_TRY(j->tensors->table->wait(j->tensors, w->request[k]));
     w->is[k] = HERE;
     w->arrived++;
     return RK_OK;
@@ -65,8 +65,8 @@ static void forget(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
     const int64_t *bound = w->buckets->bucket[k].bound, lo = bound[j->rank], hi = bound[j->rank + 1];
-    j->comm->table->discard(j->comm, w->flat + bound[0], (size_t)(lo - bound[0]) * sizeof(float));
-    j->comm->table->discard(j->comm, w->flat + hi, (size_t)(bound[j->ranks] - hi) * sizeof(float));
+    j->tensors->table->discard(j->tensors, w->flat + bound[0], (size_t)(lo - bound[0]) * sizeof(float));
+    j->tensors->table->discard(j->tensors, w->flat + hi, (size_t)(bound[j->ranks] - hi) * sizeof(float));
     w->is[k] = AWAY;
 }
 

@@ -163,10 +163,8 @@ static rk_status add_level(rk__accumulator *a, int level)
 /* Memory changes hands where it may: gradients that other ranks read stay where they are. */
 static rk_status move_sum(const rk__accumulator *a, rk_tensor *from, rk_tensor *to)
 {
-    const int64_t n = rk__size(to), one = 1;
     if (a->grads)
-        return a->ctx->device->copy_strided(a->ctx->dev, sizeof(float), 1, &n, &one, rk__data(from), &one,
-                                            rk__data(to));
+        return rk__device_copy(a->ctx, (size_t)rk__size(to) * sizeof(float), rk__data(from), rk__data(to));
     rk__storage *s = from->storage;
     from->storage = to->storage;
     to->storage = s;

@@ -231,11 +231,7 @@ static rk_status follow(rk_optim *o, const rk__optim_slot *s)
 
 static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)
 {
-    const int64_t one = 1;
-    if (!from || !to)
-        return rk_failed(ctx);
-    rk_status st = ctx->device->copy_strided(ctx->dev, sizeof *to, 1, &n, &one, from, &one, to);
-    return st ? rk_fail(ctx, st, "optimiser: weights cannot be copied") : RK_OK;
+    return from && to ? rk__device_copy(ctx, (size_t)n * sizeof *to, from, to) : rk_failed(ctx);
 }
 
 /* Averages begin at the weights that the first step finds. */
