@@ -13,6 +13,7 @@ typedef enum staged_op { EXCHANGE, GATHER, BROADCAST } staged_op;
 struct rk_request {
     rk_request *next; /* in limbo, or in the pool */
     staged_op op;
+    bool arrived; /* all of it is where it goes */
     rk_request *under;
     rk_leg *recv;        /* the caller's, of an exchange */
     rk_leg *far, *piece; /* (size) what arrives on the host; where it goes on the device */
@@ -82,8 +83,10 @@ static rk_request *take_request(staged *s, staged_op op)
             return NULL;
         }
     }
-    if (r)
+    if (r) {
         r->op = op;
+        r->arrived = false;
+    }
     return r;
 }
 
@@ -222,19 +225,33 @@ static rk_status broadcast_staged(rk_comm *c, const char *name, int root, void *
     return s->under->table->broadcast(s->under, name, root, r->in, bytes, &r->under);
 }
 
+/* What has arrived on the host goes to the device, once. */
+static rk_status copy_in(rk_comm *c, rk_request *r)
+{
+    rk_ctx *ctx = c->ctx;
+    const rk_comm *under = staged_of(c)->under;
+    c->sent = under->sent;
+    c->received = under->received;
+    c->sent_far = under->sent_far;
+    for (int i = 0; i < c->size && !r->arrived; i++) {
+        if (r->piece[i].bytes)
+            RK_TRY(copied(ctx, ctx->device->copy_in(ctx->dev, r->piece[i].data, r->far[i].data,
+                                                    r->piece[i].bytes)));
+        if (r->op == EXCHANGE && i != c->rank)
+            r->recv[i].data = r->piece[i].data;
+    }
+    r->arrived = true;
+    return RK_OK;
+}
+
 static rk_status wait_staged(rk_comm *c, rk_request *r)
 {
     staged *s = staged_of(c);
     if (!r)
         return rk_failed(c->ctx);
     rk_status st = s->under->table->wait(s->under, r->under);
-    for (int i = 0; i < c->size && !st; i++)
-        if (r->piece[i].bytes)
-            st = copied(c->ctx, c->ctx->device->copy_in(c->ctx->dev, r->piece[i].data, r->far[i].data,
-                                                        r->piece[i].bytes));
-    for (int i = 0; i < c->size && !st && r->op == EXCHANGE; i++)
-        if (i != c->rank)
-            r->recv[i].data = r->piece[i].data;
+    if (!st)
+        st = copy_in(c, r);
     r->next = s->limbo;
     s->limbo = r;
     return st;
@@ -243,7 +260,7 @@ static rk_status wait_staged(rk_comm *c, rk_request *r)
 static bool progress_staged(rk_comm *c, rk_request *r)
 {
     rk_comm *under = staged_of(c)->under;
-    return under->table->progress(under, r ? r->under : NULL);
+    return under->table->progress(under, r ? r->under : NULL) && (!r || !copy_in(c, r) || rk_failed(c->ctx));
 }
 
 /* ---- what is the host's ---- */
@@ -321,18 +338,25 @@ static void discard_staged(rk_comm *c, void *p, size_t bytes)
     (void)c, (void)p, (void)bytes;
 }
 
-static void close_staged(rk_comm *c)
+static void give_back(staged *s)
 {
-    staged *s = staged_of(c);
     empty_limbo(s);
-    for (rk_request *r = s->pool, *next; r; r = next) {
-        next = r->next;
-        free_request(s, r);
+    for (rk_request *next; s->pool; s->pool = next) {
+        next = s->pool->next;
+        free_request(s, s->pool);
     }
     while (s->blocks)
-        release_staged(c, s->blocks->p);
+        release_staged(&s->base, s->blocks->p);
     free(s->send);
-    free(s);
+    s->send = NULL;
+}
+
+/* One that was split; what is left of it goes with the context. */
+static void close_staged(rk_comm *c)
+{
+    rk_comm *under = staged_of(c)->under;
+    give_back(staged_of(c));
+    under->table->close(under);
 }
 
 static const rk_comm_table staged_table = {
@@ -353,9 +377,10 @@ static const rk_comm_table staged_table = {
     .abort = abort_staged,
 };
 
-static void close_with_context(void *c)
+static void close_with_context(void *s)
 {
-    close_staged(c);
+    give_back(s);
+    free(s);
 }
 
 rk_status rk__comm_staged(rk_comm *under, rk_comm **out)
@@ -370,7 +395,7 @@ rk_status rk__comm_staged(rk_comm *under, rk_comm **out)
     s->under = under;
     s->send = rk__calloc(ctx, (size_t)under->size, sizeof *s->send);
     if (!s->send || rk__at_close(ctx, close_with_context, s)) {
-        close_staged(&s->base);
+        close_with_context(s);
         return rk_failed(ctx);
     }
     *out = &s->base;

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The communicators' suite with several ranks: test_comm.sh BUILD. First through shared memory, then with ranks that
 # pretend to be on other nodes (RANKINE_NODE), whose messages are cut into small pieces (RANKINE_COMM_PIECE) as those
-# over 1 GiB are.
+# over 1 GiB are; and once as if tensors lay in memory that the host does not see (RK_TEST_STAGED).
 set -eu
 build=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -40,6 +40,7 @@ ranks() # WHAT RANKS COMMAND...
 for n in $several; do
     ranks "one node" $n "$program"
 done
+ranks "as for a device" 3 env RK_TEST_STAGED=1 "$program"
 export RANKINE_COMM_PIECE=9973
 nodes() # RANKS RANKS-A-NODE
 {
