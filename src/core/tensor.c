@@ -472,10 +472,15 @@ double rk_item(const rk_tensor *t)
         return NAN;
     }
     double value = NAN;
-    rk_tensor *wide = rk_tensor_dtype(t) == RK_F64 ? rk__dense((rk_tensor *)t) : rk__converted((rk_tensor *)t, RK_F64);
+    rk_ctx *ctx = t->ctx;
+    if (rk__on_host(ctx)) {
+        if (ctx->device->cast(ctx->dev, 1, t->dtype, rk__data(t), RK_F64, &value))
+            rk_fail(ctx, RK_EDEVICE, "cannot read a tensor");
+        return rk_failed(ctx) ? NAN : value;
+    }
+    rk_tensor *wide = rk__converted((rk_tensor *)t, RK_F64);
     if (!rk__is_inert(wide))
         rk_tensor_read(wide, &value, sizeof value);
-    if (wide != t)
-        rk__drop(wide);
-    return rk_failed(t->ctx) ? NAN : value;
+    rk__drop(wide);
+    return rk_failed(ctx) ? NAN : value;
 }

@@ -156,8 +156,8 @@ static rk_status place_legs(staged *s, rk_request *r, const rk_leg *send, rk_leg
         bytes += i == me || recv[i].data ? 0 : padded(recv[i].bytes);
     RK_TRY(grow_place(ctx, r, bytes));
     if (send[me].bytes != recv[me].bytes)
-        return rk_fail(ctx, RK_EINTERNAL, "exchange: rank %d sends %zu bytes to itself, which expects %zu", me,
-                       send[me].bytes, recv[me].bytes);
+        return rk_fail(ctx, RK_EINTERNAL, "exchange: rank %d sends %zu bytes to itself, which expects %zu",
+                       me, send[me].bytes, recv[me].bytes);
     for (int i = 0; i < s->base.size; i++) {
         r->far[i] = (rk_leg){ NULL, i == me ? 0 : recv[i].bytes };
         r->piece[i] = i == me ? (rk_leg){ 0 } : recv[i];
@@ -235,8 +235,8 @@ static rk_status copy_in(rk_comm *c, rk_request *r)
     c->sent_far = under->sent_far;
     for (int i = 0; i < c->size && !r->arrived; i++) {
         if (r->piece[i].bytes)
-            RK_TRY(copied(ctx, ctx->device->copy_in(ctx->dev, r->piece[i].data, r->far[i].data,
-                                                    r->piece[i].bytes)));
+            RK_TRY(copied(
+                ctx, ctx->device->copy_in(ctx->dev, r->piece[i].data, r->far[i].data, r->piece[i].bytes)));
         if (r->op == EXCHANGE && i != c->rank)
             r->recv[i].data = r->piece[i].data;
     }
