@@ -96,6 +96,10 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
+/* What there is of CUDA, as a sentence: a library built for GPUs, one that runs kernels on the host, or none, and
+ * which GPU it sees or what is missing. True if device "cuda" can be opened. */
+RK_API bool rk_cuda_describe(char *text, size_t size);
+
 /* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on
  * the first call (some 10 ms), remembered; 0: unknown. */
 RK_API double rk_peak_flops(rk_ctx *ctx);

@@ -168,7 +168,8 @@ static rk_status open_ranks(const cli_args *a, rk_ctx **ctx)
     *ctx = NULL;
     if (!cli_int(a, "threads", 0, 1, &threads))
         return RK_EUSAGE;
-    return rk_open(&(rk_open_cfg){ .threads = threads < 4096 ? (int)threads : 4096 }, ctx);
+    return rk_open(&(rk_open_cfg){ .device = cli_value(a, "device"), .threads = threads < 4096 ? (int)threads : 4096 },
+                   ctx);
 }
 
 static int run_bench(const cli_args *a)
@@ -203,6 +204,7 @@ static int run_bench(const cli_args *a)
 
 static const cli_flag flags[] = {
     { "threads", "N", "compute threads (default: all cores)" },
+    { "device", "NAME", "auto, cpu or cuda (default: auto, a GPU if there is one)" },
     { NULL, NULL, NULL },
 };
 

@@ -65,10 +65,10 @@ int cli_flush(void);
 /* Closes ctx; says its first failure as cli_fail() does. Returns the exit code; 0 if all went well and stdout
  * took everything that was written to it. */
 int cli_close(rk_ctx *ctx);
-/* A context that computes nothing: one thread. */
+/* A context that computes nothing: one thread of the CPU. */
 rk_status cli_open_small(rk_ctx **ctx);
 
-/* A context that computes, with the threads that --threads asks for. *ctx NULL: said why already. */
+/* A context that computes, on what --device and --threads ask for. *ctx NULL: said why already. */
 rk_status cli_open_device(const cli_args *a, rk_ctx **ctx);
 /* The flags that eval and predict share; false after having said why. */
 bool cli_eval_opts(const cli_args *a, rk_eval_opts *o);

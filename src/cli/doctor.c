@@ -17,10 +17,19 @@ static void say(const char *mark, const char *what, const char *text)
 
 static void check_device(rk_ctx *ctx)
 {
-    char text[160];
-    snprintf(text, sizeof text, "%s; measured peak %.1f GFLOP/s (f32)", rk_device_describe(ctx),
-             rk_peak_flops(ctx) / 1e9);
+    char text[320];
+    double peak = rk_peak_flops(ctx);
+    int n = snprintf(text, sizeof text, "%s", rk_device_describe(ctx));
+    if (peak > 0 && n < (int)sizeof text)
+        snprintf(text + n, sizeof text - (size_t)n, "; measured peak %.1f GFLOP/s (f32)", peak / 1e9);
     say("ok", "device", text);
+}
+
+static void check_cuda(void)
+{
+    char text[1200];
+    bool usable = rk_cuda_describe(text, sizeof text);
+    say(usable ? "ok" : "note", "cuda", text);
 }
 
 static void check_memory(void)
@@ -92,6 +101,7 @@ static int run_doctor(const cli_args *a)
         return rk_exit_code(st);
     if (!st)
         check_device(ctx);
+    check_cuda();
     check_memory();
     check_libraries();
     check_data();
@@ -102,6 +112,7 @@ static int run_doctor(const cli_args *a)
 
 static const cli_flag flags[] = {
     { "threads", "N", "compute threads (default: all cores)" },
+    { "device", "NAME", "auto, cpu or cuda (default: auto, a GPU if there is one)" },
     { NULL, NULL, NULL },
 };
 

@@ -104,6 +104,7 @@ static const cli_flag flags[] = {
     { "confusion", NULL, "for each class: how often it is found, and what it is taken for" },
     { "json", NULL, "print one JSON object" },
     { "threads", "N", "compute threads (default: all cores)" },
+    { "device", "NAME", "auto, cpu or cuda (default: auto, a GPU if there is one)" },
     { NULL, NULL, NULL },
 };
 

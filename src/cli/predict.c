@@ -117,6 +117,7 @@ static const cli_flag flags[] = {
     { "batch", "N", "samples a pass (default: as trained)" },
     { "limit", "N", "only the first N samples" },
     { "threads", "N", "compute threads (default: all cores)" },
+    { "device", "NAME", "auto, cpu or cuda (default: auto, a GPU if there is one)" },
     { NULL, NULL, NULL },
 };
 

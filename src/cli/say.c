@@ -55,7 +55,7 @@ int cli_close(rk_ctx *ctx)
 
 rk_status cli_open_small(rk_ctx **ctx)
 {
-    return rk_open(&(rk_open_cfg){ .threads = 1, .alone = true }, ctx);
+    return rk_open(&(rk_open_cfg){ .device = "cpu", .threads = 1, .alone = true }, ctx);
 }
 
 rk_status cli_open_device(const cli_args *a, rk_ctx **ctx)
@@ -64,7 +64,10 @@ rk_status cli_open_device(const cli_args *a, rk_ctx **ctx)
     *ctx = NULL;
     if (!cli_int(a, "threads", 0, 1, &threads))
         return RK_EUSAGE;
-    return rk_open(&(rk_open_cfg){ .threads = threads < 4096 ? (int)threads : 4096, .alone = true }, ctx);
+    return rk_open(&(rk_open_cfg){ .device = cli_value(a, "device"),
+                                   .threads = threads < 4096 ? (int)threads : 4096,
+                                   .alone = true },
+                   ctx);
 }
 
 const char *cli_bytes(char *buf, size_t size, double bytes)

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LIBRARY "librankine_cuda.so"
+#define LIBRARY  "librankine_cuda.so"
+#define HOST_RUN "librankine_cuda_host.so"
 
 enum { PATH = 4096 };
 
@@ -39,20 +40,31 @@ static const rk_cuda_library *load(const char *path, char *msg, size_t msg_size)
     return NULL;
 }
 
-/* The library beside `file`, in ../lib of its folder too. */
-static const rk_cuda_library *load_beside(const char *file, char *msg, size_t msg_size)
+/* Where a library of that name lies beside `file`, or in ../lib of its folder; NULL if nowhere. */
+static const char *find_beside(const char *file, const char *name, char path[PATH])
 {
     static const char *const where[] = { "", "../lib/" };
-    char path[PATH + 64];
     const char *slash = strrchr(file, '/');
-    int folder = slash ? (int)(slash - file) + 1 : 0;
-    const rk_cuda_library *m = NULL;
-    *msg = '\0';
-    for (size_t i = 0; folder && !m && !*msg && i < sizeof where / sizeof *where; i++) {
-        snprintf(path, sizeof path, "%.*s%s" LIBRARY, folder, file, where[i]);
-        m = load(path, msg, msg_size);
+    for (size_t i = 0; slash && i < sizeof where / sizeof *where; i++) {
+        int n = snprintf(path, PATH, "%.*s%s%s", (int)(slash - file) + 1, file, where[i], name);
+        if (n < PATH && !access(path, F_OK))
+            return path;
     }
-    return m;
+    return NULL;
+}
+
+/* Beside the program, or beside the library that this is in. */
+static const char *find(const char *name, char path[PATH])
+{
+    char self[PATH];
+    Dl_info here;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = '\0';
+    if (find_beside(self, name, path))
+        return path;
+    if (dladdr((const void *)(uintptr_t)rk__cuda_load, &here) && here.dli_fname)
+        return find_beside(here.dli_fname, name, path);
+    return NULL;
 }
 
 static const rk_cuda_library *load_named(const char *path, char *msg, size_t msg_size)
@@ -66,24 +78,30 @@ static const rk_cuda_library *load_named(const char *path, char *msg, size_t msg
 const rk_cuda_library *rk__cuda_load(char *msg, size_t msg_size)
 {
     const char *named = getenv("RANKINE_CUDA");
+    char path[PATH];
     if (named && *named)
         return load_named(named, msg, msg_size);
-    char self[PATH];
-    Dl_info here;
-    const rk_cuda_library *m = NULL;
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    *msg = '\0';
-    if (n > 0) {
-        self[n] = '\0';
-        m = load_beside(self, msg, msg_size);
-    }
-    if (!m && !*msg && dladdr((const void *)(uintptr_t)rk__cuda_load, &here) && here.dli_fname)
-        m = load_beside(here.dli_fname, msg, msg_size);
-    if (!m && !*msg)
-        m = load(LIBRARY, msg, msg_size);
+    const rk_cuda_library *m = load(find(LIBRARY, path) ? path : LIBRARY, msg, msg_size);
     if (!m && !*msg)
         snprintf(msg, msg_size,
                  "there is no " LIBRARY " beside the program or where the system looks; build Rankine where "
                  "nvcc is, or name the library in RANKINE_CUDA");
     return m;
+}
+
+bool rk_cuda_describe(char *text, size_t size)
+{
+    char why[512], path[PATH];
+    const rk_cuda_library *m = rk__cuda_load(why, sizeof why);
+    int gpus = m ? m->gpus(why, sizeof why) : 0;
+    const char *host = find(HOST_RUN, path) ? "; " HOST_RUN " beside it runs kernels on the host, for tests" : "";
+    if (!m)
+        snprintf(text, size, "absent: %s%s", why, host);
+    else if (m->host_run)
+        snprintf(text, size, "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests");
+    else if (gpus == 0)
+        snprintf(text, size, "built in (%s), but %s%s", m->built, why, host);
+    else
+        snprintf(text, size, "built in (%s), %d GPU%s", m->built, gpus, gpus == 1 ? "" : "s");
+    return gpus > 0;
 }

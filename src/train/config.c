@@ -392,9 +392,13 @@ rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *jso
 
 void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out)
 {
+    static const char *const devices[] = { "cpu", "cuda" }; /* outlive cfg */
     *out = (rk_open_cfg){ 0 };
     if (!cfg)
         return;
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
+        if (!strcmp(cfg->device, devices[i]))
+            out->device = devices[i];
     out->threads = (int)cfg->parallel_threads;
     out->data_shards = (int)cfg->grid_data;
     out->seed = (uint64_t)cfg->run_seed;
