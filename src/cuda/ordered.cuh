@@ -51,14 +51,14 @@ struct rk__tree {
     }
 };
 
-/* The sum of the 16 lanes that neighbouring threads hold, by halving; valid in the first of them. */
+/* The sum of the 16 lanes that neighbouring threads hold, by halving; valid in the first of them. Never -0. */
 template <class T>
 static __device__ __forceinline__ T rk__lanes_sum(T v)
 {
 #pragma unroll
     for (int h = RK_LANES / 2; h > 0; h /= 2)
         v += __shfl_down_sync(0xffffffffu, v, h, RK_LANES);
-    return v;
+    return v + (T)0;
 }
 
 /* Terms [lo, hi) of leaf s of n terms. */

@@ -132,6 +132,22 @@ TEST(largest_of_zeros_is_positive)
         }
 }
 
+/* Products that vanish: a sum of -0 in every lane, but for those that a short vector fills up. */
+TEST(sum_of_vanishing_products_is_positive)
+{
+    enum { N = 64 };
+    float y[N], dy[N], dx[N];
+    for (int n = 16; n <= N; n++)
+        for (cpu_iter it = { 0 }; cpu_next(&it);) {
+            for (int i = 0; i < n; i++) {
+                y[i] = i < n / 2 ? 0x1p-100f : 1;
+                dy[i] = i < n / 2 ? -0x1p-100f : -0.0f;
+            }
+            CHECK_INT(it.k->softmax_grad(it.dev, 1, n, y, dy, dx), RK_OK);
+            CHECK(dx[n - 1] == 0 && signbit(dx[n - 1])); /* -0 - +0 */
+        }
+}
+
 /* A confident, right answer has a small loss, not zero: 1e-7 is kept beside logits of 1000. */
 TEST(small_losses_are_kept)
 {

@@ -11,6 +11,8 @@ typedef enum kind {
     WILD,   /* anything */
     TAME,   /* in (-4, 4) */
     ABOVE,  /* in (0.5, 2) */
+    FAINT,  /* 2^-100 */
+    BELOW,  /* -2^-100, and -0 in the second half */
     LABELS, /* int64_t in [0, limit); every seventh is `limit` / 2 */
     PLACES, /* int64_t, written */
 } kind;
@@ -76,7 +78,12 @@ static void fill_array(const array *a, rk_dtype t, void *p)
                                                   : (int64_t)(next() % (uint64_t)a->limit);
             continue;
         }
-        double v = a->kind == WILD ? wild() : a->kind == TAME ? between(-4, 4) : between(0.5, 2);
+        double v = a->kind == WILD    ? wild()
+                   : a->kind == TAME  ? between(-4, 4)
+                   : a->kind == ABOVE ? between(0.5, 2)
+                   : a->kind == FAINT ? 0x1p-100
+                   : i < a->n / 2     ? -0x1p-100
+                                      : -0.0;
         if (t == RK_F64)
             ((double *)p)[i] = v;
         else
@@ -288,6 +295,15 @@ TEST(softmax)
         CHECK(agree(call_softmax_grad, &s, 3, a));
         CHECK(agree(call_log_softmax_grad, &s, 3, a));
         CHECK(agree(call_row_max, &s, 2, (array[]){ { WILD, n, 0 }, { WILD, s.rows, 0 } }));
+    }
+}
+
+/* A sum of products that vanish is +0. */
+TEST(vanishing_products)
+{
+    for (int64_t n = 16; n <= 64; n++) {
+        shape s = { .rows = 1, .cols = n };
+        CHECK(agree(call_softmax_grad, &s, 3, (array[]){ { FAINT, n, 0 }, { BELOW, n, 0 }, { WILD, n, 0 } }));
     }
 }
 

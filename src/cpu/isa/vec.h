@@ -40,7 +40,8 @@ RK_INLINE vf v_poly(vf x, const float *c, int n)
 #define V_POLY(x, ...) \
     v_poly(x, (const float[]){ __VA_ARGS__ }, (int)(sizeof((const float[]){ __VA_ARGS__ }) / sizeof(float)))
 
-/* Lane-wise sum of 16 lanes by halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. */
+/* Lane-wise sum of 16 lanes by halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Never -0, which lanes of products
+ * that vanish could all have: how many lanes a row's end fills up with +0 depends on the vectors' width. */
 RK_INLINE float v_tree_sum(const vf a[NV])
 {
     vf s = a[0];
@@ -48,7 +49,7 @@ RK_INLINE float v_tree_sum(const vf a[NV])
         s = v_add(a[0], a[NV / 2]);
     if (NV == 4)
         s = v_add(v_add(a[0], a[NV / 2]), v_add(a[NV / 4], a[NV / 2 + NV / 4]));
-    return v_halve_sum(s);
+    return v_halve_sum(s) + 0.0f;
 }
 
 /* The first n lanes (n <= VL), the others +0; and all VL of them without a test. */
