@@ -11,6 +11,17 @@ struct place {
     int32_t h, w;
 };
 
+/* As on the CPU, doubles are the reference, which is not rounded. */
+bool rounds(const rk_conv2d_args *g, float)
+{
+    return g->bf16;
+}
+
+bool rounds(const rk_conv2d_args *, double)
+{
+    return false;
+}
+
 /* Elements of images: those at the sum of a line's and a term's place. Lines and terms are what D says. */
 template <class T, class D>
 struct windows {
@@ -201,8 +212,8 @@ rk_status conv2d(rk_dev *dev, const rk_conv2d_args *g, const void *x, const void
         return RK_OK;
     const int64_t c = g->c / g->groups, oc = g->oc / g->groups, taps = g->kh * g->kw;
     forward<T> p;
-    p.a = typename forward<T>::left{ (const T *)w, g->bf16, weight_rows{ c * taps } };
-    p.b = typename forward<T>::right{ (const T *)x, (int32_t)g->h, (int32_t)g->w, g->bf16,
+    p.a = typename forward<T>::left{ (const T *)w, rounds(g, T()), weight_rows{ c * taps } };
+    p.b = typename forward<T>::right{ (const T *)x, (int32_t)g->h, (int32_t)g->w, rounds(g, T()),
                                       pixels_by_taps{ grid_of(g) } };
     p.m = oc;
     p.n = g->n * g->oh * g->ow;
@@ -302,9 +313,9 @@ rk_status conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const 
     p.unit = g->oh * g->ow;
     p.out_planes = oc * p.unit;
     p.in_planes = c * g->h * g->w;
-    p.a = typename weight_gradient<T>::left{ (const T *)dy, g->bf16,
+    p.a = typename weight_gradient<T>::left{ (const T *)dy, rounds(g, T()),
                                              channel_pixels{ p.unit, g->oc * p.unit, rk__divider_of(p.unit) } };
-    p.b = typename weight_gradient<T>::right{ (const T *)x, (int32_t)g->h, (int32_t)g->w, g->bf16,
+    p.b = typename weight_gradient<T>::right{ (const T *)x, (int32_t)g->h, (int32_t)g->w, rounds(g, T()),
                                               taps_by_pixels{ grid_of(g) } };
     p.dw = (T *)dw;
     p.acc = order.acc;
@@ -463,14 +474,14 @@ rk_status conv2d_dx(rk_dev *dev, const rk_conv2d_args *g, const void *dy, const 
     p.phases_w = (int32_t)(g->stride_w < g->w ? g->stride_w : g->w);
     p.phases = phases_h * p.phases_w;
     p.a.p = (const T *)w;
-    p.a.bf16 = g->bf16;
+    p.a.bf16 = rounds(g, T());
     p.a.places.channel = taps;
     p.a.places.row = c * taps;
     p.a.places.kw = g->kw;
     p.b.p = (const T *)dy;
     p.b.h = (int32_t)g->oh;
     p.b.w = (int32_t)g->ow;
-    p.b.bf16 = g->bf16;
+    p.b.bf16 = rounds(g, T());
     p.b.places.back_h = p.ah.back;
     p.b.places.back_w = p.aw.back;
     p.b.places.plane = g->oh * g->ow;

@@ -139,39 +139,6 @@ static __device__ __forceinline__ void rk__tile_step(const T *a, const T *b, int
         rk__tile_term<T, R>(a + k * S::PITCH, b + k * S::PITCH, sum);
 }
 
-/* The chain over terms [lo, hi), from what is in sum. All threads of the block; ends with a barrier. */
-template <class P, class T, int R>
-static __device__ __forceinline__ void rk__tile_chain(const P &p, rk__bringer<typename P::left, T, R> &a,
-                                                      rk__bringer<typename P::right, T, R> &b, int64_t lo,
-                                                      int64_t hi, T *shared, T (&sum)[R][R])
-{
-    typedef rk__tile_shape<R> S;
-    int buffer = 0;
-    if (lo >= hi)
-        return;
-    a.fetch(p.a, lo, hi);
-    b.fetch(p.b, lo, hi);
-    a.put(p.a, shared);
-    b.put(p.b, shared + S::OPERAND);
-    __syncthreads();
-#pragma unroll 1
-    for (int64_t k = lo; k < hi; k += S::DEPTH) {
-        const bool more = k + S::DEPTH < hi;
-        const T *now = shared + buffer * 2 * S::OPERAND;
-        if (more) {
-            a.fetch(p.a, k + S::DEPTH, hi);
-            b.fetch(p.b, k + S::DEPTH, hi);
-        }
-        rk__tile_step<T, R>(now, now + S::OPERAND, more ? (int)S::DEPTH : (int)(hi - k), sum);
-        buffer ^= 1;
-        if (more) {
-            a.put(p.a, shared + buffer * 2 * S::OPERAND);
-            b.put(p.b, shared + buffer * 2 * S::OPERAND + S::OPERAND);
-        }
-        __syncthreads();
-    }
-}
-
 /* sum joins the stack of partial sums as leaf s; each thread has its own, so that no barrier is needed. */
 template <class T, int R>
 static __device__ __forceinline__ void rk__tile_join(T *stack, int s, bool last, T (&sum)[R][R])
@@ -234,6 +201,58 @@ static __device__ __forceinline__ void rk__tile_start(const P &p, int64_t row0, 
         }
 }
 
+/* The sum of leaves [first, first + plan.leaves), from what is in sum. While one step is multiplied the next one's
+ * operands arrive, across the ends of leaves too. All threads of the block; ends with a barrier. */
+template <class P, class T, int R>
+static __device__ __forceinline__ void rk__tile_sum(const P &p, const rk__tile_plan &plan, int first, int64_t row0,
+                                                    int64_t col0, T *shared, T (&sum)[R][R])
+{
+    typedef rk__tile_shape<R> S;
+    rk__bringer<typename P::left, T, R> a;
+    rk__bringer<typename P::right, T, R> b;
+    int64_t k, none, end, hi; /* this step; the last term's end; this leaf's end */
+    rk_order_leaf(p.units, plan.segments, first, &k, &hi);
+    rk_order_leaf(p.units, plan.segments, first + plan.leaves - 1, &none, &end);
+    k *= p.unit, hi *= p.unit, end *= p.unit;
+    int s = 0, buffer = 0;
+    a.begin(p.a, row0, p.m);
+    b.begin(p.b, col0, p.n);
+    if (k < end) {
+        a.fetch(p.a, k, end);
+        b.fetch(p.b, k, end);
+        a.put(p.a, shared);
+        b.put(p.b, shared + S::OPERAND);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (;;) {
+        while (k == hi) { /* leaves may be empty */
+            rk__tile_join<T, R>(shared + S::BUFFERS, s, s + 1 == plan.leaves, sum);
+            if (++s == plan.leaves)
+                return;
+#pragma unroll
+            for (int i = 0; i < R * R; i++)
+                sum[i / R][i % R] = 0;
+            rk_order_leaf(p.units, plan.segments, first + s, &none, &hi);
+            hi *= p.unit;
+        }
+        const int terms = hi - k < S::DEPTH ? (int)(hi - k) : (int)S::DEPTH;
+        const T *now = shared + buffer * 2 * S::OPERAND;
+        k += terms;
+        if (k < end) {
+            a.fetch(p.a, k, end);
+            b.fetch(p.b, k, end);
+        }
+        rk__tile_step<T, R>(now, now + S::OPERAND, terms, sum);
+        buffer ^= 1;
+        if (k < end) {
+            a.put(p.a, shared + buffer * 2 * S::OPERAND);
+            b.put(p.b, shared + buffer * 2 * S::OPERAND + S::OPERAND);
+        }
+        __syncthreads();
+    }
+}
+
 template <class P, int R>
 static __global__ void __launch_bounds__(RK__TILE_THREADS, 1) /* asked for less, ptxas spills to fit more blocks */
     rk__tile_kernel(P whole, rk__tile_plan plan, typename P::value *partials)
@@ -248,24 +267,9 @@ static __global__ void __launch_bounds__(RK__TILE_THREADS, 1) /* asked for less,
         const int64_t row0 = tile / plan.col_tiles * S::SIDE, col0 = tile % plan.col_tiles * S::SIDE;
         if (row0 >= p.m || col0 >= p.n)
             continue;
-        rk__bringer<typename P::left, T, R> a;
-        rk__bringer<typename P::right, T, R> b;
-        a.begin(p.a, row0, p.m);
-        b.begin(p.b, col0, p.n);
         T sum[R][R];
         rk__tile_start<P, T, R>(p, row0, col0, sum);
-        const int first = (int)(part / plan.items) * plan.leaves;
-#pragma unroll 1
-        for (int s = 0; s < plan.leaves; s++) {
-            int64_t lo, hi;
-            rk_order_leaf(p.units, plan.segments, first + s, &lo, &hi);
-            if (s > 0)
-#pragma unroll
-                for (int i = 0; i < R * R; i++)
-                    sum[i / R][i % R] = 0;
-            rk__tile_chain<P, T, R>(p, a, b, lo * p.unit, hi * p.unit, shared, sum);
-            rk__tile_join<T, R>(shared + S::BUFFERS, s, s + 1 == plan.leaves, sum);
-        }
+        rk__tile_sum<P, T, R>(p, plan, (int)(part / plan.items) * plan.leaves, row0, col0, shared, sum);
         T *partial = partials ? partials + part * whole.m * whole.n : NULL;
         rk__tile_finish<P, T, R>(whole.select(part % plan.items), whole, row0, col0, partial, shared, sum);
     }

@@ -248,6 +248,32 @@ static inline bool agree(const device_iter *it, call_fn *call, const void *arg, 
     return ok;
 }
 
+static rk_dev *cpu_kept, *cuda_kept;
+
+static inline void close_kept(void)
+{
+    rk_device_cpu.close(cpu_kept);
+    cuda_device()->close(cuda_kept);
+}
+
+/* On the CPU, as it opens by itself, and on CUDA, which must be there; both stay open. For many shapes. */
+static inline bool agrees_on_cuda(call_fn *call, const void *arg, const array *a, int arrays)
+{
+    if (!cpu_kept) {
+        cpu_kept = cpu_open(NULL, 2);
+        cuda_kept = cuda_open(cuda_device());
+        atexit(close_kept);
+    }
+    char *f32[MOST_ARRAYS] = { NULL }, *f64[MOST_ARRAYS] = { NULL };
+    const device_iter cpu = { .name = "cpu", .device = &rk_device_cpu, .dev = cpu_kept },
+                      cuda = { .cuda = true, .name = "cuda", .device = cuda_device(), .dev = cuda_kept };
+    bool ok = agree(&cpu, call, arg, a, arrays, f32, f64, true);
+    ok = agree(&cuda, call, arg, a, arrays, f32, f64, false) && ok;
+    free_all(f32, arrays);
+    free_all(f64, arrays);
+    return ok;
+}
+
 /* Runs the call on all devices. */
 static inline bool agrees_everywhere(call_fn *call, const void *arg, const array *a, int arrays)
 {

@@ -8,11 +8,21 @@ if [ ! -r "$build/librankine_cuda_host.so" ]; then
     exit 77
 fi
 export RANKINE_CUDA="$build/librankine_cuda_host.so"
-for order in fwd,eager rev,lazy 7,7 20261,eager; do
-    for suite in conformance_test_kernels; do
-        RK_EMU_SCHED=${order%,*} RK_EMU_STREAMS=${order#*,} "$build/tests/$suite" >/dev/null || {
-            echo "$suite failed with RK_EMU_SCHED=${order%,*} RK_EMU_STREAMS=${order#*,}"
+
+in_order() # THREADS STREAMS SUITE...
+{
+    threads=$1
+    streams=$2
+    shift 2
+    for suite; do
+        RK_EMU_SCHED=$threads RK_EMU_STREAMS=$streams "$build/tests/$suite" >/dev/null || {
+            echo "$suite failed with RK_EMU_SCHED=$threads RK_EMU_STREAMS=$streams"
             exit 1
         }
     done
-done
+}
+
+in_order fwd eager conformance_test_kernels
+in_order rev lazy conformance_test_kernels cuda_test_shapes
+in_order 7 7 conformance_test_kernels cuda_test_shapes
+in_order 20261 eager conformance_test_kernels
