@@ -1,11 +1,13 @@
-/* Convolutions as products of windows (tile.cuh), in the order of terms that core/kernels.h gives. Padding takes part
- * as zeros: fma(w, 0, sum). The gradient of the input is one product for each phase of the input (rows and columns
- * modulo the stride): each meets taps of its own, and the others are no terms. */
+/* Convolutions as products of windows (tile.cuh), in the order of terms that core/kernels.h gives. Padding
+ * takes part as zeros: fma(w, 0, sum). The gradient of the input is one product for each phase of the input
+ * (rows and columns modulo the stride): each meets taps of its own, and the others are no terms. */
 #include "cuda/tile.cuh"
 
-namespace {
+namespace
+{
 
-/* Where something lies in images: elements from the first plane, and rows and columns, which may be outside. */
+/* Where something lies in images: elements from the first plane, and rows and columns, which may be outside.
+ */
 struct place {
     int64_t base;
     int32_t h, w;
@@ -23,8 +25,7 @@ bool rounds(const rk_conv2d_args *, double)
 }
 
 /* Elements of images: those at the sum of a line's and a term's place. Lines and terms are what D says. */
-template <class T, class D>
-struct windows {
+template <class T, class D> struct windows {
     typedef place line_type;
     const T *p;
     int32_t h, w; /* of a plane */
@@ -57,8 +58,7 @@ struct windows {
 };
 
 /* Elements at the sum of two offsets. */
-template <class T, class D>
-struct offsets {
+template <class T, class D> struct offsets {
     typedef const T *line_type;
     const T *p;
     bool bf16;
@@ -124,9 +124,9 @@ struct grid {
 
 grid grid_of(const rk_conv2d_args *g)
 {
-    return grid{ (int32_t)g->stride_h,     (int32_t)g->stride_w,    (int32_t)g->pad_h,   (int32_t)g->pad_w,
-                 (int32_t)g->dil_h,        (int32_t)g->dil_w,       digits_of(g->oh, g->ow), digits_of(g->kh, g->kw),
-                 g->c * g->h * g->w,       g->h * g->w };
+    return grid{ (int32_t)g->stride_h, (int32_t)g->stride_w, (int32_t)g->pad_h,       (int32_t)g->pad_w,
+                 (int32_t)g->dil_h,    (int32_t)g->dil_w,    digits_of(g->oh, g->ow), digits_of(g->kh, g->kw),
+                 g->c * g->h * g->w,   g->h * g->w };
 }
 
 /* ---- outputs: (output channels of a group) x (pixels), terms (c, kh, kw) ---- */
@@ -161,8 +161,7 @@ struct pixels_by_taps {
     }
 };
 
-template <class T>
-struct forward {
+template <class T> struct forward {
     typedef T value;
     typedef offsets<T, weight_rows> left;
     typedef windows<T, pixels_by_taps> right;
@@ -204,7 +203,7 @@ struct forward {
 
 template <class T>
 rk_status conv2d(rk_dev *dev, const rk_conv2d_args *g, const void *x, const void *w, const void *bias,
-                        rk_act act, void *y)
+                 rk_act act, void *y)
 {
     if (act != RK_ACT_NONE && act != RK_ACT_RELU)
         return RK_EINTERNAL;
@@ -264,8 +263,7 @@ struct taps_by_pixels {
     }
 };
 
-template <class T>
-struct weight_gradient {
+template <class T> struct weight_gradient {
     typedef T value;
     typedef offsets<T, channel_pixels> left;
     typedef windows<T, taps_by_pixels> right;
@@ -298,7 +296,7 @@ struct weight_gradient {
 
 template <class T>
 rk_status conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const void *x, const void *dy,
-                           void *dw)
+                    void *dw)
 {
     const int64_t c = g->c / g->groups, oc = g->oc / g->groups;
     order = rk__order_or_plain(order);
@@ -313,8 +311,9 @@ rk_status conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const 
     p.unit = g->oh * g->ow;
     p.out_planes = oc * p.unit;
     p.in_planes = c * g->h * g->w;
-    p.a = typename weight_gradient<T>::left{ (const T *)dy, rounds(g, T()),
-                                             channel_pixels{ p.unit, g->oc * p.unit, rk__divider_of(p.unit) } };
+    p.a =
+        typename weight_gradient<T>::left{ (const T *)dy, rounds(g, T()),
+                                           channel_pixels{ p.unit, g->oc * p.unit, rk__divider_of(p.unit) } };
     p.b = typename weight_gradient<T>::right{ (const T *)x, (int32_t)g->h, (int32_t)g->w, rounds(g, T()),
                                               taps_by_pixels{ grid_of(g) } };
     p.dw = (T *)dw;
@@ -324,7 +323,8 @@ rk_status conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order, const 
 
 /* ---- gradients of inputs: (channels of a group) x (pixels of a phase), terms (oc, kh, kw) ---- */
 
-/* One axis: input index i * stride + phase takes tap first + t * step from output index i + shift - t * back. */
+/* One axis: input index i * stride + phase takes tap first + t * step from output index i + shift - t * back.
+ */
 struct axis {
     int32_t in, taps, stride, pad, dil, step, back;
 };
@@ -413,8 +413,7 @@ struct pixels_of_phase {
     }
 };
 
-template <class T>
-struct input_gradient {
+template <class T> struct input_gradient {
     typedef T value;
     typedef offsets<T, weights_by_phase> left;
     typedef windows<T, pixels_of_phase> right;
@@ -422,10 +421,10 @@ struct input_gradient {
     right b;
     int64_t m, n, units, unit;
     axis ah, aw;
-    int64_t phases, samples;         /* phases of a group */
+    int64_t phases, samples; /* phases of a group */
     int32_t phases_w;
-    int64_t weights, planes, out;    /* elements of a group: weights; planes of dy; output channels */
-    int64_t image, plane;            /* elements of dx */
+    int64_t weights, planes, out; /* elements of a group: weights; planes of dy; output channels */
+    int64_t image, plane;         /* elements of dx */
     int32_t ph, pw;
     T *dx;
 
@@ -455,7 +454,8 @@ struct input_gradient {
     {
         const phase_taps &t = b.places.t;
         const int64_t rest = j / t.w.size, sample = rest / t.h.size;
-        const int64_t row = (rest - sample * t.h.size) * ah.stride + ph, col = (j - rest * t.w.size) * aw.stride + pw;
+        const int64_t row = (rest - sample * t.h.size) * ah.stride + ph,
+                      col = (j - rest * t.w.size) * aw.stride + pw;
         dx[sample * image + i * plane + row * aw.in + col] = v;
     }
 };
@@ -501,21 +501,21 @@ rk_status conv2d_dx(rk_dev *dev, const rk_conv2d_args *g, const void *dy, const 
 
 } // namespace
 
-#define ENTRIES(t, T)                                                                                          \
-    extern "C" rk_status rk__cuda_##t##_conv2d(rk_dev *dev, const rk_conv2d_args *g, const void *x,            \
-                                               const void *w, const void *bias, rk_act act, void *y)           \
-    {                                                                                                          \
-        return conv2d<T>(dev, g, x, w, bias, act, y);                                                          \
-    }                                                                                                          \
-    extern "C" rk_status rk__cuda_##t##_conv2d_dx(rk_dev *dev, const rk_conv2d_args *g, const void *dy,        \
-                                                  const void *w, void *dx)                                     \
-    {                                                                                                          \
-        return conv2d_dx<T>(dev, g, dy, w, dx);                                                                \
-    }                                                                                                          \
-    extern "C" rk_status rk__cuda_##t##_conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order,        \
-                                                  const void *x, const void *dy, void *dw)                     \
-    {                                                                                                          \
-        return conv2d_dw<T>(dev, g, order, x, dy, dw);                                                         \
+#define ENTRIES(t, T)                                                                                   \
+    extern "C" rk_status rk__cuda_##t##_conv2d(rk_dev *dev, const rk_conv2d_args *g, const void *x,     \
+                                               const void *w, const void *bias, rk_act act, void *y)    \
+    {                                                                                                   \
+        return conv2d<T>(dev, g, x, w, bias, act, y);                                                   \
+    }                                                                                                   \
+    extern "C" rk_status rk__cuda_##t##_conv2d_dx(rk_dev *dev, const rk_conv2d_args *g, const void *dy, \
+                                                  const void *w, void *dx)                              \
+    {                                                                                                   \
+        return conv2d_dx<T>(dev, g, dy, w, dx);                                                         \
+    }                                                                                                   \
+    extern "C" rk_status rk__cuda_##t##_conv2d_dw(rk_dev *dev, const rk_conv2d_args *g, rk_order order, \
+                                                  const void *x, const void *dy, void *dw)              \
+    {                                                                                                   \
+        return conv2d_dw<T>(dev, g, order, x, dy, dw);                                                  \
     }
 
 ENTRIES(f32, float)

@@ -2,7 +2,8 @@
 #include "cuda/cuda.h"
 #include "cuda/ordered.cuh"
 
-namespace {
+namespace
+{
 
 enum { BLOCK = 256, SQUARE = 32, SQUARE_ROWS = 8 };
 
@@ -41,8 +42,7 @@ walk simplify(int ndim, const int64_t *dim, const int64_t *src, const int64_t *d
     return w;
 }
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) strided_kernel(walk w, const T *src, T *dst)
+template <class T> __global__ void __launch_bounds__(BLOCK) strided_kernel(walk w, const T *src, T *dst)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < w.n; i += step) {
@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(BLOCK) strided_kernel(walk w, const T *src, T 
     }
 }
 
-/* A matrix that lies across: squares pass through shared memory, so that both sides are read and written along their
- * rows. src element (i, j) is src[i + j * src_step], dst's is dst[i * dst_step + j]. */
+/* A matrix that lies across: squares pass through shared memory, so that both sides are read and written
+ * along their rows. src element (i, j) is src[i + j * src_step], dst's is dst[i * dst_step + j]. */
 struct across {
     int64_t rows, cols, src_step, dst_step;
 };
@@ -82,8 +82,7 @@ __global__ void __launch_bounds__(SQUARE *SQUARE_ROWS) across_kernel(across a, c
     }
 }
 
-template <class T>
-rk_status copy_walk(rk_dev *dev, const walk &w, const void *src, void *dst)
+template <class T> rk_status copy_walk(rk_dev *dev, const walk &w, const void *src, void *dst)
 {
     if (w.ndim == 2 && w.src[0] == 1 && w.dst[1] == 1) {
         const across a = { w.dim[0].by, w.dim[1].by, w.src[1], w.dst[0] };
@@ -91,8 +90,8 @@ rk_status copy_walk(rk_dev *dev, const walk &w, const void *src, void *dst)
         RK_LAUNCH((across_kernel<T>), rk__cuda_grid(dev, w.n, SQUARE * SQUARE), block, 0, dev->stream, a,
                   (const T *)src, (T *)dst);
     } else {
-        RK_LAUNCH((strided_kernel<T>), rk__cuda_grid(dev, w.n, BLOCK), BLOCK, 0, dev->stream, w, (const T *)src,
-                  (T *)dst);
+        RK_LAUNCH((strided_kernel<T>), rk__cuda_grid(dev, w.n, BLOCK), BLOCK, 0, dev->stream, w,
+                  (const T *)src, (T *)dst);
     }
     return rk__cuda_launched(dev);
 }
@@ -115,7 +114,8 @@ __device__ __forceinline__ float to_float(brain16 b)
 /* IEEE binary16 to and from binary32, round to nearest even: every value, as the CPU's. */
 __device__ __forceinline__ float to_float(half16 h)
 {
-    const uint32_t sign = (uint32_t)(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31, fraction = h.bits & 0x3ff;
+    const uint32_t sign = (uint32_t)(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31,
+                   fraction = h.bits & 0x3ff;
     if (exponent == 31)
         return __uint_as_float(sign | 0x7f800000 | fraction << 13);
     if (exponent)
@@ -183,11 +183,9 @@ __device__ __forceinline__ double widened(int64_t x)
     return (double)x;
 }
 
-template <class To>
-struct narrow;
+template <class To> struct narrow;
 
-template <>
-struct narrow<float> {
+template <> struct narrow<float> {
     static __device__ __forceinline__ float from(float v)
     {
         return v;
@@ -199,16 +197,14 @@ struct narrow<float> {
     }
 };
 
-template <>
-struct narrow<double> {
+template <> struct narrow<double> {
     static __device__ __forceinline__ double from(double v)
     {
         return v;
     }
 };
 
-template <>
-struct narrow<brain16> {
+template <> struct narrow<brain16> {
     static __device__ __forceinline__ brain16 from(float v)
     {
         return brain16{ (uint16_t)(__float_as_uint(rk__bf16(v)) >> 16) };
@@ -220,8 +216,7 @@ struct narrow<brain16> {
     }
 };
 
-template <>
-struct narrow<half16> {
+template <> struct narrow<half16> {
     static __device__ __forceinline__ half16 from(float v)
     {
         return half16{ half_bits(v) };
@@ -233,32 +228,28 @@ struct narrow<half16> {
     }
 };
 
-template <>
-struct narrow<int32_t> {
+template <> struct narrow<int32_t> {
     static __device__ __forceinline__ int32_t from(double v)
     {
         return (int32_t)to_integer(v, INT32_MIN, INT32_MAX);
     }
 };
 
-template <>
-struct narrow<int64_t> {
+template <> struct narrow<int64_t> {
     static __device__ __forceinline__ int64_t from(double v)
     {
         return to_integer(v, INT64_MIN, INT64_MAX);
     }
 };
 
-template <>
-struct narrow<uint8_t> {
+template <> struct narrow<uint8_t> {
     static __device__ __forceinline__ uint8_t from(double v)
     {
         return (uint8_t)to_integer(v, 0, UINT8_MAX);
     }
 };
 
-template <class From, class To>
-struct convert {
+template <class From, class To> struct convert {
     static __device__ __forceinline__ To one(From x)
     {
         return narrow<To>::from(widened(x));
@@ -266,8 +257,7 @@ struct convert {
 };
 
 /* Not through double, which loses bits above 2^53. */
-template <>
-struct convert<int64_t, int32_t> {
+template <> struct convert<int64_t, int32_t> {
     static __device__ __forceinline__ int32_t one(int64_t v)
     {
         return (int32_t)(v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v);
@@ -282,16 +272,14 @@ __global__ void __launch_bounds__(BLOCK) cast_kernel(int64_t n, const From *src,
         dst[i] = convert<From, To>::one(src[i]);
 }
 
-template <class From, class To>
-rk_status cast_to(rk_dev *dev, int64_t n, const void *src, void *dst)
+template <class From, class To> rk_status cast_to(rk_dev *dev, int64_t n, const void *src, void *dst)
 {
-    RK_LAUNCH((cast_kernel<From, To>), rk__cuda_grid(dev, n, BLOCK), BLOCK, 0, dev->stream, n, (const From *)src,
-              (To *)dst);
+    RK_LAUNCH((cast_kernel<From, To>), rk__cuda_grid(dev, n, BLOCK), BLOCK, 0, dev->stream, n,
+              (const From *)src, (To *)dst);
     return rk__cuda_launched(dev);
 }
 
-template <class From>
-rk_status cast_from(rk_dev *dev, int64_t n, const void *src, rk_dtype to, void *dst)
+template <class From> rk_status cast_from(rk_dev *dev, int64_t n, const void *src, rk_dtype to, void *dst)
 {
     switch (to) {
     case RK_F32:
@@ -315,16 +303,14 @@ rk_status cast_from(rk_dev *dev, int64_t n, const void *src, rk_dtype to, void *
 
 /* ---- fill ---- */
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) fill_kernel(int64_t n, T value, T *y)
+template <class T> __global__ void __launch_bounds__(BLOCK) fill_kernel(int64_t n, T value, T *y)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n; i += step)
         y[i] = value;
 }
 
-template <class T>
-rk_status fill(rk_dev *dev, int64_t n, double value, void *y)
+template <class T> rk_status fill(rk_dev *dev, int64_t n, double value, void *y)
 {
     if (n == 0)
         return RK_OK;
@@ -335,8 +321,8 @@ rk_status fill(rk_dev *dev, int64_t n, double value, void *y)
 } // namespace
 
 extern "C" rk_status rk__cuda_copy_strided(rk_dev *dev, size_t elem, int ndim, const int64_t *dim,
-                                           const int64_t *src_stride, const void *src, const int64_t *dst_stride,
-                                           void *dst)
+                                           const int64_t *src_stride, const void *src,
+                                           const int64_t *dst_stride, void *dst)
 {
     const walk w = simplify(ndim, dim, src_stride, dst_stride);
     if (w.n == 0)
@@ -359,7 +345,8 @@ extern "C" rk_status rk__cuda_copy_strided(rk_dev *dev, size_t elem, int ndim, c
 }
 
 /* src and dst are device memory. */
-extern "C" rk_status rk__cuda_cast(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to, void *dst)
+extern "C" rk_status rk__cuda_cast(rk_dev *dev, int64_t n, rk_dtype from, const void *src, rk_dtype to,
+                                   void *dst)
 {
     if (n == 0)
         return RK_OK;

@@ -1,10 +1,11 @@
-/* Rows by index, and gather. Numeric contract: a gradient is, for each row of the table, the sum of its terms in the
- * order of r; with segments, a sum of each, added in their tree (core/order.h). No atomics: a first launch links the
- * terms of each row into a list, in order, and a second walks the lists. */
+/* Rows by index, and gather. Numeric contract: a gradient is, for each row of the table, the sum of its terms
+ * in the order of r; with segments, a sum of each, added in their tree (core/order.h). No atomics: a first
+ * launch links the terms of each row into a list, in order, and a second walks the lists. */
 #include "cuda/cuda.h"
 #include "cuda/ordered.cuh"
 
-namespace {
+namespace
+{
 
 enum { BLOCK = 256 };
 
@@ -30,7 +31,8 @@ rk_status take_rows(rk_dev *dev, int64_t rows, int64_t cols, const void *table, 
     return rk__cuda_launched(dev);
 }
 
-/* The terms of a table's rows as lists: first[t] is the first r with index[r] = t, next[r] the one after r; -1: none. */
+/* The terms of a table's rows as lists: first[t] is the first r with index[r] = t, next[r] the one after r;
+ * -1: none. */
 struct lists {
     int64_t table_rows, rows;
     const int64_t *index;
@@ -44,8 +46,8 @@ __global__ void __launch_bounds__(BLOCK) clear_lists_kernel(lists l)
         l.first[i] = -1; /* next lies behind first */
 }
 
-/* Each term looks for the term before it: it alone may write that one's `next`, or else its row's `first`. A block
- * passes over the indices before its own from the last to the first, through shared memory. */
+/* Each term looks for the term before it: it alone may write that one's `next`, or else its row's `first`. A
+ * block passes over the indices before its own from the last to the first, through shared memory. */
 __global__ void __launch_bounds__(BLOCK) link_kernel(lists l)
 {
     RK_SHARED(int64_t, before, [BLOCK]);
@@ -75,8 +77,8 @@ __global__ void __launch_bounds__(BLOCK) link_kernel(lists l)
 
 /* The sum of one row's list in one column. An empty segment adds nothing: no sum is -0. */
 template <class T>
-__device__ __forceinline__ T list_sum(const lists &l, const rk_order &order, int64_t r, int64_t cols, const T *dy,
-                                      T begin)
+__device__ __forceinline__ T list_sum(const lists &l, const rk_order &order, int64_t r, int64_t cols,
+                                      const T *dy, T begin)
 {
     rk__tree<T> tree;
     tree.begin();
@@ -138,8 +140,7 @@ struct gathered {
     const int64_t *index;
 };
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) gather_kernel(gathered g, const T *x, T *y)
+template <class T> __global__ void __launch_bounds__(BLOCK) gather_kernel(gathered g, const T *x, T *y)
 {
     const int64_t all = g.outer * g.m * g.inner, step = (int64_t)gridDim.x * BLOCK;
     for (int64_t at = (int64_t)blockIdx.x * BLOCK + threadIdx.x; at < all; at += step) {
@@ -149,8 +150,7 @@ __global__ void __launch_bounds__(BLOCK) gather_kernel(gathered g, const T *x, T
 }
 
 /* dx is 0: each thread adds the terms of one (outer, inner), in order. */
-template <class T>
-__global__ void __launch_bounds__(BLOCK) gather_grad_kernel(gathered g, const T *dy, T *dx)
+template <class T> __global__ void __launch_bounds__(BLOCK) gather_grad_kernel(gathered g, const T *dy, T *dx)
 {
     const int64_t all = g.outer * g.inner, step = (int64_t)gridDim.x * BLOCK;
     for (int64_t e = (int64_t)blockIdx.x * BLOCK + threadIdx.x; e < all; e += step) {
@@ -163,18 +163,17 @@ __global__ void __launch_bounds__(BLOCK) gather_grad_kernel(gathered g, const T 
     }
 }
 
-template <class T>
-rk_status gather(rk_dev *dev, const gathered &g, const void *x, void *y)
+template <class T> rk_status gather(rk_dev *dev, const gathered &g, const void *x, void *y)
 {
     const int64_t all = g.outer * g.m * g.inner;
     if (all == 0)
         return RK_OK;
-    RK_LAUNCH((gather_kernel<T>), rk__cuda_grid(dev, all, BLOCK), BLOCK, 0, dev->stream, g, (const T *)x, (T *)y);
+    RK_LAUNCH((gather_kernel<T>), rk__cuda_grid(dev, all, BLOCK), BLOCK, 0, dev->stream, g, (const T *)x,
+              (T *)y);
     return rk__cuda_launched(dev);
 }
 
-template <class T>
-rk_status gather_grad(rk_dev *dev, const gathered &g, const void *dy, void *dx)
+template <class T> rk_status gather_grad(rk_dev *dev, const gathered &g, const void *dy, void *dx)
 {
     const int64_t all = g.outer * g.inner;
     if (all * g.n == 0)
@@ -182,8 +181,8 @@ rk_status gather_grad(rk_dev *dev, const gathered &g, const void *dy, void *dx)
     cudaError_t e = cudaMemsetAsync(dx, 0, (size_t)(all * g.n) * sizeof(T), dev->stream);
     if (e != cudaSuccess || g.m == 0)
         return rk__cuda_status(dev, e);
-    RK_LAUNCH((gather_grad_kernel<T>), rk__cuda_grid(dev, all, BLOCK), BLOCK, 0, dev->stream, g, (const T *)dy,
-              (T *)dx);
+    RK_LAUNCH((gather_grad_kernel<T>), rk__cuda_grid(dev, all, BLOCK), BLOCK, 0, dev->stream, g,
+              (const T *)dy, (T *)dx);
     return rk__cuda_launched(dev);
 }
 
@@ -194,27 +193,28 @@ gathered gathered_of(int64_t outer, int64_t n, int64_t m, int64_t inner, const i
 
 } // namespace
 
-#define ENTRIES(t, T)                                                                                              \
-    extern "C" rk_status rk__cuda_##t##_take_rows(rk_dev *dev, int64_t rows, int64_t cols, const void *table,      \
-                                                  const int64_t *index, void *y)                                   \
-    {                                                                                                              \
-        return take_rows<T>(dev, rows, cols, table, index, y);                                                     \
-    }                                                                                                              \
-    extern "C" rk_status rk__cuda_##t##_take_rows_grad(rk_dev *dev, int64_t table_rows, int64_t rows,              \
-                                                       int64_t cols, rk_order order, const void *dy,               \
-                                                       const int64_t *index, void *dtable)                         \
-    {                                                                                                              \
-        return take_rows_grad<T>(dev, table_rows, rows, cols, order, dy, index, dtable);                           \
-    }                                                                                                              \
-    extern "C" rk_status rk__cuda_##t##_gather(rk_dev *dev, int64_t outer, int64_t n, int64_t m, int64_t inner,    \
-                                               const void *x, const int64_t *index, void *y)                       \
-    {                                                                                                              \
-        return gather<T>(dev, gathered_of(outer, n, m, inner, index), x, y);                                       \
-    }                                                                                                              \
-    extern "C" rk_status rk__cuda_##t##_gather_grad(rk_dev *dev, int64_t outer, int64_t n, int64_t m,              \
-                                                    int64_t inner, const void *dy, const int64_t *index, void *dx) \
-    {                                                                                                              \
-        return gather_grad<T>(dev, gathered_of(outer, n, m, inner, index), dy, dx);                                \
+#define ENTRIES(t, T)                                                                                       \
+    extern "C" rk_status rk__cuda_##t##_take_rows(rk_dev *dev, int64_t rows, int64_t cols,                  \
+                                                  const void *table, const int64_t *index, void *y)         \
+    {                                                                                                       \
+        return take_rows<T>(dev, rows, cols, table, index, y);                                              \
+    }                                                                                                       \
+    extern "C" rk_status rk__cuda_##t##_take_rows_grad(rk_dev *dev, int64_t table_rows, int64_t rows,       \
+                                                       int64_t cols, rk_order order, const void *dy,        \
+                                                       const int64_t *index, void *dtable)                  \
+    {                                                                                                       \
+        return take_rows_grad<T>(dev, table_rows, rows, cols, order, dy, index, dtable);                    \
+    }                                                                                                       \
+    extern "C" rk_status rk__cuda_##t##_gather(rk_dev *dev, int64_t outer, int64_t n, int64_t m,            \
+                                               int64_t inner, const void *x, const int64_t *index, void *y) \
+    {                                                                                                       \
+        return gather<T>(dev, gathered_of(outer, n, m, inner, index), x, y);                                \
+    }                                                                                                       \
+    extern "C" rk_status rk__cuda_##t##_gather_grad(rk_dev *dev, int64_t outer, int64_t n, int64_t m,       \
+                                                    int64_t inner, const void *dy, const int64_t *index,    \
+                                                    void *dx)                                               \
+    {                                                                                                       \
+        return gather_grad<T>(dev, gathered_of(outer, n, m, inner, index), dy, dx);                         \
     }
 
 ENTRIES(f32, float)

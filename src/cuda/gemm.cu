@@ -4,11 +4,11 @@
 
 #include "core/f64.inc"
 
-namespace {
+namespace
+{
 
 /* A matrix of lines by terms. */
-template <class T>
-struct matrix {
+template <class T> struct matrix {
     typedef const T *line_type;
     const T *p;
     int64_t line_step, term_step;
@@ -36,8 +36,7 @@ struct matrix {
     }
 };
 
-template <class T>
-struct product {
+template <class T> struct product {
     typedef T value;
     typedef matrix<T> left, right;
     left a;
@@ -110,11 +109,11 @@ struct product {
     }
 };
 
-template <class T>
-rk_status gemm(rk_dev *dev, const rk_gemm *g)
+template <class T> rk_status gemm(rk_dev *dev, const rk_gemm *g)
 {
     const int64_t items = g->batch > 0 ? g->batch : 1;
-    const rk_order order = rk__order_or_plain(g->order.segments > 0 ? g->order : rk_order{ 1, 1, RK_ACC_SET });
+    const rk_order order =
+        rk__order_or_plain(g->order.segments > 0 ? g->order : rk_order{ 1, 1, RK_ACC_SET });
     if (g->m <= 0 || g->n <= 0)
         return RK_OK;
     product<T> p;

@@ -1,10 +1,12 @@
-/* Batch normalisation, and sums over the channels of (n, c, s). Numeric contract: core/order.h. The s terms of a
- * sample's channel are a row, summed by lanes; rows' sums are terms of a chain over samples, which is a column of
- * (n, c). So a sum is two launches: rows, 16 threads each, to a workspace (n, c), then its columns. */
+/* Batch normalisation, and sums over the channels of (n, c, s). Numeric contract: core/order.h. The s terms
+ * of a sample's channel are a row, summed by lanes; rows' sums are terms of a chain over samples, which is a
+ * column of (n, c). So a sum is two launches: rows, 16 threads each, to a workspace (n, c), then its columns.
+ */
 #include "cuda/cuda.h"
 #include "cuda/ordered.cuh"
 
-namespace {
+namespace
+{
 
 enum { BLOCK = 256, COLUMNS = 32, SUBTREES = 8 };
 
@@ -15,8 +17,7 @@ enum kind {
     XHAT    /* dy (x - mean) rstd; and dy beside it */
 };
 
-template <class T>
-struct source {
+template <class T> struct source {
     kind what;
     const T *x, *dy, *mean, *rstd; /* x, dy (n, c, s); mean, rstd (c); NULL where `what` does not name them */
     T *out;                        /* (c) */
@@ -25,22 +26,21 @@ struct source {
 
 /* ---- rows ---- */
 
-template <class T>
-struct rows_job {
+template <class T> struct rows_job {
     int64_t rows, s;
     rk__divider channels;
     source<T> of;
     T *terms, *plain; /* (n, c); plain: the sums of dy, for XHAT */
 };
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) rows_kernel(rows_job<T> j)
+template <class T> __global__ void __launch_bounds__(BLOCK) rows_kernel(rows_job<T> j)
 {
     const int lane = (int)threadIdx.x % RK_LANES;
     const int64_t at_once = (int64_t)gridDim.x * (BLOCK / RK_LANES);
     /* whole warps leave the loop together: their lanes meet in sums */
     const int64_t all = (j.rows + 1) / 2 * 2;
-    for (int64_t r = (int64_t)blockIdx.x * (BLOCK / RK_LANES) + threadIdx.x / RK_LANES; r < all; r += at_once) {
+    for (int64_t r = (int64_t)blockIdx.x * (BLOCK / RK_LANES) + threadIdx.x / RK_LANES; r < all;
+         r += at_once) {
         const bool there = r < j.rows;
         int64_t c;
         rk__split(there ? r : 0, j.channels, &c);
@@ -70,8 +70,7 @@ __global__ void __launch_bounds__(BLOCK) rows_kernel(rows_job<T> j)
 
 /* ---- columns of (n, c) ---- */
 
-template <class T>
-struct columns_job {
+template <class T> struct columns_job {
     int64_t n, c;
     rk_order order;
     source<T> of[2]; /* blockIdx.y of them */
@@ -92,7 +91,7 @@ __device__ __forceinline__ T column_term(const source<T> &of, int64_t at, T mean
 /* The sum of the subtree-th of `subtrees` parts of a column. */
 template <class T, kind WHAT>
 __device__ __forceinline__ T column_part(const columns_job<T> &j, const source<T> &of, int64_t col,
-                                                int subtrees, int subtree)
+                                         int subtrees, int subtree)
 {
     const int leaves = j.order.segments / subtrees;
     const T mean = WHAT == PLAIN ? (T)0 : of.mean[col], rstd = WHAT == XHAT ? of.rstd[col] : (T)0;
@@ -113,7 +112,7 @@ __device__ __forceinline__ T column_part(const columns_job<T> &j, const source<T
 
 template <class T>
 __device__ __forceinline__ T column_part_of(const columns_job<T> &j, const source<T> &of, int64_t col,
-                                                   int subtrees, int subtree)
+                                            int subtrees, int subtree)
 {
     switch (of.what) {
     case PLAIN:
@@ -126,8 +125,7 @@ __device__ __forceinline__ T column_part_of(const columns_job<T> &j, const sourc
 }
 
 /* A block has COLUMNS columns, and SUBTREES threads each, with a part of the tree. */
-template <class T>
-__global__ void __launch_bounds__(COLUMNS *SUBTREES) columns_kernel(columns_job<T> j)
+template <class T> __global__ void __launch_bounds__(COLUMNS *SUBTREES) columns_kernel(columns_job<T> j)
 {
     RK_SHARED(T, part, [SUBTREES][COLUMNS]);
     const source<T> of = blockIdx.y ? j.of[1] : j.of[0];
@@ -151,8 +149,7 @@ __global__ void __launch_bounds__(COLUMNS *SUBTREES) columns_kernel(columns_job<
     }
 }
 
-template <class T>
-rk_status sum_columns(rk_dev *dev, const columns_job<T> &j, unsigned sums)
+template <class T> rk_status sum_columns(rk_dev *dev, const columns_job<T> &j, unsigned sums)
 {
     const int64_t blocks = (j.c + COLUMNS - 1) / COLUMNS, most = 65535;
     const dim3 grid((unsigned)(blocks < most ? blocks : most), sums), block(COLUMNS, SUBTREES);
@@ -162,15 +159,13 @@ rk_status sum_columns(rk_dev *dev, const columns_job<T> &j, unsigned sums)
 
 /* ---- sums over channels ---- */
 
-template <class T>
-struct shape {
+template <class T> struct shape {
     int64_t n, c, s;
     rk_order order;
 };
 
 /* Sums `of`, and with XHAT that of dy, which goes to `plain`. */
-template <class T>
-rk_status sum_channels_of(rk_dev *dev, const shape<T> &q, const source<T> &of, T *plain)
+template <class T> rk_status sum_channels_of(rk_dev *dev, const shape<T> &q, const source<T> &of, T *plain)
 {
     columns_job<T> columns = { q.n, q.c, rk__order_or_plain(q.order), { of, of } };
     source<T> beside = { PLAIN, of.dy, NULL, NULL, NULL, plain, 0 };
@@ -196,22 +191,21 @@ rk_status sum_channels_of(rk_dev *dev, const shape<T> &q, const source<T> &of, T
     return sum_columns(dev, columns, plain ? 2 : 1);
 }
 
-template <class T>
-rk_status sum_channels(rk_dev *dev, const shape<T> &q, const void *dy, void *out)
+template <class T> rk_status sum_channels(rk_dev *dev, const shape<T> &q, const void *dy, void *out)
 {
-    return sum_channels_of(dev, q, source<T>{ PLAIN, (const T *)dy, NULL, NULL, NULL, (T *)out, 0 }, (T *)NULL);
+    return sum_channels_of(dev, q, source<T>{ PLAIN, (const T *)dy, NULL, NULL, NULL, (T *)out, 0 },
+                           (T *)NULL);
 }
 
 template <class T>
 rk_status sum_squares_of(rk_dev *dev, const shape<T> &q, const void *x, const void *mean, void *out,
-                                T divisor)
+                         T divisor)
 {
     return sum_channels_of(
         dev, q, source<T>{ SQUARE, (const T *)x, NULL, (const T *)mean, NULL, (T *)out, divisor }, (T *)NULL);
 }
 
-template <class T>
-rk_status stats(rk_dev *dev, const shape<T> &q, const void *x, void *mean, void *var)
+template <class T> rk_status stats(rk_dev *dev, const shape<T> &q, const void *x, void *mean, void *var)
 {
     const T count = (T)(q.n * q.s);
     shape<T> set = q;
@@ -223,18 +217,17 @@ rk_status stats(rk_dev *dev, const shape<T> &q, const void *x, void *mean, void 
 
 template <class T>
 rk_status dparam(rk_dev *dev, const shape<T> &q, const void *x, const void *mean, const void *rstd,
-                        const void *dy, void *dgamma, void *dbeta)
+                 const void *dy, void *dgamma, void *dbeta)
 {
-    return sum_channels_of(dev, q,
-                           source<T>{ XHAT, (const T *)x, (const T *)dy, (const T *)mean, (const T *)rstd,
-                                      (T *)dgamma, 0 },
-                           (T *)dbeta);
+    return sum_channels_of(
+        dev, q,
+        source<T>{ XHAT, (const T *)x, (const T *)dy, (const T *)mean, (const T *)rstd, (T *)dgamma, 0 },
+        (T *)dbeta);
 }
 
 /* ---- elementwise: y = (x - mean) slope + shift, dx = gain ((dy - shift) - (x - mean) slope) ---- */
 
-template <class T>
-struct affine_job {
+template <class T> struct affine_job {
     int64_t rows, s; /* rows (n c) of s */
     rk__divider channels;
     const T *x, *mean, *gamma;
@@ -282,8 +275,7 @@ __device__ __forceinline__ void affine_dx_row(const affine_job<T> &j, int64_t r,
 }
 
 /* `LANES` threads a row. */
-template <class T, int LANES>
-__global__ void __launch_bounds__(BLOCK) affine_kernel(affine_job<T> j)
+template <class T, int LANES> __global__ void __launch_bounds__(BLOCK) affine_kernel(affine_job<T> j)
 {
     const int64_t step = (int64_t)gridDim.x * (BLOCK / LANES);
     for (int64_t r = (int64_t)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES; r < j.rows; r += step)
@@ -293,8 +285,7 @@ __global__ void __launch_bounds__(BLOCK) affine_kernel(affine_job<T> j)
             affine_row(j, r, (int)threadIdx.x % LANES, LANES);
 }
 
-template <class T>
-rk_status run_affine(rk_dev *dev, const affine_job<T> &j)
+template <class T> rk_status run_affine(rk_dev *dev, const affine_job<T> &j)
 {
     if (j.rows == 0)
         return RK_OK;
@@ -307,7 +298,7 @@ rk_status run_affine(rk_dev *dev, const affine_job<T> &j)
 
 template <class T>
 rk_status batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
-                            const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
+                     const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
 {
     affine_job<T> j = {};
     j.rows = n * c;
@@ -326,8 +317,8 @@ rk_status batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x
 
 template <class T>
 rk_status batch_norm_dx(rk_dev *dev, int64_t n, int64_t c, int64_t s, int64_t count, const void *x,
-                               const void *mean, const void *rstd, const void *gamma, const void *dgamma,
-                               const void *dbeta, const void *dy, void *dx)
+                        const void *mean, const void *rstd, const void *gamma, const void *dgamma,
+                        const void *dbeta, const void *dy, void *dx)
 {
     affine_job<T> j = {};
     j.rows = n * c;
@@ -347,41 +338,41 @@ rk_status batch_norm_dx(rk_dev *dev, int64_t n, int64_t c, int64_t s, int64_t co
 
 } // namespace
 
-#define ENTRIES(t, T)                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_sum_channels(rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order o,   \
-                                                     const void *dy, void *out)                                  \
-    {                                                                                                            \
-        return sum_channels<T>(dev, shape<T>{ n, c, s, o }, dy, out);                                            \
-    }                                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_sum_channel_squares(rk_dev *dev, int64_t n, int64_t c, int64_t s,        \
-                                                            rk_order o, const void *x, const void *mean,         \
-                                                            void *out)                                           \
-    {                                                                                                            \
-        return sum_squares_of<T>(dev, shape<T>{ n, c, s, o }, x, mean, out, 0);                                  \
-    }                                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_batch_norm_stats(rk_dev *dev, int64_t n, int64_t c, int64_t s,           \
-                                                         rk_order o, const void *x, void *mean, void *var)       \
-    {                                                                                                            \
-        return stats<T>(dev, shape<T>{ n, c, s, o }, x, mean, var);                                              \
-    }                                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_batch_norm_dparam(rk_dev *dev, int64_t n, int64_t c, int64_t s,          \
-                                                          rk_order o, const void *x, const void *mean,           \
-                                                          const void *rstd, const void *dy, void *dgamma,        \
-                                                          void *dbeta)                                           \
-    {                                                                                                            \
-        return dparam<T>(dev, shape<T>{ n, c, s, o }, x, mean, rstd, dy, dgamma, dbeta);                         \
-    }                                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x,  \
-                                                   const void *mean, const void *var, const void *gamma,         \
-                                                   const void *beta, double eps, void *y, void *rstd)            \
-    {                                                                                                            \
-        return batch_norm<T>(dev, n, c, s, x, mean, var, gamma, beta, eps, y, rstd);                             \
-    }                                                                                                            \
-    extern "C" rk_status rk__cuda_##t##_batch_norm_dx(                                                           \
-        rk_dev *dev, int64_t n, int64_t c, int64_t s, int64_t count, const void *x, const void *mean,            \
-        const void *rstd, const void *gamma, const void *dgamma, const void *dbeta, const void *dy, void *dx)    \
-    {                                                                                                            \
-        return batch_norm_dx<T>(dev, n, c, s, count, x, mean, rstd, gamma, dgamma, dbeta, dy, dx);               \
+#define ENTRIES(t, T)                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_sum_channels(rk_dev *dev, int64_t n, int64_t c, int64_t s,         \
+                                                     rk_order o, const void *dy, void *out)                \
+    {                                                                                                      \
+        return sum_channels<T>(dev, shape<T>{ n, c, s, o }, dy, out);                                      \
+    }                                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_sum_channel_squares(rk_dev *dev, int64_t n, int64_t c, int64_t s,  \
+                                                            rk_order o, const void *x, const void *mean,   \
+                                                            void *out)                                     \
+    {                                                                                                      \
+        return sum_squares_of<T>(dev, shape<T>{ n, c, s, o }, x, mean, out, 0);                            \
+    }                                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_batch_norm_stats(rk_dev *dev, int64_t n, int64_t c, int64_t s,     \
+                                                         rk_order o, const void *x, void *mean, void *var) \
+    {                                                                                                      \
+        return stats<T>(dev, shape<T>{ n, c, s, o }, x, mean, var);                                        \
+    }                                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_batch_norm_dparam(                                                 \
+        rk_dev *dev, int64_t n, int64_t c, int64_t s, rk_order o, const void *x, const void *mean,         \
+        const void *rstd, const void *dy, void *dgamma, void *dbeta)                                       \
+    {                                                                                                      \
+        return dparam<T>(dev, shape<T>{ n, c, s, o }, x, mean, rstd, dy, dgamma, dbeta);                   \
+    }                                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_batch_norm(                                                        \
+        rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean, const void *var,    \
+        const void *gamma, const void *beta, double eps, void *y, void *rstd)                              \
+    {                                                                                                      \
+        return batch_norm<T>(dev, n, c, s, x, mean, var, gamma, beta, eps, y, rstd);                       \
+    }                                                                                                      \
+    extern "C" rk_status rk__cuda_##t##_batch_norm_dx(                                                     \
+        rk_dev *dev, int64_t n, int64_t c, int64_t s, int64_t count, const void *x, const void *mean,      \
+        const void *rstd, const void *gamma, const void *dgamma, const void *dbeta, const void *dy,        \
+        void *dx)                                                                                          \
+    {                                                                                                      \
+        return batch_norm_dx<T>(dev, n, c, s, count, x, mean, rstd, gamma, dgamma, dbeta, dy, dx);         \
     }
 
 ENTRIES(f32, float)

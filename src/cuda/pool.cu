@@ -1,11 +1,13 @@
-/* Pooling. Numeric contract: a maximum is the first of equals, in (kh, kw) order, and the last NaN if there is one
- * (arg says where; -1 for a window that is all padding, whose maximum is -inf); an average is a chain of additions
- * over (kh, kw) ascending, divided by the number of elements that are not padding (0 if there are none); a gradient is
- * +0 plus its windows' shares, (oh, ow) ascending. Gradients are gathered, an input a thread: no atomics. */
+/* Pooling. Numeric contract: a maximum is the first of equals, in (kh, kw) order, and the last NaN if there
+ * is one (arg says where; -1 for a window that is all padding, whose maximum is -inf); an average is a chain
+ * of additions over (kh, kw) ascending, divided by the number of elements that are not padding (0 if there
+ * are none); a gradient is +0 plus its windows' shares, (oh, ow) ascending. Gradients are gathered, an input
+ * a thread: no atomics. */
 #include "cuda/cuda.h"
 #include "cuda/ordered.cuh"
 
-namespace {
+namespace
+{
 
 enum { BLOCK = 256 };
 
@@ -27,9 +29,8 @@ struct pool {
 
 axis axis_of(int64_t in, int64_t out, int64_t k, int64_t stride, int64_t pad)
 {
-    return axis{ (int32_t)in,         (int32_t)out,         (int32_t)k,
-                 (int32_t)stride,     (int32_t)pad,         rk__divider_of(in),
-                 rk__divider_of(out), rk__divider_of(stride) };
+    return axis{ (int32_t)in,  (int32_t)out,       (int32_t)k,          (int32_t)stride,
+                 (int32_t)pad, rk__divider_of(in), rk__divider_of(out), rk__divider_of(stride) };
 }
 
 pool pool_of(const rk_pool2d *g)
@@ -82,8 +83,7 @@ __device__ __forceinline__ cell cell_of(int64_t i, const rk__divider &h, const r
     return cell{ plane, (int32_t)row, (int32_t)col };
 }
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) max_kernel(pool g, const T *x, T *y, int32_t *arg)
+template <class T> __global__ void __launch_bounds__(BLOCK) max_kernel(pool g, const T *x, T *y, int32_t *arg)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t o = (int64_t)blockIdx.x * BLOCK + threadIdx.x; o < g.outputs; o += step) {
@@ -125,8 +125,7 @@ __global__ void __launch_bounds__(BLOCK) max_grad_kernel(pool g, const int32_t *
     }
 }
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) avg_kernel(pool g, const T *x, T *y)
+template <class T> __global__ void __launch_bounds__(BLOCK) avg_kernel(pool g, const T *x, T *y)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t o = (int64_t)blockIdx.x * BLOCK + threadIdx.x; o < g.outputs; o += step) {
@@ -142,8 +141,7 @@ __global__ void __launch_bounds__(BLOCK) avg_kernel(pool g, const T *x, T *y)
     }
 }
 
-template <class T>
-__global__ void __launch_bounds__(BLOCK) avg_grad_kernel(pool g, const T *dy, T *dx)
+template <class T> __global__ void __launch_bounds__(BLOCK) avg_grad_kernel(pool g, const T *dy, T *dx)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < g.inputs; i += step) {
@@ -160,16 +158,15 @@ __global__ void __launch_bounds__(BLOCK) avg_grad_kernel(pool g, const T *dy, T 
     }
 }
 
-#define LAUNCH(name, n, ...)                                                                            \
-    do {                                                                                                \
-        if ((n) == 0)                                                                                   \
-            return RK_OK;                                                                               \
-        RK_LAUNCH((name<T>), rk__cuda_grid(dev, (n), BLOCK), BLOCK, 0, dev->stream, __VA_ARGS__);       \
-        return rk__cuda_launched(dev);                                                                  \
+#define LAUNCH(name, n, ...)                                                                      \
+    do {                                                                                          \
+        if ((n) == 0)                                                                             \
+            return RK_OK;                                                                         \
+        RK_LAUNCH((name<T>), rk__cuda_grid(dev, (n), BLOCK), BLOCK, 0, dev->stream, __VA_ARGS__); \
+        return rk__cuda_launched(dev);                                                            \
     } while (0)
 
-template <class T>
-rk_status max_pool(rk_dev *dev, const pool &g, const void *x, void *y, int32_t *arg)
+template <class T> rk_status max_pool(rk_dev *dev, const pool &g, const void *x, void *y, int32_t *arg)
 {
     LAUNCH(max_kernel, g.outputs, g, (const T *)x, (T *)y, arg);
 }
@@ -180,14 +177,12 @@ rk_status max_pool_grad(rk_dev *dev, const pool &g, const int32_t *arg, const vo
     LAUNCH(max_grad_kernel, g.inputs, g, arg, (const T *)dy, (T *)dx);
 }
 
-template <class T>
-rk_status avg_pool(rk_dev *dev, const pool &g, const void *x, void *y)
+template <class T> rk_status avg_pool(rk_dev *dev, const pool &g, const void *x, void *y)
 {
     LAUNCH(avg_kernel, g.outputs, g, (const T *)x, (T *)y);
 }
 
-template <class T>
-rk_status avg_pool_grad(rk_dev *dev, const pool &g, const void *dy, void *dx)
+template <class T> rk_status avg_pool_grad(rk_dev *dev, const pool &g, const void *dy, void *dx)
 {
     LAUNCH(avg_grad_kernel, g.inputs, g, (const T *)dy, (T *)dx);
 }

@@ -1,5 +1,5 @@
-/* The tiled product that gemm.cu and conv.cu are made of, in canonical order: a block of 16 x 16 threads has a tile
- * of 16 R x 16 R outputs, R x R a thread, in registers; the operands pass through shared memory.
+/* The tiled product that gemm.cu and conv.cu are made of, in canonical order: a block of 16 x 16 threads has
+ * a tile of 16 R x 16 R outputs, R x R a thread, in registers; the operands pass through shared memory.
  *
  *   out(i, j) = the tree over leaves of: chain over terms k of a(i, k) * b(j, k), one fused multiply-add each
  *
@@ -18,8 +18,9 @@
  *   T at(line, term)                             the element
  *   bool by_term()                               neighbours in memory are neighbouring terms, not lines
  *
- * The partial sums of a tree wait in shared memory, a level each. Where they find no room, or the tiles do not fill
- * the device, subtrees become work of their own: their sums go to device memory, and join_kernel adds them. */
+ * The partial sums of a tree wait in shared memory, a level each. Where they find no room, or the tiles do
+ * not fill the device, subtrees become work of their own: their sums go to device memory, and join_kernel
+ * adds them. */
 #ifndef RK_CUDA_TILE_CUH
 #define RK_CUDA_TILE_CUH
 
@@ -29,14 +30,15 @@
 enum { RK__TILE_THREADS = 256, RK__TILE_ACROSS = 16 };
 
 /* R = 1 is for products with few outputs, R = 8 for large ones. */
-template <int R>
-struct rk__tile_shape {
+template <int R> struct rk__tile_shape {
     enum {
         SIDE = RK__TILE_ACROSS * R,
-        NEXT = R < 4 ? R : 4,                     /* neighbouring lines of a thread: one vector load each */
-        DEPTH = R == 1 ? 32 : R == 4 ? 16 : 8,    /* terms of a step */
-        LOADS = SIDE * DEPTH / RK__TILE_THREADS,  /* elements of an operand a thread brings */
-        PITCH = SIDE + 4,                         /* keeps vectors aligned and spreads columns over banks */
+        NEXT = R < 4 ? R : 4, /* neighbouring lines of a thread: one vector load each */
+        DEPTH = R == 1   ? 32
+                : R == 4 ? 16
+                         : 8,                    /* terms of a step */
+        LOADS = SIDE * DEPTH / RK__TILE_THREADS, /* elements of an operand a thread brings */
+        PITCH = SIDE + 4,                        /* keeps vectors aligned and spreads columns over banks */
         OPERAND = DEPTH * PITCH,
         BUFFERS = 4 * OPERAND, /* two operands, twice: one step is multiplied while the next arrives */
         FIT = BUFFERS / (RK__TILE_ACROSS * SIDE),
@@ -50,8 +52,7 @@ struct rk__tile_plan {
 };
 
 /* A thread's share of bringing an operand: neighbouring threads read neighbours in memory. */
-template <class O, class T, int R>
-struct rk__bringer {
+template <class O, class T, int R> struct rk__bringer {
     typedef rk__tile_shape<R> S;
     typename O::line_type line[S::LOADS];
     T held[S::LOADS];
@@ -99,8 +100,7 @@ struct rk__bringer {
 };
 
 /* Which line of the tile is the i-th of thread `at` of 16. */
-template <int R>
-static __device__ __forceinline__ int rk__tile_line(int at, int i)
+template <int R> static __device__ __forceinline__ int rk__tile_line(int at, int i)
 {
     const int next = rk__tile_shape<R>::NEXT;
     return i / next * (RK__TILE_ACROSS * next) + at * next + i % next;
@@ -157,8 +157,9 @@ static __device__ __forceinline__ void rk__tile_join(T *stack, int s, bool last,
             top[i * RK__TILE_THREADS] = sum[i / R][i % R];
 }
 
-/* Hands the tile's sums on: to the problem, or as a subtree's to device memory (subtree, item, m, n). They pass through
- * shared memory, as many rows at a time as find room, so that neighbouring threads write neighbours. */
+/* Hands the tile's sums on: to the problem, or as a subtree's to device memory (subtree, item, m, n). They
+ * pass through shared memory, as many rows at a time as find room, so that neighbouring threads write
+ * neighbours. */
 template <class P, class T, int R>
 static __device__ __forceinline__ void rk__tile_finish(const P &p, const P &whole, int64_t row0, int64_t col0,
                                                        T *partial, T *shared, const T (&sum)[R][R])
@@ -171,7 +172,8 @@ static __device__ __forceinline__ void rk__tile_finish(const P &p, const P &whol
         for (int i = 0; i < S::ROWS; i++)
 #pragma unroll
             for (int j = 0; j < R; j++)
-                shared[(i * RK__TILE_ACROSS + down) * S::SIDE + rk__tile_line<R>(across, j)] = sum[first + i][j];
+                shared[(i * RK__TILE_ACROSS + down) * S::SIDE + rk__tile_line<R>(across, j)] =
+                    sum[first + i][j];
         __syncthreads();
 #pragma unroll 1
         for (int e = (int)threadIdx.x; e < S::ROWS * RK__TILE_ACROSS * S::SIDE; e += RK__TILE_THREADS) {
@@ -201,11 +203,11 @@ static __device__ __forceinline__ void rk__tile_start(const P &p, int64_t row0, 
         }
 }
 
-/* The sum of leaves [first, first + plan.leaves), from what is in sum. While one step is multiplied the next one's
- * operands arrive, across the ends of leaves too. All threads of the block; ends with a barrier. */
+/* The sum of leaves [first, first + plan.leaves), from what is in sum. While one step is multiplied the next
+ * one's operands arrive, across the ends of leaves too. All threads of the block; ends with a barrier. */
 template <class P, class T, int R>
-static __device__ __forceinline__ void rk__tile_sum(const P &p, const rk__tile_plan &plan, int first, int64_t row0,
-                                                    int64_t col0, T *shared, T (&sum)[R][R])
+static __device__ __forceinline__ void rk__tile_sum(const P &p, const rk__tile_plan &plan, int first,
+                                                    int64_t row0, int64_t col0, T *shared, T (&sum)[R][R])
 {
     typedef rk__tile_shape<R> S;
     rk__bringer<typename P::left, T, R> a;
@@ -254,7 +256,8 @@ static __device__ __forceinline__ void rk__tile_sum(const P &p, const rk__tile_p
 }
 
 template <class P, int R>
-static __global__ void __launch_bounds__(RK__TILE_THREADS, 1) /* asked for less, ptxas spills to fit more blocks */
+static __global__ void __launch_bounds__(RK__TILE_THREADS,
+                                         1) /* asked for less, ptxas spills to fit more blocks */
     rk__tile_kernel(P whole, rk__tile_plan plan, typename P::value *partials)
 {
     typedef typename P::value T;
@@ -304,7 +307,8 @@ static rk__tile_plan rk__tile_plan_of(const rk_dev *dev, int64_t m, int64_t n, i
                                       size_t elem, size_t *bytes)
 {
     typedef rk__tile_shape<R> S;
-    const size_t level = (size_t)R * R * RK__TILE_THREADS * elem, room = dev->shared_bytes - S::BUFFERS * elem;
+    const size_t level = (size_t)R * R * RK__TILE_THREADS * elem,
+                 room = dev->shared_bytes - S::BUFFERS * elem;
     rk__tile_plan plan;
     plan.col_tiles = rk__tiles_along(n, S::SIDE);
     plan.tiles = plan.col_tiles * rk__tiles_along(m, S::SIDE);
@@ -314,7 +318,8 @@ static rk__tile_plan rk__tile_plan_of(const rk_dev *dev, int64_t m, int64_t n, i
     int levels = 0;
     while (2 << levels <= segments)
         levels++;
-    /* Subtrees of their own cost a trip through memory: only for tiles that would leave half of the device idle. */
+    /* Subtrees of their own cost a trip through memory: only for tiles that would leave half of the device
+     * idle. */
     while (levels > 0 &&
            ((size_t)levels * level > room || 2 * plan.tiles * items * plan.subtrees <= dev->sms)) {
         levels--;
@@ -355,7 +360,8 @@ static rk_status rk__tile_launch(rk_dev *dev, const P &p, int64_t items, int seg
     return rk__cuda_launched(dev);
 }
 
-/* Tiles of how many elements a thread: the largest that keep the device busy. A tree needs room beside large ones. */
+/* Tiles of how many elements a thread: the largest that keep the device busy. A tree needs room beside large
+ * ones. */
 static inline int rk__tile_size(const rk_dev *dev, int64_t m, int64_t n, int64_t items, int segments)
 {
     const int64_t least = m < n ? m : n;
@@ -367,10 +373,8 @@ static inline int rk__tile_size(const rk_dev *dev, int64_t m, int64_t n, int64_t
     return 4;
 }
 
-template <class T>
-struct rk__tile_runner {
-    template <class P>
-    static rk_status run(rk_dev *dev, const P &p, int64_t items, int segments)
+template <class T> struct rk__tile_runner {
+    template <class P> static rk_status run(rk_dev *dev, const P &p, int64_t items, int segments)
     {
         switch (rk__tile_size(dev, p.m, p.n, items, segments)) {
         case 8:
@@ -384,18 +388,15 @@ struct rk__tile_runner {
 };
 
 /* Doubles are for checks, not for speed. */
-template <>
-struct rk__tile_runner<double> {
-    template <class P>
-    static rk_status run(rk_dev *dev, const P &p, int64_t items, int segments)
+template <> struct rk__tile_runner<double> {
+    template <class P> static rk_status run(rk_dev *dev, const P &p, int64_t items, int segments)
     {
         return rk__tile_launch<P, 1>(dev, p, items, segments);
     }
 };
 
 /* Runs `items` products of p.m x p.n outputs, which are not 0, over `segments` leaves. */
-template <class P>
-static rk_status rk__tile_run(rk_dev *dev, const P &p, int64_t items, int segments)
+template <class P> static rk_status rk__tile_run(rk_dev *dev, const P &p, int64_t items, int segments)
 {
     return rk__tile_runner<typename P::value>::run(dev, p, items, segments);
 }

@@ -1,7 +1,7 @@
 /* One kernel on every device: each CPU (instruction set, threads) and CUDA: run on the host, or on a GPU if
  * RANKINE_CUDA names the library for one. Its arrays lie in the device's memory, at odd addresses and between
- * canaries. The f32 table's outputs must have the same bits on all devices, and be near those of the CPU's f64
- * table; another f64 table's must be near them too. */
+ * canaries. The f32 table's outputs must have the same bits on all devices, and be near those of the CPU's
+ * f64 table; another f64 table's must be near them too. */
 #ifndef RK_TEST_DEVICES_H
 #define RK_TEST_DEVICES_H
 
@@ -213,8 +213,8 @@ static inline void free_all(char **p, int n)
 }
 
 /* One device's run of one table. */
-static inline bool run_table(const device_iter *it, rk_dtype t, call_fn *call, const void *arg, const array *a,
-                             int arrays, char **result)
+static inline bool run_table(const device_iter *it, rk_dtype t, call_fn *call, const void *arg,
+                             const array *a, int arrays, char **result)
 {
     char *start[MOST_ARRAYS];
     for (int i = 0; i < arrays; i++)

@@ -1,6 +1,7 @@
-/* One suite for every entry of the kernel table: each is run on every device (instruction sets, threads, CUDA) and
- * on the f64 table; devices must agree to the bit, and with f64 within the row's tolerance. An entry without a row
- * fails, and a device without an entry. A device that joins the table joins the suite by devices.h. */
+/* One suite for every entry of the kernel table: each is run on every device (instruction sets, threads,
+ * CUDA) and on the f64 table; devices must agree to the bit, and with f64 within the row's tolerance. An
+ * entry without a row fails, and a device without an entry. A device that joins the table joins the suite by
+ * devices.h. */
 #include "devices.h"
 
 #include "cpu/threads.h"

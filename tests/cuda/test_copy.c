@@ -31,7 +31,8 @@ static void close_both(both *b)
 /* Runs op on each with src and dst in the device's memory; true if dst has the same bytes then. */
 typedef rk_status op_fn(const rk_device *d, rk_dev *dev, const void *src, void *dst, const void *arg);
 
-static bool same_bytes(both *b, op_fn *op, const void *arg, const void *src, size_t src_bytes, size_t dst_bytes)
+static bool same_bytes(both *b, op_fn *op, const void *arg, const void *src, size_t src_bytes,
+                       size_t dst_bytes)
 {
     unsigned char *got[2];
     bool ok = true;

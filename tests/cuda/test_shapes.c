@@ -1,5 +1,6 @@
-/* Products, convolutions, batch norm, pooling, indexing: the CUDA device has the CPU's bits in f32, over many shapes,
- * drawn at random: tiles of every size, empty sums, edges, strides, groups, trees that need device memory. */
+/* Products, convolutions, batch norm, pooling, indexing: the CUDA device has the CPU's bits in f32, over many
+ * shapes, drawn at random: tiles of every size, empty sums, edges, strides, groups, trees that need device
+ * memory. */
 #include "host_run.h"
 
 #include "conformance/devices.h"
@@ -121,16 +122,17 @@ TEST(products)
     }
 }
 
-/* Sizes that take the largest tiles, trees deeper than shared memory has room for, and more work than blocks. */
+/* Sizes that take the largest tiles, trees deeper than shared memory has room for, and more work than blocks.
+ */
 TEST(large_products)
 {
     static const struct {
         int64_t m, n, units, unit;
         rk_order order;
-    } cases[] = { { 517, 390, 70, 1, { 1, 1, RK_ACC_SET } },      { 260, 512, 40, 1, { 1, 1, RK_ACC_CHAIN } },
-                  { 384, 384, 0, 1, { 1, 1, RK_ACC_ADD } },       { 70, 66, 256, 2, { 256, 2, RK_ACC_ADD } },
+    } cases[] = { { 517, 390, 70, 1, { 1, 1, RK_ACC_SET } },    { 260, 512, 40, 1, { 1, 1, RK_ACC_CHAIN } },
+                  { 384, 384, 0, 1, { 1, 1, RK_ACC_ADD } },     { 70, 66, 256, 2, { 256, 2, RK_ACC_ADD } },
                   { 20, 30, 1024, 1, { 1024, 1, RK_ACC_SET } }, { 20, 10, 1000, 3, { 1024, 3, RK_ACC_SET } },
-                  { 300, 300, 64, 1, { 8, 1, RK_ACC_SET } },      { 1, 5000, 33, 1, { 1, 1, RK_ACC_SET } },
+                  { 300, 300, 64, 1, { 8, 1, RK_ACC_SET } },    { 1, 5000, 33, 1, { 1, 1, RK_ACC_SET } },
                   { 4000, 3, 129, 1, { 2, 1, RK_ACC_SET } } };
     state = 2;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -145,14 +147,27 @@ TEST(large_products)
 CALL(gemm_fixed)
 {
     (void)arg;
-    rk_gemm g = { .m = 3, .n = 3, .k = 8, .a = p[0], .a_row = 8, .a_col = 1, .b = p[1], .b_row = 3, .b_col = 1,
-                  .c = p[2], .ldc = 3, .order = { 1, 1, RK_ACC_CHAIN }, .act = RK_ACT_NONE };
+    rk_gemm g = { .m = 3,
+                  .n = 3,
+                  .k = 8,
+                  .a = p[0],
+                  .a_row = 8,
+                  .a_col = 1,
+                  .b = p[1],
+                  .b_row = 3,
+                  .b_col = 1,
+                  .c = p[2],
+                  .ldc = 3,
+                  .order = { 1, 1, RK_ACC_CHAIN },
+                  .act = RK_ACT_NONE };
     return k->gemm(dev, &g);
 }
 
 TEST(zeros_keep_their_signs)
 {
-    const array a[] = { { .n = 24, .lo = -0.0, .hi = -0.0 }, in(24), { .n = 9, .lo = -0.0, .hi = -0.0, .out = true } };
+    const array a[] = { { .n = 24, .lo = -0.0, .hi = -0.0 },
+                        in(24),
+                        { .n = 9, .lo = -0.0, .hi = -0.0, .out = true } };
     const array tiny[] = { { .n = 24, .lo = -1e-38, .hi = 1e-38 },
                            { .n = 24, .lo = -1e-30, .hi = 1e-30 },
                            { .n = 9, .lo = -0.0, .hi = -0.0, .out = true, .atol = 1e-30 } };
@@ -193,9 +208,18 @@ static conv draw_conv(int64_t most_channels, int64_t most_side)
     conv c = { .act = coin() ? RK_ACT_RELU : RK_ACT_NONE, .bias = coin() };
     rk_conv2d_args *g = &c.g;
     do {
-        *g = (rk_conv2d_args){ .n = draw(1, 6), .h = draw(1, most_side), .w = draw(1, most_side), .kh = draw(1, 4),
-                               .kw = draw(1, 4), .stride_h = draw(1, 3), .stride_w = draw(1, 3), .pad_h = draw(0, 3),
-                               .pad_w = draw(0, 3), .dil_h = draw(1, 3), .dil_w = draw(1, 3), .groups = draw(1, 3) };
+        *g = (rk_conv2d_args){ .n = draw(1, 6),
+                               .h = draw(1, most_side),
+                               .w = draw(1, most_side),
+                               .kh = draw(1, 4),
+                               .kw = draw(1, 4),
+                               .stride_h = draw(1, 3),
+                               .stride_w = draw(1, 3),
+                               .pad_h = draw(0, 3),
+                               .pad_w = draw(0, 3),
+                               .dil_h = draw(1, 3),
+                               .dil_w = draw(1, 3),
+                               .groups = draw(1, 3) };
         g->c = g->groups * draw(1, most_channels);
         g->oc = g->groups * draw(1, most_channels);
         g->oh = (g->h + 2 * g->pad_h - (g->kh - 1) * g->dil_h - 1) / g->stride_h + 1;
@@ -239,12 +263,52 @@ TEST(convolutions)
 TEST(large_convolutions)
 {
     static const rk_conv2d_args cases[] = {
-        { .n = 2, .c = 33, .h = 18, .w = 17, .oc = 140, .kh = 3, .kw = 3, .oh = 18, .ow = 17, .stride_h = 1,
-          .stride_w = 1, .pad_h = 1, .pad_w = 1, .dil_h = 1, .dil_w = 1, .groups = 1 },
-        { .n = 2, .c = 130, .h = 16, .w = 16, .oc = 130, .kh = 1, .kw = 1, .oh = 16, .ow = 16, .stride_h = 1,
-          .stride_w = 1, .dil_h = 1, .dil_w = 1, .groups = 1 },
-        { .n = 3, .c = 64, .h = 17, .w = 17, .oc = 64, .kh = 3, .kw = 3, .oh = 9, .ow = 9, .stride_h = 2,
-          .stride_w = 2, .pad_h = 1, .pad_w = 1, .dil_h = 1, .dil_w = 1, .groups = 1 },
+        { .n = 2,
+          .c = 33,
+          .h = 18,
+          .w = 17,
+          .oc = 140,
+          .kh = 3,
+          .kw = 3,
+          .oh = 18,
+          .ow = 17,
+          .stride_h = 1,
+          .stride_w = 1,
+          .pad_h = 1,
+          .pad_w = 1,
+          .dil_h = 1,
+          .dil_w = 1,
+          .groups = 1 },
+        { .n = 2,
+          .c = 130,
+          .h = 16,
+          .w = 16,
+          .oc = 130,
+          .kh = 1,
+          .kw = 1,
+          .oh = 16,
+          .ow = 16,
+          .stride_h = 1,
+          .stride_w = 1,
+          .dil_h = 1,
+          .dil_w = 1,
+          .groups = 1 },
+        { .n = 3,
+          .c = 64,
+          .h = 17,
+          .w = 17,
+          .oc = 64,
+          .kh = 3,
+          .kw = 3,
+          .oh = 9,
+          .ow = 9,
+          .stride_h = 2,
+          .stride_w = 2,
+          .pad_h = 1,
+          .pad_w = 1,
+          .dil_h = 1,
+          .dil_w = 1,
+          .groups = 1 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         conv c = { .g = cases[i], .order = { 4, cases[i].oh * cases[i].ow, RK_ACC_SET }, .bias = true };
@@ -294,8 +358,8 @@ CALL(batch_norm_dparam)
 CALL(batch_norm_dx)
 {
     const channels *q = arg;
-    return k->batch_norm_dx(dev, q->n, q->c, q->s, q->n * q->s + 3, p[0], p[1], p[2], q->affine ? p[3] : NULL, p[4],
-                            p[5], p[6], p[7]);
+    return k->batch_norm_dx(dev, q->n, q->c, q->s, q->n * q->s + 3, p[0], p[1], p[2], q->affine ? p[3] : NULL,
+                            p[4], p[5], p[6], p[7]);
 }
 
 static bool channels_agree(const channels *q)
@@ -307,15 +371,14 @@ static bool channels_agree(const channels *q)
                 norm[] = { in(n), in(c), positive, in(c), in(c), out(n), out(c) },
                 dparam[] = { in(n), in(c), positive, in(n), out(c), out(c) },
                 dx[] = { in(n), in(c), positive, in(c), in(c), in(c), in(n), out(n) };
-    bool ok = agrees_on_cuda(call_sum_channels, q, sums, 2) &&
-              agrees_on_cuda(call_sum_channel_squares, q, squares, 3) &&
-              agrees_on_cuda(call_batch_norm_stats, q, stats, 3) &&
-              agrees_on_cuda(call_batch_norm, q, norm, 7) &&
-              agrees_on_cuda(call_batch_norm_dparam, q, dparam, 6) &&
-              agrees_on_cuda(call_batch_norm_dx, q, dx, 8);
+    bool ok =
+        agrees_on_cuda(call_sum_channels, q, sums, 2) &&
+        agrees_on_cuda(call_sum_channel_squares, q, squares, 3) &&
+        agrees_on_cuda(call_batch_norm_stats, q, stats, 3) && agrees_on_cuda(call_batch_norm, q, norm, 7) &&
+        agrees_on_cuda(call_batch_norm_dparam, q, dparam, 6) && agrees_on_cuda(call_batch_norm_dx, q, dx, 8);
     if (!ok)
-        fprintf(stderr, "channels (%lld, %lld, %lld), %d segments, acc %d\n", (long long)q->n, (long long)q->c,
-                (long long)q->s, q->order.segments, (int)q->order.acc);
+        fprintf(stderr, "channels (%lld, %lld, %lld), %d segments, acc %d\n", (long long)q->n,
+                (long long)q->c, (long long)q->s, q->order.segments, (int)q->order.acc);
     return ok;
 }
 

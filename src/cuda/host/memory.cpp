@@ -192,6 +192,15 @@ void check_zones(const block &b)
                           "(allocation %llu)", i - b.bytes, b.bytes, (unsigned long long)b.number);
 }
 
+/* What is freed holds no memory. Whole pages only: the next block may begin on the last one. */
+void give_pages(char *p, size_t bytes)
+{
+    const uintptr_t page = 4096, from = ((uintptr_t)p + page - 1) & ~(page - 1),
+                    to = ((uintptr_t)p + bytes) & ~(page - 1);
+    if (bytes >= 1u << 20)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 void drop(std::map<char *, block>::iterator at)
 {
     block b = at->second;
@@ -203,8 +212,7 @@ void drop(std::map<char *, block>::iterator at)
         free(b.p - RED);
         return;
     }
-    if (b.room >= 1u << 20) /* what is freed holds no memory */
-        madvise(b.p, b.room - 2 * RED, MADV_DONTNEED);
+    give_pages(b.p, b.bytes);
     __asan_poison_memory_region(b.p - RED, b.room);
     give_room(b.p - RED, b.room);
     rk_emu_counted.blocks_live--;
