@@ -10,69 +10,49 @@
 
 enum { BLOCK = 256 };
 
-/* y may be x: a thread reads what it writes, and nobody else's. */
-template <class T, class F> static __global__ void map1_packs(int64_t n, const T *x, F f, T *y)
+/* The first `packs` times 16 bytes by packs, the others one by one. y may be x: a thread reads what it
+ * writes, and nobody else's. */
+template <class T, class F>
+static __global__ void map1_kernel(int64_t n, int64_t packs, const T *x, F f, T *y)
 {
-    const int64_t packs = n / rk__pack<T>::N, step = (int64_t)gridDim.x * blockDim.x;
+    enum { N = rk__pack<T>::N };
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
     const int64_t me = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (int64_t i = me; i < packs; i += step) {
-        rk__pack<T> a = rk__load_pack(x + i * rk__pack<T>::N);
+        rk__pack<T> a = rk__load_pack(x + i * N);
 #pragma unroll
-        for (int e = 0; e < rk__pack<T>::N; e++)
+        for (int e = 0; e < N; e++)
             a.e[e] = f(a.e[e]);
-        rk__store_pack(y + i * rk__pack<T>::N, a);
+        rk__store_pack(y + i * N, a);
     }
-    const int64_t last = packs * rk__pack<T>::N + me;
-    if (last < n)
-        y[last] = f(x[last]);
-}
-
-template <class T, class F> static __global__ void map1_single(int64_t n, const T *x, F f, T *y)
-{
-    const int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+    for (int64_t i = packs * N + me; i < n; i += step)
         y[i] = f(x[i]);
 }
 
-template <class T, class F> static __global__ void map2_packs(int64_t n, const T *x, const T *z, F f, T *y)
+template <class T, class F>
+static __global__ void map2_kernel(int64_t n, int64_t packs, const T *x, const T *z, F f, T *y)
 {
-    const int64_t packs = n / rk__pack<T>::N, step = (int64_t)gridDim.x * blockDim.x;
+    enum { N = rk__pack<T>::N };
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
     const int64_t me = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (int64_t i = me; i < packs; i += step) {
-        rk__pack<T> a = rk__load_pack(x + i * rk__pack<T>::N), b = rk__load_pack(z + i * rk__pack<T>::N);
+        rk__pack<T> a = rk__load_pack(x + i * N), b = rk__load_pack(z + i * N);
 #pragma unroll
-        for (int e = 0; e < rk__pack<T>::N; e++)
+        for (int e = 0; e < N; e++)
             a.e[e] = f(a.e[e], b.e[e]);
-        rk__store_pack(y + i * rk__pack<T>::N, a);
+        rk__store_pack(y + i * N, a);
     }
-    const int64_t last = packs * rk__pack<T>::N + me;
-    if (last < n)
-        y[last] = f(x[last], z[last]);
-}
-
-template <class T, class F> static __global__ void map2_single(int64_t n, const T *x, const T *z, F f, T *y)
-{
-    const int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+    for (int64_t i = packs * N + me; i < n; i += step)
         y[i] = f(x[i], z[i]);
-}
-
-/* n > 0; the elements left by packs are fewer than a block's threads. */
-static unsigned pack_grid(const rk_dev *dev, int64_t n, int64_t pack)
-{
-    return rk__cuda_grid(dev, (n + pack - 1) / pack, BLOCK);
 }
 
 template <class T, class F> static rk_status map1(rk_dev *dev, int64_t n, const void *x, F f, void *y)
 {
     if (n == 0)
         return RK_OK;
-    if (rk__aligned(x) && rk__aligned(y))
-        RK_LAUNCH((map1_packs<T, F>), pack_grid(dev, n, rk__pack<T>::N), BLOCK, 0, dev->stream, n,
-                  (const T *)x, f, (T *)y);
-    else
-        RK_LAUNCH((map1_single<T, F>), rk__cuda_grid(dev, n, BLOCK), BLOCK, 0, dev->stream, n, (const T *)x,
-                  f, (T *)y);
+    const int64_t packs = rk__aligned(x) && rk__aligned(y) ? n / rk__pack<T>::N : 0;
+    RK_LAUNCH((map1_kernel<T, F>), rk__cuda_grid(dev, rk__pack_work<T>(n, packs), BLOCK), BLOCK, 0,
+              dev->stream, n, packs, (const T *)x, f, (T *)y);
     return rk__cuda_launched(dev);
 }
 
@@ -81,12 +61,9 @@ static rk_status map2(rk_dev *dev, int64_t n, const void *a, const void *b, F f,
 {
     if (n == 0)
         return RK_OK;
-    if (rk__aligned(a) && rk__aligned(b) && rk__aligned(y))
-        RK_LAUNCH((map2_packs<T, F>), pack_grid(dev, n, rk__pack<T>::N), BLOCK, 0, dev->stream, n,
-                  (const T *)a, (const T *)b, f, (T *)y);
-    else
-        RK_LAUNCH((map2_single<T, F>), rk__cuda_grid(dev, n, BLOCK), BLOCK, 0, dev->stream, n, (const T *)a,
-                  (const T *)b, f, (T *)y);
+    const int64_t packs = rk__aligned(a) && rk__aligned(b) && rk__aligned(y) ? n / rk__pack<T>::N : 0;
+    RK_LAUNCH((map2_kernel<T, F>), rk__cuda_grid(dev, rk__pack_work<T>(n, packs), BLOCK), BLOCK, 0,
+              dev->stream, n, packs, (const T *)a, (const T *)b, f, (T *)y);
     return rk__cuda_launched(dev);
 }
 

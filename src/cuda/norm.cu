@@ -5,26 +5,27 @@
 #include "cuda/rows.cuh"
 
 /* (x - mean) rstd gamma + beta; gamma and beta may be NULL. Not centred: the mean is 0 (RMS norm). */
-template <class T>
+template <class T, class ROW>
 static __global__ void norm_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs,
                                    const T *__restrict__ gamma, const T *__restrict__ beta, T eps,
                                    bool centred, T *__restrict__ ys, T *__restrict__ means,
                                    T *__restrict__ rstds)
 {
     const T count = (T)cols;
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
         T *y = ys + r * cols, mean = 0;
         if (centred)
-            mean = rk__row_sum<T>(row, [=](T acc, int64_t i) { return acc + x[i]; }) / count;
-        const T squares = rk__row_sum<T>(row, [=](T acc, int64_t i) {
-            const T d = x[i] - mean;
-            return v_fma(d, d, acc);
-        });
+            mean = row.template sum<T>(
+                       0, row.n, [=](int64_t i) { return x[i]; }, rk__plus<T>()) /
+                   count;
+        const auto square = [=](T acc, T d) { return v_fma(d, d, acc); };
+        const T squares = row.template sum<T>(
+            0, row.n, [=](int64_t i) { return x[i] - mean; }, square);
         const T rstd = v_rsqrt(squares / count + eps);
-        rk__row_each(row, [=](int64_t i) {
+        row.each([=](int64_t i) {
             T hat = (x[i] - mean) * rstd;
             if (gamma)
                 hat = hat * gamma[i];
@@ -38,27 +39,29 @@ static __global__ void norm_kernel(int64_t rows, int64_t cols, const T *__restri
 }
 
 /* dx = rstd (h - [mean of h] - xhat mean of h xhat), h = dy gamma; means NULL: RMS norm. */
-template <class T>
+template <class T, class ROW>
 static __global__ void norm_dx_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs,
                                       const T *__restrict__ gamma, const T *__restrict__ means,
                                       const T *__restrict__ rstds, const T *__restrict__ dys,
                                       T *__restrict__ dxs)
 {
     const T count = (T)cols;
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols, *dy = dys + r * cols;
         T *dx = dxs + r * cols;
         const T mean = means && r < rows ? means[r] : (T)0, rstd = r < rows ? rstds[r] : (T)0;
-        T sum = 0, dot = 0;
-        rk__row_each(row, [&](int64_t i) {
+        const auto value = [=](int64_t i) {
             const T h = gamma ? dy[i] * gamma[i] : dy[i];
-            sum = sum + h;
-            dot = v_fma(h, (x[i] - mean) * rstd, dot);
-        });
-        const T shift = means ? rk__row_total(sum) / count : (T)0, slope = rk__row_total(dot) / count;
-        rk__row_each(row, [=](int64_t i) {
+            return rk__two<T>{ h, (x[i] - mean) * rstd };
+        };
+        const auto add = [](rk__two<T> acc, rk__two<T> t) {
+            return rk__two<T>{ acc.a + t.a, v_fma(t.a, t.b, acc.b) };
+        };
+        const rk__two<T> sum = row.template sum<rk__two<T>>(0, row.n, value, add);
+        const T shift = means ? sum.a / count : (T)0, slope = sum.b / count;
+        row.each([=](int64_t i) {
             const T h = gamma ? dy[i] * gamma[i] : dy[i];
             dx[i] = rstd * v_fnma((x[i] - mean) * rstd, slope, h - shift);
         });
@@ -89,8 +92,8 @@ static rk_status norm(rk_dev *dev, int64_t rows, int64_t cols, const void *x, co
 {
     if (rows == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((norm_kernel<T>), dev, rows, cols, (const T *)x, (const T *)gamma, (const T *)beta,
-                    (T)eps, centred, (T *)y, (T *)mean, (T *)rstd);
+    RK__LAUNCH_ROWS(norm_kernel, T, dev, rows, cols, (const T *)x, (const T *)gamma, (const T *)beta, (T)eps,
+                    centred, (T *)y, (T *)mean, (T *)rstd);
     return rk__cuda_launched(dev);
 }
 
@@ -114,7 +117,7 @@ static rk_status layer_norm_dx(rk_dev *dev, int64_t rows, int64_t cols, const vo
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((norm_dx_kernel<T>), dev, rows, cols, (const T *)x, (const T *)gamma, (const T *)mean,
+    RK__LAUNCH_ROWS(norm_dx_kernel, T, dev, rows, cols, (const T *)x, (const T *)gamma, (const T *)mean,
                     (const T *)rstd, (const T *)dy, (T *)dx);
     return rk__cuda_launched(dev);
 }

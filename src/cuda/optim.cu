@@ -75,11 +75,12 @@ template <class T> struct ema_step {
     }
 };
 
+/* The first `packs` times 16 bytes by packs, the others one by one. */
 template <class T, class S>
-static __global__ void step_packs(int64_t n, S step, T *w, const T *g, T *m1, T *m2)
+static __global__ void step_kernel(int64_t n, int64_t packs, S step, T *w, const T *g, T *m1, T *m2)
 {
     enum { N = rk__pack<T>::N };
-    const int64_t packs = n / N, threads = (int64_t)gridDim.x * blockDim.x;
+    const int64_t threads = (int64_t)gridDim.x * blockDim.x;
     const int64_t me = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (int64_t i = me; i < packs; i += threads) {
         rk__pack<T> a = rk__load_pack(w + i * N), b = rk__load_pack(g + i * N), c = {}, d = {};
@@ -96,31 +97,21 @@ static __global__ void step_packs(int64_t n, S step, T *w, const T *g, T *m1, T 
         if (S::MOMENTS > 1)
             rk__store_pack(m2 + i * N, d);
     }
-}
-
-/* Elements from `from` on: of arrays that are not aligned, and the last few. */
-template <class T, class S>
-static __global__ void step_single(int64_t from, int64_t n, S step, T *w, const T *g, T *m1, T *m2)
-{
-    const int64_t threads = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = from + (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += threads) {
-        T unused = 0;
-        step(w[i], g[i], S::MOMENTS > 0 ? m1[i] : unused, S::MOMENTS > 1 ? m2[i] : unused);
+    for (int64_t i = packs * N + me; i < n; i += threads) {
+        T none1 = 0, none2 = 0;
+        step(w[i], g[i], S::MOMENTS > 0 ? m1[i] : none1, S::MOMENTS > 1 ? m2[i] : none2);
     }
 }
 
 template <class T, class S>
 static rk_status run(rk_dev *dev, int64_t n, S step, void *w, const void *g, void *m1, void *m2)
 {
-    const int64_t packs =
-        rk__aligned(w) && rk__aligned(g) && rk__aligned(m1) && rk__aligned(m2) ? n / rk__pack<T>::N : 0;
-    const int64_t left = n - packs * rk__pack<T>::N;
-    if (packs > 0)
-        RK_LAUNCH((step_packs<T, S>), rk__cuda_grid(dev, packs, BLOCK), BLOCK, 0, dev->stream, n, step,
-                  (T *)w, (const T *)g, (T *)m1, (T *)m2);
-    if (left > 0)
-        RK_LAUNCH((step_single<T, S>), rk__cuda_grid(dev, left, BLOCK), BLOCK, 0, dev->stream, n - left, n,
-                  step, (T *)w, (const T *)g, (T *)m1, (T *)m2);
+    if (n == 0)
+        return RK_OK;
+    const bool aligned = rk__aligned(w) && rk__aligned(g) && rk__aligned(m1) && rk__aligned(m2);
+    const int64_t packs = aligned ? n / rk__pack<T>::N : 0;
+    RK_LAUNCH((step_kernel<T, S>), rk__cuda_grid(dev, rk__pack_work<T>(n, packs), BLOCK), BLOCK, 0,
+              dev->stream, n, packs, step, (T *)w, (const T *)g, (T *)m1, (T *)m2);
     return rk__cuda_launched(dev);
 }
 

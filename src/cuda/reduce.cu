@@ -6,14 +6,15 @@
 
 /* ---- sums ---- */
 
-template <class T>
+template <class T, class ROW>
 static __global__ void row_sum_kernel(int64_t rows, int64_t cols, const T *__restrict__ x, T *__restrict__ y)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *from = x + r * cols;
-        const T sum = rk__row_sum<T>(row, [=](T acc, int64_t i) { return acc + from[i]; });
+        const T sum = row.template sum<T>(
+            0, row.n, [=](int64_t i) { return from[i]; }, rk__plus<T>());
         if (row.first)
             y[r] = sum;
     }
@@ -27,7 +28,7 @@ static rk_status reduce_sum(rk_dev *dev, int64_t outer, int64_t n, int64_t inner
         return rk__column_sums<T>(dev, rk__column_plain<T>{ (const T *)x }, outer, n, inner, order, y);
     if (outer == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((row_sum_kernel<T>), dev, outer, n, (const T *)x, (T *)y);
+    RK__LAUNCH_ROWS(row_sum_kernel, T, dev, outer, n, (const T *)x, (T *)y);
     return rk__cuda_launched(dev);
 }
 
@@ -133,27 +134,28 @@ static rk_status reduce_min(rk_dev *dev, int64_t outer, int64_t n, int64_t inner
 
 /* Row r is x[r * ld .. r * ld + cols), cut at `total`. sums (rows); odd (rows), if not NULL: how many of a
  * row's elements are not finite. */
-template <class T>
+template <class T, class ROW>
 static __global__ void squares_kernel(int64_t rows, int64_t cols, int64_t ld, int64_t total, const T *x,
                                       double *sums, double *odd)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
         const int64_t left = total - r * ld;
-        const rk__row row(rows, left < cols ? left : cols, r);
+        const ROW row(rows, left < cols ? left : cols, r);
         const T *from = x + r * ld;
-        double strange = 0;
-        const double sum = rk__row_sum<double>(row, [&](double acc, int64_t i) {
-            const double v = (double)from[i];
+        const auto value = [=](int64_t i) { return from[i]; };
+        const auto add = [=](rk__two<double> acc, T x) {
+            const double v = (double)x;
+            acc.a = acc.a + v * v;
             if (odd && !(fabs(v) < (double)INFINITY))
-                strange += 1;
-            return acc + v * v;
-        });
-        strange = rk__row_total(strange);
+                acc.b = acc.b + 1;
+            return acc;
+        };
+        const rk__two<double> sum = row.template sum<rk__two<double>>(0, row.n, value, add);
         if (row.first) {
-            sums[r] = sum;
+            sums[r] = sum.a;
             if (odd)
-                odd[r] = strange;
+                odd[r] = sum.b;
         }
     }
 }
@@ -166,7 +168,7 @@ template <class T> static rk_status chunk_squares(rk_dev *dev, int64_t n, const 
     double *part = (double *)rk__cuda_work(dev, 0, (size_t)chunks * sizeof *part);
     if (!part)
         return RK_ENOMEM;
-    RK__LAUNCH_ROWS((squares_kernel<T>), dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
+    RK__LAUNCH_ROWS(squares_kernel, T, dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
                     part, (double *)NULL);
     rk_status st = rk__cuda_launched(dev);
     return st ? st : rk__cuda_read(dev, sums, part, (size_t)chunks * sizeof *part);
@@ -182,7 +184,7 @@ static rk_status row_squares(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld
     double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
     if (!part || !host)
         return RK_ENOMEM;
-    RK__LAUNCH_ROWS((squares_kernel<T>), dev, rows, cols, ld, (rows - 1) * ld + cols, (const T *)x, part,
+    RK__LAUNCH_ROWS(squares_kernel, T, dev, rows, cols, ld, (rows - 1) * ld + cols, (const T *)x, part,
                     (double *)NULL);
     rk_status st = rk__cuda_launched(dev);
     if (!st)
@@ -203,7 +205,7 @@ template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const vo
     double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
     if (!part || !host)
         return RK_ENOMEM;
-    RK__LAUNCH_ROWS((squares_kernel<T>), dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
+    RK__LAUNCH_ROWS(squares_kernel, T, dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
                     part, part + chunks);
     rk_status st = rk__cuda_launched(dev);
     if (!st)

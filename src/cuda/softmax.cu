@@ -3,84 +3,88 @@
 #include "cuda/entry.cuh"
 #include "cuda/rows.cuh"
 
-template <class T> RK_INLINE T exp_sum(const rk__row &row, const T *x, T top)
+template <class T, class ROW> RK_INLINE T exp_sum(const ROW &row, const T *x, T top)
 {
-    return rk__row_sum<T>(row, [=](T acc, int64_t i) { return acc + v_exp(x[i] - top); });
+    return row.template sum<T>(
+        0, row.n, [=](int64_t i) { return v_exp(x[i] - top); }, rk__plus<T>());
 }
 
-template <class T> RK_INLINE T plain_sum(const rk__row &row, const T *x)
+template <class T, class ROW> RK_INLINE T plain_sum(const ROW &row, const T *x)
 {
-    return rk__row_sum<T>(row, [=](T acc, int64_t i) { return acc + x[i]; });
+    return row.template sum<T>(
+        0, row.n, [=](int64_t i) { return x[i]; }, rk__plus<T>());
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void softmax_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs,
                                       T *__restrict__ ys)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
         T *y = ys + r * cols;
-        const T top = rk__row_top(row, x);
-        const T sum = rk__row_sum<T>(row, [=](T acc, int64_t i) {
-            T e = v_exp(x[i] - top);
+        const T top = row.top(x);
+        const auto term = [=](int64_t i) {
+            const T e = v_exp(x[i] - top);
             y[i] = e;
-            return acc + e;
-        });
-        rk__row_each(row, [=](int64_t i) { y[i] = y[i] / sum; });
+            return e;
+        };
+        const T sum = row.template sum<T>(0, row.n, term, rk__plus<T>());
+        row.each([=](int64_t i) { y[i] = y[i] / sum; });
     }
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void softmax_grad_kernel(int64_t rows, int64_t cols, const T *__restrict__ ys,
                                            const T *__restrict__ dys, T *__restrict__ dxs)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *y = ys + r * cols, *dy = dys + r * cols;
         T *dx = dxs + r * cols;
-        const T dot = rk__row_sum<T>(row, [=](T acc, int64_t i) { return v_fma(y[i], dy[i], acc); });
-        rk__row_each(row, [=](int64_t i) { dx[i] = y[i] * (dy[i] - dot); });
+        const auto term = [=](int64_t i) { return rk__two<T>{ y[i], dy[i] }; };
+        const T dot = row.template sum<T>(0, row.n, term, rk__dot<T>());
+        row.each([=](int64_t i) { dx[i] = y[i] * (dy[i] - dot); });
     }
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void log_softmax_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs,
                                           T *__restrict__ ys)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
         T *y = ys + r * cols;
-        const T top = rk__row_top(row, x), log_sum = v_log(exp_sum(row, x, top));
-        rk__row_each(row, [=](int64_t i) { y[i] = x[i] - top - log_sum; });
+        const T top = row.top(x), log_sum = v_log(exp_sum(row, x, top));
+        row.each([=](int64_t i) { y[i] = x[i] - top - log_sum; });
     }
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void log_softmax_grad_kernel(int64_t rows, int64_t cols, const T *__restrict__ ys,
                                                const T *__restrict__ dys, T *__restrict__ dxs)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *y = ys + r * cols, *dy = dys + r * cols;
         T *dx = dxs + r * cols;
         const T sum = plain_sum(row, dy);
-        rk__row_each(row, [=](int64_t i) { dx[i] = v_fnma(v_exp(y[i]), sum, dy[i]); });
+        row.each([=](int64_t i) { dx[i] = v_fnma(v_exp(y[i]), sum, dy[i]); });
     }
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void row_max_kernel(int64_t rows, int64_t cols, const T *__restrict__ x, T *__restrict__ y)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
-        const T top = rk__row_top(row, x + r * cols);
+        const ROW row(rows, cols, r);
+        const T top = row.top(x + r * cols);
         if (row.first)
             y[r] = top;
     }
@@ -127,15 +131,15 @@ template <class T> RK_INLINE T loss_of(const targets<T> &t, T top, T log_sum, T 
     return hit;
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void cross_entropy_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs,
                                             targets<T> t, T *__restrict__ loss, T *__restrict__ lse)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
-        const T top = rk__row_top(row, x), log_sum = v_log(exp_sum(row, x, top));
+        const T top = row.top(x), log_sum = v_log(exp_sum(row, x, top));
         const T plain = t.smooth ? plain_sum(row, x) : (T)0;
         if (row.first) {
             lse[r] = top + log_sum;
@@ -145,7 +149,7 @@ static __global__ void cross_entropy_kernel(int64_t rows, int64_t cols, const T 
 }
 
 /* A row's sum over `segments` leaves of its columns, a chain of terms a lane in each. */
-template <class T, class F> RK_INLINE T leaves(const rk__row &row, int segments, F term)
+template <class T, class ROW, class V> RK_INLINE T leaves(const ROW &row, int segments, V value)
 {
     rk__tree<T> tree;
     tree.begin();
@@ -153,26 +157,26 @@ template <class T, class F> RK_INLINE T leaves(const rk__row &row, int segments,
     for (int s = 0; s < segments; s++) {
         int64_t lo, hi;
         rk_order_leaf(row.n, segments, s, &lo, &hi);
-        sum = tree.add(rk__row_total(rk__lane_chain(row.lane, lo, hi, (T)0, term)));
+        sum = tree.add(row.template sum<T>(lo, hi, value, rk__plus<T>()));
     }
     return sum;
 }
 
-template <class T>
+template <class T, class ROW>
 static __global__ void cross_entropy_part_kernel(int64_t rows, int64_t cols, int segments, int64_t first,
                                                  const T *__restrict__ xs, const int64_t *__restrict__ target,
                                                  const T *__restrict__ tops, T *__restrict__ sum,
                                                  T *__restrict__ plain, T *__restrict__ hit)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
         const T top = r < rows ? tops[r] : (T)0;
-        const T exps = leaves<T>(row, segments, [=](T acc, int64_t i) { return acc + v_exp(x[i] - top); });
+        const T exps = leaves<T>(row, segments, [=](int64_t i) { return v_exp(x[i] - top); });
         T all = 0;
         if (plain)
-            all = leaves<T>(row, segments, [=](T acc, int64_t i) { return acc + x[i]; });
+            all = leaves<T>(row, segments, [=](int64_t i) { return x[i]; });
         if (row.first) {
             const int64_t at = target[r] - first;
             sum[r] = exps;
@@ -198,26 +202,25 @@ static __global__ void cross_entropy_join_kernel(int64_t rows, targets<T> t, con
 }
 
 /* others: what is wanted of every class but the target's. */
-template <class T>
+template <class T, class ROW>
 static __global__ void cross_entropy_grad_kernel(int64_t rows, int64_t cols, int64_t first,
                                                  const T *__restrict__ xs, targets<T> t, T others,
                                                  const T *__restrict__ lses, T scale, T *__restrict__ dxs)
 {
-    RK__EACH_ROW(rows, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const rk__row row(rows, cols, r);
+        const ROW row(rows, cols, r);
         const T *x = xs + r * cols;
         T *dx = dxs + r * cols;
         if (row.n == 0)
             continue;
         if (ignored(t, r)) {
-            rk__row_each(row, [=](int64_t i) { dx[i] = 0; });
+            row.each([=](int64_t i) { dx[i] = 0; });
             continue;
         }
         const T lse = lses[r], wanted = others + t.keep;
         const int64_t at = t.target[r] - first;
-        rk__row_each(row,
-                     [=](int64_t i) { dx[i] = scale * (v_exp(x[i] - lse) - (i == at ? wanted : others)); });
+        row.each([=](int64_t i) { dx[i] = scale * (v_exp(x[i] - lse) - (i == at ? wanted : others)); });
     }
 }
 
@@ -227,7 +230,7 @@ template <class T> static rk_status softmax(rk_dev *dev, int64_t rows, int64_t c
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((softmax_kernel<T>), dev, rows, cols, (const T *)x, (T *)y);
+    RK__LAUNCH_ROWS(softmax_kernel, T, dev, rows, cols, (const T *)x, (T *)y);
     return rk__cuda_launched(dev);
 }
 
@@ -237,7 +240,7 @@ static rk_status softmax_grad(rk_dev *dev, int64_t rows, int64_t cols, const voi
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((softmax_grad_kernel<T>), dev, rows, cols, (const T *)y, (const T *)dy, (T *)dx);
+    RK__LAUNCH_ROWS(softmax_grad_kernel, T, dev, rows, cols, (const T *)y, (const T *)dy, (T *)dx);
     return rk__cuda_launched(dev);
 }
 
@@ -246,7 +249,7 @@ static rk_status log_softmax(rk_dev *dev, int64_t rows, int64_t cols, const void
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((log_softmax_kernel<T>), dev, rows, cols, (const T *)x, (T *)y);
+    RK__LAUNCH_ROWS(log_softmax_kernel, T, dev, rows, cols, (const T *)x, (T *)y);
     return rk__cuda_launched(dev);
 }
 
@@ -256,7 +259,7 @@ static rk_status log_softmax_grad(rk_dev *dev, int64_t rows, int64_t cols, const
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((log_softmax_grad_kernel<T>), dev, rows, cols, (const T *)y, (const T *)dy, (T *)dx);
+    RK__LAUNCH_ROWS(log_softmax_grad_kernel, T, dev, rows, cols, (const T *)y, (const T *)dy, (T *)dx);
     return rk__cuda_launched(dev);
 }
 
@@ -264,7 +267,7 @@ template <class T> static rk_status row_max(rk_dev *dev, int64_t rows, int64_t c
 {
     if (rows == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((row_max_kernel<T>), dev, rows, cols, (const T *)x, (T *)y);
+    RK__LAUNCH_ROWS(row_max_kernel, T, dev, rows, cols, (const T *)x, (T *)y);
     return rk__cuda_launched(dev);
 }
 
@@ -275,7 +278,7 @@ static rk_status cross_entropy(rk_dev *dev, int64_t rows, int64_t cols, const vo
     if (rows == 0)
         return RK_OK;
     const targets<T> t = targets_of<T>(target, cols, smoothing, use_ignore, ignore);
-    RK__LAUNCH_ROWS((cross_entropy_kernel<T>), dev, rows, cols, (const T *)x, t, (T *)loss, (T *)lse);
+    RK__LAUNCH_ROWS(cross_entropy_kernel, T, dev, rows, cols, (const T *)x, t, (T *)loss, (T *)lse);
     return rk__cuda_launched(dev);
 }
 
@@ -286,7 +289,7 @@ static rk_status cross_entropy_part(rk_dev *dev, int64_t rows, int64_t cols, int
 {
     if (rows == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS((cross_entropy_part_kernel<T>), dev, rows, cols, segments > 1 ? segments : 1, first,
+    RK__LAUNCH_ROWS(cross_entropy_part_kernel, T, dev, rows, cols, segments > 1 ? segments : 1, first,
                     (const T *)x, target, (const T *)top, (T *)sum, (T *)plain, (T *)hit);
     return rk__cuda_launched(dev);
 }
@@ -315,7 +318,7 @@ static rk_status cross_entropy_grad(rk_dev *dev, int64_t rows, int64_t cols, int
         return RK_OK;
     const targets<T> t = targets_of<T>(target, classes, smoothing, use_ignore, ignore);
     const T others = (T)(smoothing / (double)classes);
-    RK__LAUNCH_ROWS((cross_entropy_grad_kernel<T>), dev, rows, cols, first, (const T *)x, t, others,
+    RK__LAUNCH_ROWS(cross_entropy_grad_kernel, T, dev, rows, cols, first, (const T *)x, t, others,
                     (const T *)lse, (T)scale, (T *)dx);
     return rk__cuda_launched(dev);
 }

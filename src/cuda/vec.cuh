@@ -212,6 +212,13 @@ static inline bool rk__aligned(const void *p)
     return (uintptr_t)p % 16 == 0;
 }
 
+/* How many threads have something to do with n elements, of which `packs` packs are taken whole. */
+template <class T> static inline int64_t rk__pack_work(int64_t n, int64_t packs)
+{
+    const int64_t left = n - packs * rk__pack<T>::N;
+    return packs > left ? packs : left;
+}
+
 template <class T> RK_INLINE rk__pack<T> rk__load_pack(const T *p)
 {
     return *reinterpret_cast<const rk__pack<T> *>(p);
