@@ -255,9 +255,9 @@ static __device__ __forceinline__ void rk__tile_sum(const P &p, const rk__tile_p
     }
 }
 
+/* Blocks of a multiprocessor are named: left open, ptxas spills to fit one more. */
 template <class P, int R>
-static __global__ void __launch_bounds__(RK__TILE_THREADS,
-                                         1) /* asked for less, ptxas spills to fit more blocks */
+static __global__ void __launch_bounds__(RK__TILE_THREADS, R == 8 ? 1 : 2)
     rk__tile_kernel(P whole, rk__tile_plan plan, typename P::value *partials)
 {
     typedef typename P::value T;
