@@ -54,6 +54,55 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND NOT RANKINE_FUZZ)
     set_target_properties(rankine_cuda_host PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
     set(RANKINE_CUDA_HOST_BUILT TRUE)
 endif()
+
+# The check build of the same: clang instruments kernels and host code, and what it calls is the emulation's own checker
+# (src/cuda/host/check.h). Copies of structs, which clang makes calls of memcpy, are sent there too. The emulation itself
+# is not instrumented.
+find_program(RANKINE_CLANGXX clang++)
+find_program(RANKINE_CLANG clang)
+set(RANKINE_CUDA_CHECK_BUILT FALSE)
+if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCOPY AND NOT RANKINE_SANITIZE)
+    set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g -O1 -fsanitize=thread
+        -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wno-everything ${RANKINE_CUDA_HOST_FLAGS}
+        -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS})
+    # rankine_cuda_check_object(OUT SOURCE): an instrumented object of a .cu or .c file
+    function(rankine_cuda_check_object out source)
+        get_filename_component(name ${source} NAME)
+        set(object ${PROJECT_BINARY_DIR}/check/${name}.o)
+        set(compile ${RANKINE_CLANG} -std=gnu11)
+        if(source MATCHES "[.]cu$")
+            set(compile ${RANKINE_CLANGXX} -x c++ -std=gnu++17)
+        endif()
+        add_custom_command(OUTPUT ${object}
+            COMMAND ${compile} ${check_flags} -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object}
+            COMMAND ${CMAKE_OBJCOPY} --redefine-sym memcpy=rk_emu_memcpy --redefine-sym memset=rk_emu_memset
+                    --redefine-sym memmove=rk_emu_memmove ${object}
+            DEPENDS ${source} DEPFILE ${object}.d COMMENT "checked ${name}" VERBATIM)
+        set(${out} ${object} PARENT_SCOPE)
+    endfunction()
+    file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/check)
+    set(checked)
+    foreach(source ${RANKINE_CUDA_KERNELS} ${RANKINE_CUDA_C})
+        rankine_cuda_check_object(object ${source})
+        list(APPEND checked ${object})
+    endforeach()
+    add_library(rankine_cuda_check_emu OBJECT ${RANKINE_CUDA_EMU})
+    target_compile_definitions(rankine_cuda_check_emu PRIVATE RK_EMU RK_CHECK _GNU_SOURCE)
+    target_compile_options(rankine_cuda_check_emu PRIVATE -g -Wall -Wextra -Wno-missing-field-initializers
+        -fvisibility=hidden $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
+    target_include_directories(rankine_cuda_check_emu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+    target_include_directories(rankine_cuda_check_emu SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+    set_target_properties(rankine_cuda_check_emu PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON
+        POSITION_INDEPENDENT_CODE ON)
+    add_library(rankine_cuda_check MODULE ${checked} $<TARGET_OBJECTS:rankine_cuda_check_emu>)
+    target_link_libraries(rankine_cuda_check PRIVATE Threads::Threads m)
+    target_link_options(rankine_cuda_check PRIVATE -Wl,--no-undefined)
+    set_target_properties(rankine_cuda_check PROPERTIES LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+    set(RANKINE_CUDA_CHECK_BUILT TRUE)
+    message(STATUS "CUDA device, checked on the host: librankine_cuda_check.so, by ${RANKINE_CLANGXX}")
+else()
+    message(STATUS "CUDA device, checked on the host: not built (needs the host-run one, clang++ and objcopy)")
+endif()
 if(RANKINE_CUDA_HOST_BUILT)
     message(STATUS "CUDA device, run on the host: librankine_cuda_host.so, with ${CUDAToolkit_INCLUDE_DIRS}")
 else()

@@ -1,7 +1,7 @@
 /* Kernels on the host. The threads of a block take turns on fibers: a thread runs until it waits for others or
  * ends, and one that never waits costs no switch. Blocks run one after another. The order of threads and blocks is
  * RK_EMU_SCHED: fwd (the default), rev, or a seed. */
-#include "cuda/host/rk_emu.h"
+#include "cuda/host/check.h"
 #include "cuda/host/rk_emu_device.h"
 
 #include <stdio.h>
@@ -18,7 +18,7 @@ rk_emu_place rk_emu_here;
 
 namespace {
 
-enum { MOST_THREADS = 1024, LANES = 32, WARPS = MOST_THREADS / LANES };
+enum { MOST_THREADS = 1024, LANES = 32, WARPS = MOST_THREADS / LANES, AROUND = 64, SHARED_MOST = 163 << 10 };
 #ifdef __SANITIZE_ADDRESS__
 enum : size_t { STACK = 512u << 10, PAGE = 4096 };
 #else
@@ -27,6 +27,7 @@ enum : size_t { STACK = 128u << 10, PAGE = 4096 };
 enum order { FORWARD, REVERSE, SEEDED };
 
 struct fiber {
+    fiber *next; /* in the list of idle ones */
     char *stack;
     void *sp;
     void *fake; /* ASan's */
@@ -42,12 +43,12 @@ struct thread {
     unsigned mask;
     rk_emu_value v;
     int from;
+    uint16_t barriers, syncs; /* that it has passed: the block's, and its warp's since */
 };
 
 struct shared {
     const void *key;
-    char *p;
-    size_t size, room;
+    rk_emu_block b;
 };
 
 /* The one grid that runs. */
@@ -65,7 +66,8 @@ struct {
     void *main_sp, *main_fake;
     const void *main_stack;
     size_t main_size;
-    std::vector<fiber *> idle;
+    fiber *idle;
+    uint16_t barriers; /* of the block */
 } g;
 
 /* ---- fibers ---- */
@@ -127,9 +129,9 @@ void prepare(fiber *f)
 
 fiber *take_fiber(void)
 {
-    if (!g.idle.empty()) {
-        fiber *f = g.idle.back();
-        g.idle.pop_back();
+    if (g.idle) {
+        fiber *f = g.idle;
+        g.idle = f->next;
         return f;
     }
     void *m = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -173,6 +175,7 @@ void release_barrier(void)
     if (g.waiting == 0 || g.waiting < g.alive)
         return;
     g.waiting = 0;
+    g.barriers++;
     for (int i = 0; i < g.threads; i++) {
         thread *t = &g.t[i];
         if (t->st != AT_BARRIER)
@@ -182,6 +185,8 @@ void release_barrier(void)
         else if (t->line != one->line || strcmp(t->file, one->file))
             rk_emu_report("barrier divergence", "threads of a block meet at different __syncthreads: %s:%d and %s:%d",
                           one->file, one->line, t->file, t->line);
+        t->barriers = g.barriers;
+        t->syncs = 0;
         make_ready(i);
     }
 }
@@ -243,8 +248,11 @@ void exchange(thread *lanes, unsigned group)
 {
     rk_emu_value result[LANES];
     int op = lanes[__builtin_ctz(group)].op;
-    if (op == RK_EMU_SYNC)
+    if (op == RK_EMU_SYNC) { /* of all that a warp does, this alone orders memory */
+        for (unsigned m = group; m; m &= m - 1)
+            lanes[__builtin_ctz(m)].syncs++;
         return;
+    }
     for (unsigned m = group; m; m &= m - 1) {
         int l = __builtin_ctz(m);
         const thread *t = &lanes[l];
@@ -283,6 +291,11 @@ void enter(int t, fiber *f)
     g.current = t;
     g.t[t].st = READY;
     g.t[t].f = f;
+    rk_emu_now.thread = t;
+    rk_emu_now.barriers = g.t[t].barriers;
+    rk_emu_now.syncs = g.t[t].syncs;
+    rk_emu_now.stack = f->stack;
+    rk_emu_now.stack_end = f->stack + STACK;
     rk_emu_here.thread.x = i % x;
     rk_emu_here.thread.y = i / x % y;
     rk_emu_here.thread.z = i / (x * y);
@@ -299,7 +312,7 @@ void resume(int t)
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(g.main_fake, nullptr, nullptr);
 #endif
-    g.current = -1;
+    g.current = rk_emu_now.thread = -1;
 }
 
 void end_thread(void)
@@ -335,7 +348,8 @@ void fiber_main(void)
             g.nready++;
         }
         g.current = -1;
-        g.idle.push_back(f);
+        f->next = g.idle;
+        g.idle = f;
         leave_for_main(f);
     }
 }
@@ -360,6 +374,33 @@ void wait_here(state st, const char *file, int line)
 
 /* ---- blocks ---- */
 
+/* What lies behind a variable shows overruns: to ASan, and to the check build. */
+rk_emu_block new_shared(size_t size, const char *name)
+{
+    size_t room = (size + AROUND + 15) / 16 * 16;
+    char *p = (char *)aligned_alloc(16, room);
+    if (!p)
+        rk_emu_report("emulation", "no memory for %s, %zu bytes", name, size);
+#ifdef __SANITIZE_ADDRESS__
+    __asan_poison_memory_region(p + size, room - size);
+#endif
+    return rk_emu_block{ p, size, room, RK_EMU_SHARED, 0, name, nullptr, 4 };
+}
+
+/* The variables from the n-th on. */
+void drop_shared(size_t n)
+{
+    for (size_t i = n; i < g.vars.size(); i++) {
+        rk_emu_block *b = &g.vars[i].b;
+#ifdef __SANITIZE_ADDRESS__
+        __asan_unpoison_memory_region(b->p, b->room);
+#endif
+        free(b->p);
+        free(b->shadow);
+    }
+    g.vars.resize(n);
+}
+
 void report_deadlock(void)
 {
     for (int i = 0; i < g.threads; i++) {
@@ -383,8 +424,12 @@ void run_block(unsigned number, dim3 grid)
     g.alive = g.threads;
     g.waiting = g.first = g.nready = 0;
     g.nvars = g.shared_bytes = 0;
+    g.barriers = 0;
+    rk_emu_now.block = number;
+    rk_emu_check_block();
     for (int t = 0; t < g.threads; t++) {
         g.t[t].f = nullptr;
+        g.t[t].barriers = g.t[t].syncs = 0;
         make_ready(t);
         g.t[t].st = NEW;
     }
@@ -428,12 +473,12 @@ void rk_emu_run(const rk_emu_kernel &k)
         numbers[i] = g.by == REVERSE ? blocks - 1 - i : i;
     if (g.by == SEEDED)
         rk_emu_shuffle(numbers.data(), blocks);
+    rk_emu_check_kernel(&k, blocks);
     for (unsigned i : numbers)
         run_block(i, k.grid);
-    rk_emu_counted.threads += (uint64_t)blocks * (uint64_t)g.threads;
-    for (shared &s : g.vars)
-        free(s.p);
-    g.vars.clear();
+    rk_emu_check_kernel(nullptr, 0);
+    k.tally->threads += (uint64_t)blocks * (uint64_t)g.threads;
+    drop_shared(0);
     g.kernel = nullptr;
     g.current = -1;
 }
@@ -450,37 +495,44 @@ const char *rk_emu_where(void)
 }
 
 /* Shared memory is NaN at the start of every block. */
-static void *find_shared(const void *key, size_t size)
+static void *find_shared(const void *key, size_t size, const char *name)
 {
     for (size_t i = 0; i < g.nvars; i++)
         if (g.vars[i].key == key)
-            return g.vars[i].p;
-    if (g.nvars < g.vars.size() && (g.vars[g.nvars].key != key || g.vars[g.nvars].size != size)) {
-        for (size_t i = g.nvars; i < g.vars.size(); i++)
-            free(g.vars[i].p);
-        g.vars.resize(g.nvars);
-    }
+            return g.vars[i].b.p;
+    if (g.nvars < g.vars.size() && (g.vars[g.nvars].key != key || g.vars[g.nvars].b.bytes != size))
+        drop_shared(g.nvars);
+    g.shared_bytes += size;
+    if (g.shared_bytes > SHARED_MOST)
+        rk_emu_report("shared memory", "%s brings a block to %zu bytes; there are %d", name, g.shared_bytes, SHARED_MOST);
     if (g.nvars == g.vars.size())
-        g.vars.push_back(shared{ key, (char *)aligned_alloc(16, (size + 16) / 16 * 16), size, 0 });
-    shared *s = &g.vars[g.nvars++];
-#ifdef __SANITIZE_ADDRESS__
-    __asan_poison_memory_region(s->p + size, (size + 16) / 16 * 16 - size);
-#endif
-    memset(s->p, 0xff, size);
-    return s->p;
+        g.vars.push_back(shared{ key, new_shared(size, name) });
+    rk_emu_block *b = &g.vars[g.nvars++].b;
+    memset(b->p, 0xff, size);
+    return b->p;
+}
+
+rk_emu_block *rk_emu_find_shared(const void *p)
+{
+    for (size_t i = 0; i < g.nvars; i++) {
+        rk_emu_block *b = &g.vars[i].b;
+        if ((const char *)p >= b->p && (const char *)p < b->p + b->room)
+            return b;
+    }
+    return nullptr;
 }
 
 extern "C" {
 
-void *rk_emu_shared(const void *key, size_t size, const char *)
+void *rk_emu_shared(const void *key, size_t size, const char *name)
 {
-    return find_shared(key, size);
+    return find_shared(key, size, name);
 }
 
 void *rk_emu_dynamic_shared(void)
 {
     static char key;
-    return find_shared(&key, g.kernel->smem);
+    return find_shared(&key, g.kernel->smem, "dynamic shared memory");
 }
 
 void rk_emu_syncthreads(const char *file, int line)
@@ -508,8 +560,9 @@ unsigned rk_emu_lane(void)
     return (unsigned)g.current % LANES;
 }
 
-void rk_emu_atomic(void *, size_t)
+void rk_emu_atomic(void *p, size_t size)
 {
+    rk_emu_check_atomic(p, size, __builtin_return_address(0));
 }
 
 void rk_emu_load(const void *p, void *value, size_t size)
@@ -522,7 +575,9 @@ void rk_emu_store(void *p, const void *value, size_t size)
     memcpy(p, value, size);
 }
 
-void rk_emu_fence(int)
+void rk_emu_fence(int device_wide)
 {
+    if (device_wide)
+        rk_emu_check_fence();
 }
 }

@@ -1,7 +1,7 @@
 /* Device and pinned memory, copies. Device memory is one region of addresses, closed to the host but while an
  * operation of a stream runs: a host access to it ends the process with a report. Fresh memory is NaN; a block has
  * red zones, whose bytes are looked at when it is freed. */
-#include "cuda/host/rk_emu.h"
+#include "cuda/host/check.h"
 #include "cuda/host/runtime.h"
 
 #include <execinfo.h>
@@ -28,11 +28,14 @@ namespace {
 enum : size_t { RED = 256, ALIGN = 256, GIB = (size_t)1 << 30 };
 enum { FRESH = 0xff, ZONE = 0xfe };
 
-struct block {
-    char *p;
-    size_t bytes, room; /* room: with both red zones, from p - RED */
-    rk_emu_kind kind;
-    uint64_t number; /* of the allocation */
+typedef rk_emu_block block; /* room: with both red zones, from p - RED */
+
+/* A copy to or from pinned memory that the host may not know to be over. */
+struct pending {
+    const char *p;
+    size_t bytes;
+    bool writes;
+    uint32_t operation;
 };
 
 struct {
@@ -40,6 +43,7 @@ struct {
     size_t limit;                    /* bytes that may be allocated */
     std::map<char *, size_t> holes;  /* of the region, by address */
     std::map<char *, block> blocks;  /* by p */
+    std::vector<pending> copies;     /* check build */
     uint64_t allocations;
     bool guarded, open;
     struct sigaction before;
@@ -168,7 +172,7 @@ void *allocate(size_t bytes, rk_emu_kind kind)
     __asan_poison_memory_region(p, RED);
     __asan_poison_memory_region(p + RED + bytes, room - RED - bytes);
     p += RED;
-    mem.blocks[p] = block{ p, bytes, room, kind, ++mem.allocations };
+    mem.blocks[p] = block{ p, bytes, room, kind, ++mem.allocations, nullptr, nullptr, 4 };
     if (kind != RK_EMU_DEVICE)
         return p;
     rk_emu_counted.blocks_live++;
@@ -207,6 +211,7 @@ void drop(std::map<char *, block>::iterator at)
     opened now;
     check_zones(b);
     memset(b.p, FRESH, b.bytes);
+    free(b.shadow);
     mem.blocks.erase(at);
     if (b.kind != RK_EMU_DEVICE) {
         free(b.p - RED);
@@ -219,13 +224,13 @@ void drop(std::map<char *, block>::iterator at)
     rk_emu_counted.bytes_live -= b.bytes;
 }
 
-const block *find(const void *p)
+block *find(const void *p, size_t past)
 {
     auto at = mem.blocks.upper_bound((char *)p);
     if (at == mem.blocks.begin())
         return nullptr;
-    const block &b = std::prev(at)->second;
-    return (const char *)p < b.p + b.bytes ? &b : nullptr;
+    block &b = std::prev(at)->second;
+    return (const char *)p < b.p + b.bytes + past ? &b : nullptr;
 }
 
 cudaError_t release(void *p, rk_emu_kind kind, const char *call)
@@ -266,7 +271,7 @@ rk_emu_kind rk_emu_kind_of(const void *p)
 {
     if (mem.base && (char *)p >= mem.base && (char *)p < mem.end)
         return RK_EMU_DEVICE;
-    const block *b = find(p);
+    const block *b = find(p, 0);
     return b ? b->kind : RK_EMU_NOWHERE;
 }
 
@@ -274,13 +279,46 @@ void rk_emu_range(const void *p, size_t bytes, bool write, const char *what)
 {
     if (bytes == 0 || rk_emu_kind_of(p) == RK_EMU_NOWHERE)
         return;
-    const block *b = find(p);
+    block *b = find(p, 0);
     if (!b)
         rk_emu_report("memory", "%s %s %p, where no block is", what, write ? "writes" : "reads", p);
     if ((const char *)p + bytes > b->p + b->bytes)
         rk_emu_report("memory", "%s %s %zu bytes, %zu past the end of a block of %zu bytes", what,
                       write ? "writes" : "reads", bytes, (size_t)((const char *)p + bytes - (b->p + b->bytes)),
                       b->bytes);
+    if (b->kind == RK_EMU_DEVICE)
+        rk_emu_check_range(b, p, bytes, write, what);
+}
+
+rk_emu_block *rk_emu_find_block(const void *p, size_t past)
+{
+    return find(p, past);
+}
+
+/* In the check build: host code may not touch this pinned memory while the last operation works on it. */
+static void note_pending(const void *p, size_t bytes, bool writes)
+{
+#ifdef RK_CHECK
+    mem.copies.push_back(pending{ (const char *)p, bytes, writes, rk_emu_operation_last() });
+#else
+    (void)p, (void)bytes, (void)writes;
+#endif
+}
+
+const char *rk_emu_host_pending(const char *p, size_t bytes, bool write)
+{
+    for (size_t i = 0; i < mem.copies.size();) {
+        const pending &c = mem.copies[i];
+        if (rk_emu_operation_known(c.operation)) {
+            mem.copies[i] = mem.copies.back();
+            mem.copies.pop_back();
+            continue;
+        }
+        if ((write || c.writes) && p < c.p + c.bytes && p + bytes > c.p)
+            return rk_emu_operation_name(c.operation);
+        i++;
+    }
+    return nullptr;
 }
 
 void rk_emu_open_memory(bool open)
@@ -349,6 +387,10 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
         rk_emu_range(dst, bytes, true, "cudaMemcpyAsync");
         memmove(dst, from, bytes);
     });
+    if (rk_emu_kind_of(src) == RK_EMU_PINNED)
+        note_pending(src, bytes, false);
+    if (rk_emu_kind_of(dst) == RK_EMU_PINNED)
+        note_pending(dst, bytes, true);
     if (waits)
         rk_emu_finish(s);
     return cudaSuccess;

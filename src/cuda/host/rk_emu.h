@@ -29,9 +29,17 @@ void rk_emu_shuffle(unsigned *x, unsigned n);
 
 /* Counted since the start. */
 struct rk_emu_counts {
-    uint64_t calls, launches, threads, bytes_live, bytes_peak, blocks_live;
+    uint64_t calls, launches, bytes_live, bytes_peak, blocks_live;
 };
 extern rk_emu_counts rk_emu_counted;
+
+/* The same by kernel; bytes of device memory in the check build alone: `moved` counts a byte once a launch, `accessed`
+ * at every access. RK_EMU_STATS=FILE: a table of them at the end. */
+struct rk_emu_tally {
+    uint64_t launches, threads;
+    uint64_t moved[2], accessed[2]; /* read, written */
+};
+static inline void rk_emu_count_bytes(const struct rk_emu_kernel *k, uint64_t bytes, bool write, bool first);
 
 /* ---- grid.cpp: kernels ---- */
 
@@ -41,8 +49,15 @@ struct rk_emu_kernel {
     size_t smem;
     void (*run)(void *args);
     void *args;
+    size_t args_bytes;
+    struct rk_emu_tally *tally; /* of all launches of this name */
 };
 void rk_emu_run(const rk_emu_kernel &k);
+static inline void rk_emu_count_bytes(const rk_emu_kernel *k, uint64_t bytes, bool write, bool first)
+{
+    k->tally->accessed[write] += bytes;
+    k->tally->moved[write] += first ? bytes : 0;
+}
 /* "kernel add block (0,0,0) thread 3", or "" outside kernels. */
 const char *rk_emu_where(void);
 
@@ -55,9 +70,32 @@ void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<void
 void rk_emu_finish(cudaStream_t s);
 void rk_emu_finish_all(void);
 
+/* Of the operation that runs, for the check build: its number, from 1; whether a comes before b in the order of streams
+ * and events; whether the host has waited for it. */
+uint32_t rk_emu_operation_now(void);
+uint32_t rk_emu_operation_last(void); /* that was enqueued */
+bool rk_emu_operation_before(uint32_t a, uint32_t b);
+bool rk_emu_operation_known(uint32_t a);
+const char *rk_emu_operation_name(uint32_t a);
+
 /* ---- memory.cpp ---- */
 
-enum rk_emu_kind { RK_EMU_NOWHERE = -1, RK_EMU_DEVICE, RK_EMU_PINNED };
+enum rk_emu_kind { RK_EMU_NOWHERE = -1, RK_EMU_DEVICE, RK_EMU_PINNED, RK_EMU_SHARED };
+struct rk_emu_block {
+    char *p;
+    size_t bytes, room; /* room: with what lies around it */
+    rk_emu_kind kind;
+    uint64_t number;  /* of the allocation */
+    const char *name; /* shared memory: the variable */
+    struct rk_emu_cell *shadow;
+    size_t grain; /* bytes a cell: 4, or 1 */
+};
+/* The block of device or pinned memory that holds p, or that ends less than `past` bytes before it. */
+rk_emu_block *rk_emu_find_block(const void *p, size_t past);
+/* The running block's shared variable that p is in, or just behind. */
+rk_emu_block *rk_emu_find_shared(const void *p);
+/* The operation on this pinned memory that the host has not waited for, or NULL. */
+const char *rk_emu_host_pending(const char *p, size_t bytes, bool write);
 rk_emu_kind rk_emu_kind_of(const void *p);
 /* An operation of the stand-ins is about to read or write device memory: out of bounds is reported. */
 void rk_emu_range(const void *p, size_t bytes, bool write, const char *what);

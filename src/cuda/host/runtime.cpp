@@ -2,6 +2,7 @@
 #include "cuda/host/runtime.h"
 #include "cuda/host/rk_emu_device.h"
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdarg.h>
@@ -22,6 +23,7 @@ struct {
     std::recursive_mutex lock;
     cudaError_t error;
     uint64_t random = 88172645463325252ull;
+    std::map<std::string, rk_emu_tally> *tallies; /* by kernel; never freed: the end is told of them */
 } rt;
 
 long setting(const char *name, long usual)
@@ -30,9 +32,27 @@ long setting(const char *name, long usual)
     return text && *text ? strtol(text, nullptr, 10) : usual;
 }
 
+void write_tallies(void)
+{
+    const char *path = getenv("RK_EMU_STATS");
+    FILE *f = path && *path && rt.tallies ? fopen(path, "a") : nullptr;
+    if (!f)
+        return;
+    fprintf(f, "calls %llu, launches %llu, most device memory %llu bytes\n", (unsigned long long)rk_emu_counted.calls,
+            (unsigned long long)rk_emu_counted.launches, (unsigned long long)rk_emu_counted.bytes_peak);
+    fprintf(f, "%10s %12s %14s %14s %14s %14s  kernel\n", "launches", "threads", "read", "written", "reads", "writes");
+    for (auto &t : *rt.tallies)
+        fprintf(f, "%10llu %12llu %14llu %14llu %14llu %14llu  %s\n", (unsigned long long)t.second.launches,
+                (unsigned long long)t.second.threads, (unsigned long long)t.second.moved[0],
+                (unsigned long long)t.second.moved[1], (unsigned long long)t.second.accessed[0],
+                (unsigned long long)t.second.accessed[1], t.first.c_str());
+    fclose(f);
+}
+
 /* Device memory that is still allocated when the process ends is a leak of the code under test. */
 __attribute__((destructor)) void report_leaks(void)
 {
+    write_tallies();
     const char *off = getenv("RK_EMU_LEAKS");
     if (rk_emu_counted.blocks_live == 0 || (off && !strcmp(off, "off")))
         return;
@@ -254,8 +274,12 @@ cudaError_t rk_emu_launch(const char *kernel, dim3 grid, dim3 block, size_t smem
     if (smem > SHARED_MOST)
         return rk_emu_error(cudaErrorInvalidValue);
     auto pack = std::make_shared<std::vector<char>>((const char *)args, (const char *)args + size);
+    if (!rt.tallies)
+        rt.tallies = new std::map<std::string, rk_emu_tally>;
+    rk_emu_tally *tally = &(*rt.tallies)[kernel];
     rk_emu_counted.launches++;
-    rk_emu_kernel k = { kernel, grid, block, smem, run, nullptr };
+    tally->launches++;
+    rk_emu_kernel k = { kernel, grid, block, smem, run, nullptr, size, tally };
     rk_emu_enqueue(stream, kernel, [=] {
         rk_emu_kernel now = k;
         now.args = pack->data();

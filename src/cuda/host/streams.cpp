@@ -13,21 +13,33 @@ namespace {
 
 enum policy { LAZY, EAGER, SEEDED };
 
+/* A vector clock: of each stream, by number, how many of its operations come before. */
+typedef std::vector<uint32_t> clock_of;
+
 struct operation {
     std::string name;
     std::function<void()> fn;
-    uint64_t number;     /* of all operations */
+    uint32_t number; /* of all operations, from 1 */
     bool meets, done;
     std::shared_ptr<operation> needs; /* runs first: an event that this waits for */
     struct CUstream_st *stream;
+    clock_of before; /* this one included */
 };
 typedef std::shared_ptr<operation> op;
+
+/* What stays of an operation that has run. */
+struct record {
+    std::string name;
+    uint32_t stream, place;
+    clock_of before;
+};
 
 } // namespace
 
 struct CUstream_st {
     std::deque<op> queue;
-    bool legacy;
+    uint32_t number, operations;
+    clock_of clock;
 };
 
 struct CUevent_st {
@@ -39,9 +51,25 @@ namespace {
 struct {
     std::vector<CUstream_st *> streams;
     std::deque<op> meetings; /* in the order of the calls */
-    uint64_t operations;
-    bool running;
+    uint32_t operations, streams_made;
+    uint32_t running; /* number of the operation; 0: none */
+    clock_of host;    /* what the host has waited for */
+    std::vector<record> records; /* check build: by number - 1 */
 } q;
+
+void join(clock_of &a, const clock_of &b)
+{
+    if (a.size() < b.size())
+        a.resize(b.size());
+    for (size_t i = 0; i < b.size(); i++)
+        a[i] = b[i] > a[i] ? b[i] : a[i];
+}
+
+bool comes_before(uint32_t a, const clock_of &clock)
+{
+    const record &r = q.records[a - 1];
+    return r.stream < clock.size() && clock[r.stream] >= r.place;
+}
 
 policy read_policy(void)
 {
@@ -75,9 +103,12 @@ void run_front(CUstream_st *s)
     if (o->meets)
         q.meetings.pop_front();
     if (o->fn) {
+        uint32_t outer = q.running;
+        q.running = o->number;
         rk_emu_open_memory(true);
         o->fn();
-        rk_emu_open_memory(false);
+        rk_emu_open_memory(outer != 0);
+        q.running = outer;
     }
     o->fn = nullptr;
     o->needs = nullptr;
@@ -89,6 +120,13 @@ void finish(CUstream_st *s)
 {
     while (!s->queue.empty())
         run_front(s);
+}
+
+/* The host knows of all that came before. */
+void finish_for_host(CUstream_st *s)
+{
+    finish(s);
+    join(q.host, s->clock);
 }
 
 void run_some(void)
@@ -116,6 +154,17 @@ op push(CUstream_st *s, const char *what, std::function<void()> fn, bool meets, 
     o->name = what;
     o->fn = std::move(fn);
     o->number = ++q.operations;
+    s->operations++;
+    join(s->clock, q.host);
+    if (needs)
+        join(s->clock, needs->before);
+    if (s->clock.size() <= s->number)
+        s->clock.resize(s->number + 1);
+    s->clock[s->number] = s->operations;
+    o->before = s->clock;
+#ifdef RK_CHECK
+    q.records.push_back(record{ what, s->number, s->operations, s->clock });
+#endif
     o->meets = meets;
     o->needs = needs;
     o->stream = s;
@@ -143,13 +192,38 @@ void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<void
 
 void rk_emu_finish(cudaStream_t s)
 {
-    finish(checked(s));
+    finish_for_host(checked(s));
 }
 
 void rk_emu_finish_all(void)
 {
     for (CUstream_st *s : q.streams)
-        finish(s);
+        finish_for_host(s);
+}
+
+uint32_t rk_emu_operation_now(void)
+{
+    return q.running;
+}
+
+uint32_t rk_emu_operation_last(void)
+{
+    return q.operations;
+}
+
+bool rk_emu_operation_before(uint32_t a, uint32_t b)
+{
+    return comes_before(a, q.records[b - 1].before);
+}
+
+bool rk_emu_operation_known(uint32_t a)
+{
+    return comes_before(a, q.host);
+}
+
+const char *rk_emu_operation_name(uint32_t a)
+{
+    return q.records[a - 1].name.c_str();
 }
 
 extern "C" {
@@ -160,6 +234,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
     if (!(flags & cudaStreamNonBlocking))
         rk_emu_report("stream", "a stream is created without cudaStreamNonBlocking");
     *s = new CUstream_st();
+    (*s)->number = q.streams_made++;
     q.streams.push_back(*s);
     return cudaSuccess;
 }
@@ -170,7 +245,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
     rk_emu_guard guard;
     bool fails = rk_emu_fails("cudaStreamDestroy");
     CUstream_st *t = checked(s);
-    finish(t);
+    finish_for_host(t);
     for (size_t i = 0; i < q.streams.size(); i++)
         if (q.streams[i] == t)
             q.streams.erase(q.streams.begin() + (ptrdiff_t)i);
@@ -181,14 +256,18 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     RK_EMU_CALL("cudaStreamSynchronize", cudaErrorLaunchFailure);
-    finish(checked(s));
+    finish_for_host(checked(s));
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
     RK_EMU_CALL("cudaStreamQuery", cudaErrorLaunchFailure);
-    return checked(s)->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+    CUstream_st *t = checked(s);
+    if (!t->queue.empty())
+        return cudaErrorNotReady;
+    join(q.host, t->clock);
+    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -223,7 +302,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     RK_EMU_CALL("cudaStreamWaitEvent", cudaErrorUnknown);
-    if (e->last && !e->last->done)
+    if (e->last)
         push(checked(s), "wait for an event", nullptr, false, e->last);
     return cudaSuccess;
 }
@@ -231,14 +310,20 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     RK_EMU_CALL("cudaEventSynchronize", cudaErrorLaunchFailure);
-    if (e->last)
-        run_until(op(e->last));
+    if (!e->last)
+        return cudaSuccess;
+    run_until(op(e->last));
+    join(q.host, e->last->before);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     RK_EMU_CALL("cudaEventQuery", cudaErrorLaunchFailure);
-    return !e->last || e->last->done ? cudaSuccess : cudaErrorNotReady;
+    if (e->last && !e->last->done)
+        return cudaErrorNotReady;
+    if (e->last)
+        join(q.host, e->last->before);
+    return cudaSuccess;
 }
 }
