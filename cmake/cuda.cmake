@@ -63,7 +63,8 @@ find_program(RANKINE_CLANG clang)
 set(RANKINE_CUDA_CHECK_BUILT FALSE)
 if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCOPY AND NOT RANKINE_SANITIZE)
     set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g -O1 -fsanitize=thread
-        -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wno-everything ${RANKINE_CUDA_HOST_FLAGS}
+        -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wno-unused-variable -Wno-unused-function
+        ${RANKINE_CUDA_HOST_FLAGS}
         -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS})
     # rankine_cuda_check_object(OUT SOURCE): an instrumented object of a .cu or .c file
     function(rankine_cuda_check_object out source)
@@ -107,6 +108,44 @@ if(RANKINE_CUDA_HOST_BUILT)
     message(STATUS "CUDA device, run on the host: librankine_cuda_host.so, with ${CUDAToolkit_INCLUDE_DIRS}")
 else()
     message(STATUS "CUDA device, run on the host: not built (CUDA's headers were not found, or RANKINE_CUDA_HOST is OFF)")
+endif()
+
+# Planted bugs (tests/cuda/planted.cu): a program in the fast, the asan and the check build.
+if(BUILD_TESTING AND RANKINE_CUDA_HOST_BUILT AND NOT RANKINE_SANITIZE)
+    set(planted ${PROJECT_SOURCE_DIR}/tests/cuda/planted.cu)
+    set(planted_includes -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem
+        ${CUDAToolkit_INCLUDE_DIRS})
+    set(planted_common -x c++ -std=gnu++17 -g -Wno-unused-variable ${RANKINE_CUDA_HOST_FLAGS})
+    set(asan_flags -O1 -g -fsanitize=address,undefined,alignment -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+    foreach(kind fast asan)
+        set(${kind}_object ${PROJECT_BINARY_DIR}/check/planted_${kind}.o)
+        set(flags -O2)
+        if(kind STREQUAL asan)
+            set(flags ${asan_flags})
+        endif()
+        add_custom_command(OUTPUT ${${kind}_object}
+            COMMAND ${CMAKE_CXX_COMPILER} ${planted_common} -DRK_EMU -D_GNU_SOURCE ${flags} ${planted_includes}
+                    -MD -MT ${${kind}_object} -MF ${${kind}_object}.d -c ${planted} -o ${${kind}_object}
+            DEPENDS ${planted} DEPFILE ${${kind}_object}.d COMMENT "planted bugs, ${kind}" VERBATIM)
+        add_executable(planted_${kind} ${${kind}_object} ${RANKINE_CUDA_EMU})
+    endforeach()
+    target_compile_options(planted_fast PRIVATE -g)
+    target_compile_options(planted_asan PRIVATE ${asan_flags})
+    target_link_options(planted_asan PRIVATE -fsanitize=address,undefined)
+    if(RANKINE_CUDA_CHECK_BUILT)
+        rankine_cuda_check_object(object ${planted})
+        add_executable(planted_check ${object} $<TARGET_OBJECTS:rankine_cuda_check_emu>)
+    endif()
+    foreach(kind fast asan check)
+        if(TARGET planted_${kind})
+            target_compile_definitions(planted_${kind} PRIVATE RK_EMU _GNU_SOURCE)
+            target_include_directories(planted_${kind} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+            target_include_directories(planted_${kind} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+            target_link_libraries(planted_${kind} PRIVATE Threads::Threads m)
+            set_target_properties(planted_${kind} PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON LINKER_LANGUAGE CXX
+                RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+        endif()
+    endforeach()
 endif()
 
 # ---- for GPUs: nvcc compiles the kernels, the usual compiler all else; cudart is linked statically, and so nothing of

@@ -1,7 +1,6 @@
 #include "cuda/host/check.h"
 #include "cuda/host/rk_emu_device.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <vector>
@@ -32,27 +31,6 @@ struct {
 
 /* ---- reports ---- */
 
-/* "gemm.cu:123" for a return address */
-const char *place(void *pc, char *text, size_t size)
-{
-    char command[1200];
-    Dl_info in;
-    snprintf(text, size, "%p", pc);
-    if (!dladdr(pc, &in) || !in.dli_fname)
-        return text;
-    snprintf(command, sizeof command, "addr2line -e '%s' %#zx", in.dli_fname,
-             (size_t)((char *)pc - 1 - (char *)in.dli_fbase));
-    FILE *f = popen(command, "r");
-    if (!f)
-        return text;
-    if (!fgets(text, (int)size, f))
-        snprintf(text, size, "%p", pc);
-    pclose(f);
-    text[strcspn(text, "\n")] = '\0';
-    const char *slash = strrchr(text, '/');
-    return slash ? slash + 1 : text;
-}
-
 struct access {
     rk_emu_block *b;
     char *p;
@@ -72,7 +50,7 @@ void complain(const access &a, const char *kind, const char *what, const char *m
                  : a.b->kind == RK_EMU_PINNED ? "pinned memory"
                                               : "a block of device memory",
                  a.b->bytes);
-    rk_emu_report(kind, "%s at %s%s%s", what, a.pc ? place(a.pc, where, sizeof where) : a.what, block, more);
+    rk_emu_report(kind, "%s at %s%s%s", what, a.pc ? rk_emu_place_of(a.pc, where, sizeof where) : a.what, block, more);
 }
 
 const char *by_thread(char text[120], const char *did, uint32_t block, unsigned thread)

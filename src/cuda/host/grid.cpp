@@ -384,7 +384,7 @@ rk_emu_block new_shared(size_t size, const char *name)
 #ifdef __SANITIZE_ADDRESS__
     __asan_poison_memory_region(p + size, room - size);
 #endif
-    return rk_emu_block{ p, size, room, RK_EMU_SHARED, 0, name, nullptr, 4 };
+    return rk_emu_block{ p, size, room, RK_EMU_SHARED, nullptr, name, nullptr, 4 };
 }
 
 /* The variables from the n-th on. */
@@ -403,10 +403,13 @@ void drop_shared(size_t n)
 
 void report_deadlock(void)
 {
+    bool warps = false; /* a warp that waits for a lane tells more than those at the barrier behind it */
+    for (int i = 0; i < g.threads; i++)
+        warps |= g.t[i].st == IN_WARP;
     for (int i = 0; i < g.threads; i++) {
         const thread *a = &g.t[i];
         int same = 0;
-        if (a->st != AT_BARRIER && a->st != IN_WARP)
+        if (a->st != (warps ? IN_WARP : AT_BARRIER))
             continue;
         for (int j = 0; j < g.threads; j++)
             same += g.t[j].st == a->st && g.t[j].line == a->line;

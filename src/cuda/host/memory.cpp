@@ -23,9 +23,11 @@
 #define __asan_unpoison_memory_region(p, n) ((void)(p), (void)(n))
 #endif
 
+#define HERE __builtin_return_address(0)
+
 namespace {
 
-enum : size_t { RED = 256, ALIGN = 256, GIB = (size_t)1 << 30 };
+enum : size_t { RED = 256, ALIGN = 256, AHEAD = 64u << 20, GIB = (size_t)1 << 30 };
 enum { FRESH = 0xff, ZONE = 0xfe };
 
 typedef rk_emu_block block; /* room: with both red zones, from p - RED */
@@ -38,16 +40,17 @@ struct pending {
     uint32_t operation;
 };
 
-struct {
+struct state {
     char *base, *end;                /* device memory */
+    char *poisoned;                  /* up to here ASan knows which bytes are no block */
     size_t limit;                    /* bytes that may be allocated */
     std::map<char *, size_t> holes;  /* of the region, by address */
     std::map<char *, block> blocks;  /* by p */
     std::vector<pending> copies;     /* check build */
-    uint64_t allocations;
     bool guarded, open;
     struct sigaction before;
-} mem;
+};
+state &mem = *new state(); /* outlives every destructor */
 
 size_t up(size_t n)
 {
@@ -70,8 +73,14 @@ void host_access(int sig, siginfo_t *info, void *context)
     (void)context;
     const char *what = "touches";
 #endif
-    char text[160];
-    int n = snprintf(text, sizeof text, "rk_emu: host: host code %s device memory at %p\n", what, (void *)p);
+    char text[1200], where[1024] = "an unknown place";
+    const char *place = where;
+#if defined(__x86_64__)
+    mem.open = true; /* what follows may fault by itself */
+    place = rk_emu_place_of((char *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] + 1, where, sizeof where);
+#endif
+    int n = snprintf(text, sizeof text, "rk_emu: host: host code %s device memory at %p, at %s\n", what, (void *)p,
+                     place);
     if (write(STDERR_FILENO, text, (size_t)n) < 0)
         _exit(86);
     void *frames[24];
@@ -106,6 +115,7 @@ void reserve(void)
     mem.base = (char *)p;
     mem.end = mem.base + room;
     mem.holes[mem.base] = room;
+    mem.poisoned = mem.base;
     guard_region();
 }
 
@@ -118,6 +128,16 @@ struct opened {
 
 /* ---- blocks ---- */
 
+/* What lies behind all blocks is poisoned as far as a wild access may go. */
+void poison_ahead(char *end)
+{
+    char *to = end + AHEAD < mem.end ? end + AHEAD : mem.end;
+    if (to <= mem.poisoned)
+        return;
+    __asan_poison_memory_region(mem.poisoned, (size_t)(to - mem.poisoned));
+    mem.poisoned = to;
+}
+
 char *take_room(size_t room)
 {
     if (!mem.base)
@@ -128,6 +148,7 @@ char *take_room(size_t room)
         char *p = h->first;
         size_t left = h->second - room;
         mem.holes.erase(h);
+        poison_ahead(p + room);
         if (left)
             mem.holes[p + room] = left;
         return p;
@@ -152,7 +173,7 @@ void give_room(char *p, size_t room)
     }
 }
 
-void *allocate(size_t bytes, rk_emu_kind kind)
+void *allocate(size_t bytes, rk_emu_kind kind, void *pc)
 {
     size_t room = up(bytes) + 2 * RED;
     if (kind == RK_EMU_DEVICE && !mem.base)
@@ -172,7 +193,7 @@ void *allocate(size_t bytes, rk_emu_kind kind)
     __asan_poison_memory_region(p, RED);
     __asan_poison_memory_region(p + RED + bytes, room - RED - bytes);
     p += RED;
-    mem.blocks[p] = block{ p, bytes, room, kind, ++mem.allocations, nullptr, nullptr, 4 };
+    mem.blocks[p] = block{ p, bytes, room, kind, pc, nullptr, nullptr, 4 };
     if (kind != RK_EMU_DEVICE)
         return p;
     rk_emu_counted.blocks_live++;
@@ -185,15 +206,16 @@ void *allocate(size_t bytes, rk_emu_kind kind)
 void check_zones(const block &b)
 {
     const unsigned char *p = (const unsigned char *)b.p;
+    char where[1024];
     __asan_unpoison_memory_region(b.p - RED, b.room);
     for (size_t i = 0; i < RED; i++)
         if (p[-1 - (ptrdiff_t)i] != ZONE)
-            rk_emu_report("memory", "something was written %zu bytes before a block of %zu bytes (allocation %llu)",
-                          i + 1, b.bytes, (unsigned long long)b.number);
+            rk_emu_report("memory", "something was written %zu bytes before the block of %zu bytes of %s", i + 1,
+                          b.bytes, rk_emu_place_of(b.pc, where, sizeof where));
     for (size_t i = b.bytes; i < b.room - RED; i++)
         if (p[i] != ZONE)
-            rk_emu_report("memory", "something was written %zu bytes past the end of a block of %zu bytes "
-                          "(allocation %llu)", i - b.bytes, b.bytes, (unsigned long long)b.number);
+            rk_emu_report("memory", "something was written %zu bytes past the end of the block of %zu bytes of %s",
+                          i - b.bytes, b.bytes, rk_emu_place_of(b.pc, where, sizeof where));
 }
 
 /* What is freed holds no memory. Whole pages only: the next block may begin on the last one. */
@@ -233,15 +255,17 @@ block *find(const void *p, size_t past)
     return (const char *)p < b.p + b.bytes + past ? &b : nullptr;
 }
 
-cudaError_t release(void *p, rk_emu_kind kind, const char *call)
+cudaError_t release(void *p, rk_emu_kind kind, const char *call, void *pc)
 {
     rk_emu_guard guard;
     bool fails = rk_emu_fails(call);
+    char where[1024];
     if (p) {
         rk_emu_finish_all();
         auto at = mem.blocks.find((char *)p);
         if (at == mem.blocks.end() || at->second.kind != kind)
-            rk_emu_report("memory", "%s of %p, which is no such block, or was freed", call, p);
+            rk_emu_report("memory", "%s at %s of %p, which is no such block, or was freed", call,
+                          rk_emu_place_of(pc, where, sizeof where), p);
         drop(at);
     }
     return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
@@ -252,9 +276,21 @@ const char *name(int kind)
     return kind == RK_EMU_DEVICE ? "device" : kind == RK_EMU_PINNED ? "pinned" : "host";
 }
 
-/* Both ends of a copy lie where its kind says. */
-void check_copy(const void *dst, const void *src, enum cudaMemcpyKind kind)
+/* At the call already, where it can be told who is to blame. */
+void check_end(const void *p, size_t bytes, const char *call, void *pc)
 {
+    const block *b = find(p, 0);
+    char where[1024];
+    if (b && (const char *)p + bytes > b->p + b->bytes)
+        rk_emu_report("memory", "%s at %s reaches %zu bytes past the end of a block of %zu bytes", call,
+                      rk_emu_place_of(pc, where, sizeof where), (size_t)((const char *)p + bytes - (b->p + b->bytes)),
+                      b->bytes);
+}
+
+/* Both ends of a copy lie where its kind says. */
+void check_copy(const void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, void *pc)
+{
+    char where[1024];
     static const struct {
         bool to, from;
     } device[] = { { false, false }, { true, false }, { false, true }, { true, true } };
@@ -262,7 +298,10 @@ void check_copy(const void *dst, const void *src, enum cudaMemcpyKind kind)
     if (kind > cudaMemcpyDeviceToDevice)
         return;
     if ((to == RK_EMU_DEVICE) != device[kind].to || (from == RK_EMU_DEVICE) != device[kind].from)
-        rk_emu_report("copy", "a copy of kind %d goes from %s to %s memory", (int)kind, name(from), name(to));
+        rk_emu_report("copy", "a copy of kind %d at %s goes from %s to %s memory", (int)kind,
+                      rk_emu_place_of(pc, where, sizeof where), name(from), name(to));
+    check_end(src, bytes, "cudaMemcpyAsync", pc);
+    check_end(dst, bytes, "cudaMemcpyAsync", pc);
 }
 
 } // namespace
@@ -288,6 +327,14 @@ void rk_emu_range(const void *p, size_t bytes, bool write, const char *what)
                       b->bytes);
     if (b->kind == RK_EMU_DEVICE)
         rk_emu_check_range(b, p, bytes, write, what);
+}
+
+const rk_emu_block *rk_emu_find_leak(void)
+{
+    for (auto &at : mem.blocks)
+        if (at.second.kind == RK_EMU_DEVICE)
+            return &at.second;
+    return nullptr;
 }
 
 rk_emu_block *rk_emu_find_block(const void *p, size_t past)
@@ -335,7 +382,7 @@ extern "C" {
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     RK_EMU_CALL("cudaMalloc", cudaErrorMemoryAllocation);
-    void *got = allocate(bytes ? bytes : 1, RK_EMU_DEVICE);
+    void *got = allocate(bytes ? bytes : 1, RK_EMU_DEVICE, HERE);
     if (!got)
         return rk_emu_error(cudaErrorMemoryAllocation);
     *p = got;
@@ -344,13 +391,13 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 
 cudaError_t cudaFree(void *p)
 {
-    return release(p, RK_EMU_DEVICE, "cudaFree");
+    return release(p, RK_EMU_DEVICE, "cudaFree", HERE);
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     RK_EMU_CALL("cudaMallocHost", cudaErrorMemoryAllocation);
-    void *got = allocate(bytes ? bytes : 1, RK_EMU_PINNED);
+    void *got = allocate(bytes ? bytes : 1, RK_EMU_PINNED, HERE);
     if (!got)
         return rk_emu_error(cudaErrorMemoryAllocation);
     *p = got;
@@ -359,7 +406,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
-    return release(p, RK_EMU_PINNED, "cudaFreeHost");
+    return release(p, RK_EMU_PINNED, "cudaFreeHost", HERE);
 }
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
@@ -376,7 +423,8 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
 {
     RK_EMU_CALL("cudaMemcpyAsync", cudaErrorUnknown);
-    check_copy(dst, src, kind);
+    check_copy(dst, src, bytes, kind, HERE);
+    rk_emu_check_stream(s, "cudaMemcpyAsync", HERE);
     bool staged = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
     auto copy = std::make_shared<std::vector<char>>();
     if (staged)
@@ -401,6 +449,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
     RK_EMU_CALL("cudaMemsetAsync", cudaErrorUnknown);
     if (rk_emu_kind_of(p) != RK_EMU_DEVICE)
         rk_emu_report("memory", "cudaMemsetAsync of %p, which is no device memory", p);
+    check_end(p, bytes, "cudaMemsetAsync", HERE);
+    rk_emu_check_stream(s, "cudaMemsetAsync", HERE);
     rk_emu_enqueue(s, "cudaMemsetAsync", [=] {
         rk_emu_range(p, bytes, true, "cudaMemsetAsync");
         memset(p, value, bytes);

@@ -23,6 +23,9 @@ bool rk_emu_fails(const char *call);
 void rk_emu_report(const char *kind, const char *format, ...)
     __attribute__((format(printf, 2, 3), noreturn));
 
+/* "gemm.cu:123" for the address that a call returns to. */
+const char *rk_emu_place_of(void *pc, char *text, size_t size);
+
 uint64_t rk_emu_random(void);
 void rk_emu_seed(uint64_t seed);
 void rk_emu_shuffle(unsigned *x, unsigned n);
@@ -67,6 +70,8 @@ const char *rk_emu_where(void);
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn);
 /* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls. */
 void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<void()> fn);
+/* Reports the default stream, and what is no stream. pc: who uses it. */
+void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc);
 void rk_emu_finish(cudaStream_t s);
 void rk_emu_finish_all(void);
 
@@ -85,13 +90,14 @@ struct rk_emu_block {
     char *p;
     size_t bytes, room; /* room: with what lies around it */
     rk_emu_kind kind;
-    uint64_t number;  /* of the allocation */
+    void *pc;         /* who allocated it */
     const char *name; /* shared memory: the variable */
     struct rk_emu_cell *shadow;
     size_t grain; /* bytes a cell: 4, or 1 */
 };
 /* The block of device or pinned memory that holds p, or that ends less than `past` bytes before it. */
 rk_emu_block *rk_emu_find_block(const void *p, size_t past);
+const rk_emu_block *rk_emu_find_leak(void); /* the first that is allocated */
 /* The running block's shared variable that p is in, or just behind. */
 rk_emu_block *rk_emu_find_shared(const void *p);
 /* The operation on this pinned memory that the host has not waited for, or NULL. */

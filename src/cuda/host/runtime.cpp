@@ -2,6 +2,7 @@
 #include "cuda/host/runtime.h"
 #include "cuda/host/rk_emu_device.h"
 
+#include <dlfcn.h>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -56,8 +57,10 @@ __attribute__((destructor)) void report_leaks(void)
     const char *off = getenv("RK_EMU_LEAKS");
     if (rk_emu_counted.blocks_live == 0 || (off && !strcmp(off, "off")))
         return;
-    fprintf(stderr, "rk_emu: leak: %llu blocks of device memory, %llu bytes, are still allocated at the end\n",
-            (unsigned long long)rk_emu_counted.blocks_live, (unsigned long long)rk_emu_counted.bytes_live);
+    char where[1024];
+    fprintf(stderr, "rk_emu: leak: %llu blocks of device memory, %llu bytes, are still allocated at the end; one by %s\n",
+            (unsigned long long)rk_emu_counted.blocks_live, (unsigned long long)rk_emu_counted.bytes_live,
+            rk_emu_place_of(rk_emu_find_leak()->pc, where, sizeof where));
     fflush(nullptr);
     _exit(86);
 }
@@ -95,6 +98,28 @@ void rk_emu_report(const char *kind, const char *format, ...)
     fprintf(stderr, "rk_emu: %s: %s%s\n", kind, text, rk_emu_where());
     fflush(nullptr);
     _exit(86);
+}
+
+const char *rk_emu_place_of(void *pc, char *text, size_t size)
+{
+    char command[1200];
+    Dl_info in;
+    snprintf(text, size, "%p", pc);
+    if (!dladdr(pc, &in) || !in.dli_fname)
+        return text;
+    size_t at = (size_t)((char *)pc - 1 - (char *)in.dli_fbase);
+    if (in.dli_fbase == (void *)0x400000) /* a program that is not moved is known by its addresses */
+        at += 0x400000;
+    snprintf(command, sizeof command, "addr2line -e '%s' %#zx", in.dli_fname, at);
+    FILE *f = popen(command, "r");
+    if (!f)
+        return text;
+    if (!fgets(text, (int)size, f))
+        snprintf(text, size, "%p", pc);
+    pclose(f);
+    text[strcspn(text, "\n")] = '\0';
+    const char *slash = strrchr(text, '/');
+    return slash ? slash + 1 : text;
 }
 
 uint64_t rk_emu_random(void)

@@ -138,14 +138,18 @@ void run_some(void)
     }
 }
 
-CUstream_st *checked(cudaStream_t s)
+CUstream_st *find(cudaStream_t s)
 {
     for (CUstream_st *t : q.streams)
         if (t == s)
             return t;
-    if (!s || s == cudaStreamLegacy || s == cudaStreamPerThread)
-        rk_emu_report("stream", "the default stream is used; every operation names a non-blocking stream of its own");
-    rk_emu_report("stream", "%p is no stream, or one that was destroyed", (void *)s);
+    return nullptr;
+}
+
+CUstream_st *checked(cudaStream_t s)
+{
+    rk_emu_check_stream(s, "a call", nullptr);
+    return s;
 }
 
 op push(CUstream_st *s, const char *what, std::function<void()> fn, bool meets, const op &needs)
@@ -179,6 +183,21 @@ op push(CUstream_st *s, const char *what, std::function<void()> fn, bool meets, 
 }
 
 } // namespace
+
+void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc)
+{
+    char where[1024] = "an unknown place";
+    if (find(s))
+        return;
+    if (pc)
+        rk_emu_place_of(pc, where, sizeof where);
+    const char *slash = strrchr(where, '/');
+    if (!s || s == cudaStreamLegacy || s == cudaStreamPerThread)
+        rk_emu_report("stream", "the default stream is used by %s at %s; every operation names a stream of its own", call,
+                      slash ? slash + 1 : where);
+    rk_emu_report("stream", "%p, given to %s at %s, is no stream, or one that was destroyed", (void *)s, call,
+                  slash ? slash + 1 : where);
+}
 
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn)
 {

@@ -1,0 +1,282 @@
+/* Planted bugs, one a number: the stand-ins must find each of them (test_planted.sh tells which build does). The line
+ * that a report has to name carries "bug N". A build that stops seeing accesses turns the test red. */
+#include "cuda/rk_cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { N = 256 };
+
+struct row {
+    float v[16]; /* too big for registers: copied by memcpy */
+};
+
+template <int BUG>
+static __global__ void kernel(float *x, const float *y, unsigned *ticket)
+{
+    RK_SHARED(float, s, [N]);
+    int t = (int)threadIdx.x;
+    if (BUG == 0)
+        x[t] = y[t];
+    if (BUG == 1) { /* no __syncthreads between */
+        s[t] = 0;
+        __syncthreads();
+        s[t] = y[t]; /* bug 1 */
+        x[t] = s[(t + 1) % N]; /* bug 1 */
+    }
+    if (BUG == 2) {
+        s[t + (t == N - 1)] = y[t]; /* bug 2: the last thread writes behind the array */
+        __syncthreads();
+        x[t] = s[t];
+    }
+    if (BUG == 3)
+        x[t + 1] = y[t]; /* bug 3: one element behind the block */
+    if (BUG == 4) {
+        if (t < N / 2)
+            __syncthreads(); /* bug 4: two barriers that threads of one block take for one */
+        else
+            __syncthreads(); /* bug 4 */
+        x[t] = y[t];
+    }
+    if (BUG == 5) {
+        if (t & 1)
+            x[t] = __shfl_xor_sync(0xffffffffu, y[t], 1); /* bug 5: half of the warp never comes */
+        __syncthreads();
+    }
+    if (BUG == 6)
+        x[0] += y[t]; /* bug 6: wants atomicAdd */
+    if (BUG == 7) {
+        if (t < N / 2)
+            s[t] = y[t];
+        __syncthreads();
+        x[t] = s[t]; /* bug 7: half of it was never written */
+    }
+    if (BUG == 8) { /* no __syncwarp between */
+        s[t] = 0;
+        __syncwarp();
+        s[t] = y[t]; /* bug 8 */
+        x[t] = s[(t & ~31) + (t + 1) % 32]; /* bug 8 */
+    }
+    if (BUG == 9)
+        for (int round = 0; round < 2; round++) { /* the barrier at the end of the loop is missing */
+            if (t < 32)
+                s[t] = y[t] + (float)round; /* bug 9 */
+            __syncthreads();
+            x[t] = s[t % 32]; /* bug 9 */
+        }
+    if (BUG == 10)
+        x[t] = y[t + 1000000]; /* bug 10: far outside */
+    if (BUG == 11) {
+        float4 v = *reinterpret_cast<const float4 *>(y + 1 + t / 8 * 4); /* bug 11: not at a multiple of 16 bytes */
+        x[t] = v.x + v.w;
+    }
+    if (BUG == 12) {
+        if (t == 0)
+            x[0] = 0;
+        __syncthreads();
+        atomicAdd(&x[0], y[t] * 0.1f + (t % 3 ? 1e6f : -1e6f)); /* bug 12: bits depend on the order */
+    }
+    if (BUG == 13) {
+        float l[8];
+        for (int i = 0; i < 8; i++)
+            l[i] = y[t];
+        x[t] = l[t / 32 + 1]; /* bug 13: the last warp reads behind it */
+    }
+    if (BUG == 14 && t < 16)
+        reinterpret_cast<row *>(x)[t] = reinterpret_cast<const row *>(y + 4)[t]; /* bug 14: the last row overruns */
+    if (BUG == 15 && t < 32)
+        reinterpret_cast<row *>(x)[t % 16] = reinterpret_cast<const row *>(y)[t % 16]; /* bug 15: two write one */
+    if (BUG == 16) { /* no __threadfence before the ticket */
+        if (t == 0) {
+            x[blockIdx.x] = y[blockIdx.x];
+            if (atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1)
+                x[8] = x[0] + x[1]; /* bug 16: reads what another block wrote */
+        }
+    }
+    if (BUG == 17)
+        x[t] = y[t]; /* bug 17: nothing has written it */
+    if (BUG == 18)
+        x[t] = __shfl_sync(0xfffffffeu, y[t], 1); /* bug 18: lane 0 is not in its own mask */
+}
+
+struct world {
+    cudaStream_t s, other;
+    float *x, *y, *fresh, *pinned;
+    unsigned *ticket;
+    float host[2 * N];
+};
+
+template <int BUG>
+static void run(world *w, unsigned blocks = 1)
+{
+    RK_LAUNCH((kernel<BUG>), blocks, N, 0, w->s, w->x, w->y, w->ticket);
+}
+
+static void unwritten(world *w)
+{
+    RK_LAUNCH((kernel<17>), 1, N, 0, w->s, w->x, w->fresh, w->ticket);
+}
+
+static void without_event(world *w)
+{
+    cudaEvent_t e;
+    cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->s, w->x, w->y, w->ticket);
+    cudaEventRecord(e, w->s); /* and no cudaStreamWaitEvent(w->other, e, 0) */
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->other, w->y, w->x, w->ticket);
+    cudaStreamSynchronize(w->other);
+    cudaStreamSynchronize(w->s);
+    cudaEventDestroy(e);
+}
+
+static void reused_early(world *w)
+{
+    for (int i = 0; i < N; i++)
+        w->pinned[i] = 1;
+    cudaMemcpyAsync(w->x, w->pinned, N * sizeof(float), cudaMemcpyHostToDevice, w->s);
+    w->pinned[0] = 2; /* bug 20: the copy may not have read it */
+}
+
+static float read_early(world *w)
+{
+    run<0>(w);
+    cudaMemcpyAsync(w->pinned, w->x, N * sizeof(float), cudaMemcpyDeviceToHost, w->s);
+    return w->pinned[0]; /* bug 21: nobody has waited */
+}
+
+static void used_after_free(world *w)
+{
+    float *gone;
+    cudaMalloc((void **)&gone, N * sizeof(float));
+    cudaFree(gone);
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->s, w->x, (const float *)gone, w->ticket);
+}
+
+static void leak(void)
+{
+    void *lost;
+    cudaMalloc(&lost, 1000); /* bug 23: never freed */
+}
+
+static void freed_twice(void)
+{
+    void *p;
+    cudaMalloc(&p, 1000);
+    cudaFree(p);
+    cudaFree(p); /* bug 24 */
+}
+
+static void copied_too_much(world *w)
+{
+    cudaMemcpyAsync(w->x, w->host, 2 * N * sizeof(float), cudaMemcpyHostToDevice, w->s); /* bug 25 */
+}
+
+static void wrong_way(world *w)
+{
+    cudaMemcpyAsync(w->host, w->x, 4, cudaMemcpyHostToDevice, w->s); /* bug 26: it goes the other way */
+}
+
+static void default_stream(world *w)
+{
+    cudaMemsetAsync(w->x, 0, 4, 0); /* bug 27: meets all other streams */
+}
+
+static void plant(world *w, int bug)
+{
+    switch (bug) {
+#define KERNEL(n)  \
+    case n:        \
+        run<n>(w); \
+        break
+        KERNEL(0);
+        KERNEL(1);
+        KERNEL(2);
+        KERNEL(3);
+        KERNEL(4);
+        KERNEL(5);
+        KERNEL(6);
+        KERNEL(7);
+        KERNEL(8);
+        KERNEL(9);
+        KERNEL(10);
+        KERNEL(11);
+        KERNEL(12);
+        KERNEL(13);
+        KERNEL(14);
+        KERNEL(15);
+        KERNEL(18);
+    case 16:
+        run<16>(w, 2);
+        break;
+    case 17:
+        unwritten(w);
+        break;
+    case 19:
+        without_event(w);
+        break;
+    case 20:
+        reused_early(w);
+        break;
+    case 21:
+        printf("%g\n", (double)read_early(w));
+        break;
+    case 22:
+        used_after_free(w);
+        break;
+    case 23:
+        leak();
+        break;
+    case 24:
+        freed_twice();
+        break;
+    case 25:
+        copied_too_much(w);
+        break;
+    case 26:
+        wrong_way(w);
+        break;
+    case 27:
+        default_stream(w);
+        break;
+    case 28:
+        w->host[0] = w->x[0]; /* bug 28: the host reads device memory */
+        break;
+    default:
+        exit(2);
+    }
+}
+
+/* Prints the sum of what the kernel wrote; status 1 if an element is not a number. */
+int main(int argc, char **argv)
+{
+    static world w;
+    double sum = 0;
+    cudaStreamCreateWithFlags(&w.s, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&w.other, cudaStreamNonBlocking);
+    cudaMalloc((void **)&w.x, N * sizeof(float));
+    cudaMalloc((void **)&w.y, N * sizeof(float));
+    cudaMalloc((void **)&w.ticket, sizeof *w.ticket);
+    cudaMalloc((void **)&w.fresh, N * sizeof(float));
+    cudaMallocHost((void **)&w.pinned, N * sizeof(float));
+    for (int i = 0; i < N; i++)
+        w.host[i] = (float)(i + 1);
+    cudaMemcpyAsync(w.y, w.host, N * sizeof(float), cudaMemcpyHostToDevice, w.s);
+    cudaMemsetAsync(w.ticket, 0, sizeof *w.ticket, w.s);
+    cudaMemsetAsync(w.x, 0, N * sizeof(float), w.s);
+    cudaStreamSynchronize(w.s);
+    plant(&w, argc > 1 ? atoi(argv[1]) : 0);
+    cudaMemcpyAsync(w.host, w.x, N * sizeof(float), cudaMemcpyDeviceToHost, w.s);
+    cudaStreamSynchronize(w.s);
+    cudaStreamSynchronize(w.other);
+    for (int i = 0; i < N; i++)
+        sum += (double)w.host[i];
+    cudaFree(w.x);
+    cudaFree(w.y);
+    cudaFree(w.ticket);
+    cudaFree(w.fresh);
+    cudaFreeHost(w.pinned);
+    cudaStreamDestroy(w.s);
+    cudaStreamDestroy(w.other);
+    printf("sum %.9g, first %.9g\n", sum, (double)w.host[0]);
+    return sum != sum;
+}

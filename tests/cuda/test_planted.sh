@@ -1,0 +1,98 @@
+#!/bin/sh
+# Every planted bug of planted.cu is found by the builds that should find it, by a report that names its line where the
+# table says so; without a bug all builds are silent.
+set -u
+build=$1
+here=$(cd "$(dirname "$0")" && pwd)
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+bad=0
+seen=0
+if ! ls "$build"/tests/planted_* >/dev/null 2>&1; then
+    echo "skipped: planted bugs are built in the release build, where CUDA's headers are"
+    exit 77
+fi
+
+# A report names one of the lines that are marked with the bug's number.
+names_line() # BUG
+{
+    for line in $(grep -nE "bug $1\b" "$here/planted.cu" | cut -d: -f1); do
+        grep -qE "planted[.]cu:$line\b" "$out" && return 0
+    done
+    return 1
+}
+
+run() # BUILD BUG; false if it was not built
+{
+    [ -x "$build/tests/planted_$1" ] || return 1
+    UBSAN_OPTIONS=print_stacktrace=0 ASAN_OPTIONS=detect_stack_use_after_return=0 \
+        timeout 60 "$build/tests/planted_$1" "$2" >"$out" 2>&1
+    code=$?
+}
+
+expect() # BUG BUILDS WORDS-OF-THE-REPORT [noline]
+{
+    for b in $2; do
+        run "$b" "$1" || continue
+        seen=$((seen + 1))
+        if [ $code -eq 0 ] || [ $code -eq 124 ] || ! grep -qE "$3" "$out" || { [ -z "${4-}" ] && ! names_line "$1"; }; then
+            echo "bug $1 was not found by $b as expected ($3), status $code:"
+            head -5 "$out"
+            bad=1
+        fi
+    done
+}
+
+for b in fast asan check; do
+    for order in fwd rev 7; do
+        for streams in lazy eager 5; do
+            export RK_EMU_SCHED=$order RK_EMU_STREAMS=$streams
+            run $b 0 || continue
+            [ $code -eq 0 ] && grep -q "sum 32896," "$out" || { echo "$b $order $streams: status $code"; cat "$out"; bad=1; }
+        done
+    done
+done
+unset RK_EMU_SCHED RK_EMU_STREAMS
+
+expect 1 check "race: "
+expect 2 asan "buffer-overflow|use-after-poison|out of bounds"
+expect 2 check "memory: write out of bounds"
+expect 3 fast "written 0 bytes past the end" noline
+expect 3 asan "use-after-poison"
+expect 3 check "memory: write out of bounds"
+expect 4 "fast asan check" "barrier divergence"
+expect 5 "fast asan check" "deadlock|divergence"
+expect 6 check "race: "
+expect 7 fast "nan" noline
+expect 7 check "memory: read of memory that nothing has written"
+expect 8 check "race: "
+expect 9 check "race: "
+expect 10 "asan" "use-after-poison|SEGV|buffer-overflow"
+expect 10 check "memory: read outside all blocks"
+expect 11 asan "misaligned address"
+expect 13 asan "buffer-overflow|out of bounds"
+expect 14 asan "use-after-poison|unknown-crash"
+expect 14 check "memory: read out of bounds"
+expect 15 check "race: write after write"
+expect 16 check "race: read after write"
+expect 17 fast "nan" noline
+expect 17 check "memory: read of memory that nothing has written"
+expect 18 "fast asan check" "not in its own mask"
+expect 19 check "stream race" noline
+expect 20 check "host race: host write"
+expect 21 check "host race: host read"
+expect 22 asan "use-after-poison" noline
+expect 22 check "memory: read outside all blocks" noline
+expect 23 "fast asan check" "leak: "
+expect 24 "fast asan check" "was freed"
+expect 25 "fast asan check" "past the end"
+expect 26 "fast asan check" "copy: "
+expect 27 "fast asan check" "stream: the default stream"
+expect 28 "fast check" "host: host code reads device memory"
+
+# Bug 12 is no mistake to any checker: two orders of the threads give two sums.
+RK_EMU_SCHED=fwd run fast 12 && one=$(cat "$out") && RK_EMU_SCHED=rev run fast 12
+[ "$one" != "$(cat "$out")" ] || { echo "bug 12: two orders give the same bits: $one"; bad=1; }
+
+[ $bad -eq 0 ] && echo "28 bugs found, $seen times"
+exit $bad
