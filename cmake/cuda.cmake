@@ -17,8 +17,11 @@ if(RANKINE_CUDA_HOST OR NOT RANKINE_CUDA STREQUAL "OFF")
     find_package(CUDAToolkit QUIET)
 endif()
 set(RANKINE_CUDA_HEADERS "${CUDAToolkit_INCLUDE_DIRS}" CACHE INTERNAL "where CUDA's headers are, for tests")
+set(RANKINE_CUDA_VERSION "${CUDAToolkit_VERSION}" CACHE INTERNAL "of the toolkit, for tests")
 
-if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND NOT RANKINE_FUZZ)
+include(CheckLanguage)
+check_language(CXX)
+if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT RANKINE_FUZZ)
     enable_language(CXX)
     set(CMAKE_CXX_FLAGS_RELEASE "-O2")
     set_source_files_properties(${RANKINE_CUDA_KERNELS} PROPERTIES LANGUAGE CXX)
@@ -107,7 +110,7 @@ endif()
 if(RANKINE_CUDA_HOST_BUILT)
     message(STATUS "CUDA device, run on the host: librankine_cuda_host.so, with ${CUDAToolkit_INCLUDE_DIRS}")
 else()
-    message(STATUS "CUDA device, run on the host: not built (CUDA's headers were not found, or RANKINE_CUDA_HOST is OFF)")
+    message(STATUS "CUDA device, run on the host: not built (no CUDA headers, no C++ compiler, or RANKINE_CUDA_HOST is OFF)")
 endif()
 
 # Planted bugs (tests/cuda/planted.cu): a program in the fast, the asan and the check build.
@@ -158,7 +161,7 @@ endif()
 if(RANKINE_CUDA STREQUAL "ON" AND NOT (RANKINE_NVCC AND TARGET CUDA::cudart_static))
     message(FATAL_ERROR "RANKINE_CUDA is ON: nvcc and cudart_static of a CUDA toolkit are needed; CUDAToolkit_ROOT names it")
 endif()
-if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND TARGET CUDA::cudart_static AND NOT RANKINE_FUZZ
+if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND CMAKE_CXX_COMPILER AND TARGET CUDA::cudart_static AND NOT RANKINE_FUZZ
         AND NOT RANKINE_SANITIZE)
     set(gencode)
     set(names)
@@ -169,7 +172,7 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND TARGET CUDA::cudart_stat
     list(APPEND gencode -gencode arch=compute_${RANKINE_CUDA_LAST},code=compute_${RANKINE_CUDA_LAST})
     list(JOIN names ", " names)
     # A kernel that spills registers is to be written anew: warnings of ptxas are errors.
-    set(RANKINE_NVCC_FLAGS -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -warn-spills -Werror all-warnings
+    set(RANKINE_NVCC_FLAGS -std=c++17 -O3 -fmad=false -lineinfo -Xptxas -v,-warn-spills -Werror all-warnings
         -Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off -D_GNU_SOURCE
         -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src)
     set(objects)
@@ -177,7 +180,8 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND TARGET CUDA::cudart_stat
         get_filename_component(name ${source} NAME_WE)
         set(object ${PROJECT_BINARY_DIR}/nvcc/${name}.o)
         add_custom_command(OUTPUT ${object}
-            COMMAND ${RANKINE_NVCC} ${RANKINE_NVCC_FLAGS} ${gencode} -t 0 -MD -MF ${object}.d -c ${source} -o ${object}
+            COMMAND ${PROJECT_SOURCE_DIR}/cmake/kept.sh ${PROJECT_BINARY_DIR}/nvcc/${name}.ptxas
+                    ${RANKINE_NVCC} ${RANKINE_NVCC_FLAGS} ${gencode} -MD -MF ${object}.d -c ${source} -o ${object}
             DEPENDS ${source} DEPFILE ${object}.d COMMENT "nvcc ${name}.cu" VERBATIM)
         list(APPEND objects ${object})
     endforeach()
@@ -196,3 +200,6 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND TARGET CUDA::cudart_stat
 else()
     message(STATUS "CUDA device for GPUs: not built (no nvcc, a sanitizer's build, or RANKINE_CUDA is OFF)")
 endif()
+
+# Where an installed program finds the library.
+set_property(SOURCE src/core/cuda_load.c APPEND PROPERTY COMPILE_DEFINITIONS RK_LIBDIR="${CMAKE_INSTALL_LIBDIR}")

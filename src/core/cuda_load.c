@@ -40,10 +40,10 @@ static const rk_cuda_library *load(const char *path, char *msg, size_t msg_size)
     return NULL;
 }
 
-/* Where a library of that name lies beside `file`, or in ../lib of its folder; NULL if nowhere. */
+/* Where a library of that name lies: beside `file`, or in the library folder of its installation; NULL if nowhere. */
 static const char *find_beside(const char *file, const char *name, char path[PATH])
 {
-    static const char *const where[] = { "", "../lib/" };
+    static const char *const where[] = { "", "../" RK_LIBDIR "/" };
     const char *slash = strrchr(file, '/');
     for (size_t i = 0; slash && i < sizeof where / sizeof *where; i++) {
         int n = snprintf(path, PATH, "%.*s%s%s", (int)(slash - file) + 1, file, where[i], name);
