@@ -38,7 +38,7 @@ static bool same_bytes(both *b, op_fn *op, const void *arg, const void *src, siz
     bool ok = true;
     for (int i = 0; i < 2; i++) {
         const rk_device *d = b->device[i];
-        void *from, *to;
+        void *from = NULL, *to = NULL;
         got[i] = malloc(dst_bytes + 1);
         memset(got[i], 0x5c, dst_bytes + 1);
         ok &= d->alloc(b->dev[i], src_bytes, &from) == RK_OK && d->alloc(b->dev[i], dst_bytes, &to) == RK_OK;
