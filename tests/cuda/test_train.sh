@@ -1,0 +1,66 @@
+#!/bin/sh
+# Whole trainings on the CUDA device, run on the host: small networks of every kind end with the CPU's weights, optimiser state and
+# logged numbers, bit by bit, on any number of ranks and in any layout; a run continues from one device on the other.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ]; then
+    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
+    exit 77
+fi
+. "$root/tests/equivalence/networks.sh"
+steps=60
+
+train() # DEVICE RUN CONFIG RANKS OPTION...
+(
+    device=$1
+    run=$2
+    config=$3
+    n=$4
+    shift 4
+    export RANKINE_CUDA="$module"
+    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@" >out 2>err ||
+        fail "$config on $n ranks, $device $*"
+    if [ "$device" = cuda ]; then
+        grep -q 'cuda run on the host' out || fail "$config was not trained on the CUDA device"
+    fi
+)
+
+# network, ranks, more options
+compared=0
+while read -r config n more; do
+    [ -n "$config" ] || continue
+    [ -d "cpu-$config" ] || train cpu "cpu-$config" "$config" 1 run.steps=$steps
+    train cuda "run-$compared" "$config" "$n" run.steps=$steps $more
+    same_training "cpu-$config" "run-$compared" "$config on $n ranks of the CUDA device $more"
+    compared=$((compared + 1))
+done <<END
+mlp 1
+mlp 2 parallel.bucket=64
+mlp 4 batch.micro=3
+mlp 3 parallel.zero=3 parallel.bucket=64
+mlp 2 parallel.zero=0
+cnn 1
+cnn 2
+cnn 4
+resnet 1
+resnet 2
+resnet 4
+shard 3 batch.micro=7
+frozen 2 parallel.zero=3
+values 2
+END
+
+# From the CPU to CUDA and back, in the middle of the run; a constant rate does not know where an attempt ends.
+sed -e 's/schedule: cosine/schedule: constant/; s/warmup: 5/warmup: 0/' mlp.yaml >turns.yaml
+train cpu straight turns 1 run.steps=$steps
+train cpu many turns 2 run.steps=20
+train cuda many turns 3 run.steps=40
+train cpu many turns 1 run.steps=$steps
+[ "$(hash_of many)" = "$(hash_of straight)" ] || fail "CPU, CUDA, CPU: other weights than on the CPU alone"
+
+# A grid of tensor shards, held side by side.
+train cpu straight-shards mlp 1 run.steps=20 grid.tensor=2
+train cuda shards mlp 2 run.steps=20 grid.tensor=2 parallel.tensor=2
+same_training straight-shards shards "tensor shards on 2 ranks of the CUDA device"
+echo "$((compared + 2)) trainings on CUDA, run on the host: the CPU's bits"
