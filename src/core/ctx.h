@@ -69,8 +69,10 @@ typedef struct rk__shards {
     /* [C] out (n, f32) = the sum of every rank's subtree `part` in the tree over the shards; out may be part.
      */
     rk_status (*sum)(void *arg, const char *name, int64_t n, const void *part, void *out);
-    /* [C] all = the ranks' arrays one after another, count[r] f32 of rank r. */
+    /* [C] all = the ranks' arrays one after another, count[r] f32 of rank r. Device memory, as above. */
     rk_status (*gather)(void *arg, const char *name, const int64_t *count, const void *mine, void *all);
+    /* [C] all (ranks) = everyone's number; the host's memory. */
+    rk_status (*numbers)(void *arg, const char *name, double mine, double *all);
 } rk__shards;
 
 /* Told when a loader hands out a batch of `global` samples, of which this rank has its part. */

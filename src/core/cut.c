@@ -252,15 +252,9 @@ static double tree(const double *x, int64_t step, int64_t lo, int64_t hi)
 /* [C] The ranks' subtrees, added. */
 static rk_status sum_of_ranks(rk_ctx *ctx, double mine, double *out)
 {
-    const int ranks = ranks_of(ctx);
-    int64_t *count = rk__step_record(ctx, (size_t)ranks * sizeof *count);
-    double *all = rk__step_record(ctx, (size_t)ranks * sizeof *all);
-    if (!count || !all)
-        return rk_failed(ctx);
-    for (int r = 0; r < ranks; r++)
-        count[r] = sizeof(double) / sizeof(float);
-    RK_TRY(ctx->shards.gather(ctx->shards.arg, "norms of shards", count, &mine, all));
-    *out = tree(all, 1, 0, ranks);
+    double all[RK__MOST_SHARDS];
+    RK_TRY(ctx->shards.numbers(ctx->shards.arg, "norms of shards", mine, all));
+    *out = tree(all, 1, 0, ranks_of(ctx));
     return RK_OK;
 }
 

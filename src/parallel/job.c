@@ -87,7 +87,7 @@ static rk_status meet_sum(void *arg, const char *name, int64_t n, const void *pa
 /* [C] */
 static rk_status make_room(rk__job *j, int64_t n)
 {
-    rk_comm *c = j->beside;
+    rk_comm *c = j->beside_tensors;
     if (n <= j->shared_size)
         return RK_OK;
     j->shared_size = 0;
@@ -107,7 +107,7 @@ static rk_status make_room(rk__job *j, int64_t n)
 static rk_status shards_sum(void *arg, const char *name, int64_t n, const void *part, void *out)
 {
     rk__job *j = arg;
-    rk_comm *c = j->beside;
+    rk_comm *c = j->beside_tensors;
     const int ranks = c->size;
     const bool pieces = ranks > 2 && n >= LEAST_PIECES;
     rk_leg *send = rk__step_record(j->ctx, (size_t)ranks * sizeof *send);
@@ -139,7 +139,7 @@ static rk_status shards_sum(void *arg, const char *name, int64_t n, const void *
 static rk_status shards_gather(void *arg, const char *name, const int64_t *count, const void *mine, void *all)
 {
     rk__job *j = arg;
-    rk_comm *c = j->beside;
+    rk_comm *c = j->beside_tensors;
     rk_leg *leg = rk__step_record(j->ctx, (size_t)c->size * sizeof *leg);
     float *at = all;
     if (!leg)
@@ -148,6 +148,12 @@ static rk_status shards_gather(void *arg, const char *name, const int64_t *count
         leg[r] = (rk_leg){ at, (size_t)count[r] * sizeof *at };
     RK_TRY(rk__device_copy(j->ctx, leg[c->rank].bytes, mine, leg[c->rank].data));
     return rk__comm_all_gather(c, name, leg);
+}
+
+static rk_status shards_numbers(void *arg, const char *name, double mine, double *all)
+{
+    const rk__job *j = arg;
+    return rk__comm_all_values(j->beside, name, &mine, sizeof mine, all);
 }
 
 /* ---- the mesh ---- */
@@ -176,6 +182,7 @@ static rk_status split(rk__job *j, int tensor)
     ctx->shards.arg = j;
     ctx->shards.sum = shards_sum;
     ctx->shards.gather = shards_gather;
+    ctx->shards.numbers = shards_numbers;
     return RK_OK;
 }
 
@@ -183,10 +190,11 @@ static rk_status split(rk__job *j, int tensor)
 static rk_status reach_tensors(rk__job *j)
 {
     j->tensors = j->comm;
+    j->beside_tensors = j->beside;
     if (rk__on_host(j->ctx) || !j->comm)
         return RK_OK;
     if (j->beside)
-        RK_TRY(rk__comm_staged(j->beside, &j->beside));
+        RK_TRY(rk__comm_staged(j->beside, &j->beside_tensors));
     return rk__comm_staged(j->comm, &j->tensors);
 }
 

@@ -6,12 +6,12 @@
 
 typedef struct rk__job {
     rk_ctx *ctx;
-    rk_comm *comm;    /* of the ranks that have the same boxes of cut parameters */
-    rk_comm *tensors; /* the same ranks, for the device's memory */
-    int rank, ranks;  /* among them */
-    rk_comm *beside;  /* of those that hold cut parameters side by side, for the device's memory; NULL: nobody else
-                       */
-    float *shared[2]; /* taken in turn: what was read last is not written yet */
+    rk_comm *comm;           /* of the ranks that have the same boxes of cut parameters */
+    rk_comm *tensors;        /* the same ranks, for the device's memory */
+    int rank, ranks;         /* among them */
+    rk_comm *beside;         /* of those that hold cut parameters side by side; NULL: nobody else */
+    rk_comm *beside_tensors; /* the same ranks, for the device's memory */
+    float *shared[2];        /* taken in turn: what was read last is not written yet */
     int64_t shared_size;
     int turn;
     rk_subtree *part; /* of all ranks, in order of the leaves */
