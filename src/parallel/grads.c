@@ -27,6 +27,7 @@ struct rk__grads {
     rk__weights *weights, *frozen_weights; /* NULL with RK__ZERO_NONE; without frozen */
     rk__reads reads;
     trip *trip;                    /* (buckets) in the order in which gradients come */
+    int trips;
     int started, added, discarded; /* buckets */
     int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
     float *part;                   /* (parts, total): this rank's subtrees */
@@ -46,7 +47,7 @@ static int64_t total(const rk__grads *g)
 static void grads_free(void *arg)
 {
     rk__grads *g = arg;
-    for (int k = 0; g->trip && k < g->b->count; k++) {
+    for (int k = 0; k < g->trips; k++) { /* the buckets have gone before */
         free(g->trip[k].recv);
         free(g->trip[k].chunks);
     }
@@ -271,6 +272,7 @@ static rk_status make_trips(rk__grads *g)
     rk_ctx *ctx = g->job->ctx;
     const size_t ranks = (size_t)g->job->ranks;
     g->trip = rk__calloc(ctx, (size_t)g->b->count + 1, sizeof *g->trip);
+    g->trips = g->trip ? g->b->count : 0;
     for (int k = 0; g->trip && k < g->b->count; k++) {
         g->trip[k].recv = rk__calloc(ctx, (size_t)g->most_parts * ranks, sizeof(rk_leg));
         g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
