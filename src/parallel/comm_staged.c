@@ -12,6 +12,7 @@ typedef enum staged_op { EXCHANGE, GATHER, BROADCAST } staged_op;
 
 struct rk_request {
     rk_request *next; /* in limbo, or in the pool */
+    rk_request *made; /* the one that was made before */
     staged_op op;
     bool arrived; /* all of it is where it goes */
     rk_request *under;
@@ -36,6 +37,7 @@ typedef struct staged {
     block *blocks;
     rk_leg *send; /* (size) */
     rk_request *limbo, *pool;
+    rk_request *made; /* all, also those that were never waited for */
 } staged;
 
 static staged *staged_of(rk_comm *c)
@@ -82,6 +84,8 @@ static rk_request *take_request(staged *s, staged_op op)
             free_request(s, r);
             return NULL;
         }
+        r->made = s->made;
+        s->made = r;
     }
     if (r) {
         r->op = op;
@@ -340,11 +344,11 @@ static void discard_staged(rk_comm *c, void *p, size_t bytes)
 
 static void give_back(staged *s)
 {
-    empty_limbo(s);
-    for (rk_request *next; s->pool; s->pool = next) {
-        next = s->pool->next;
-        free_request(s, s->pool);
+    for (rk_request *before; s->made; s->made = before) {
+        before = s->made->made;
+        free_request(s, s->made);
     }
+    s->limbo = s->pool = NULL;
     while (s->blocks)
         release_staged(&s->base, s->blocks->p);
     free(s->send);
