@@ -16,6 +16,20 @@ set(RANKINE_CUDA_BUILT FALSE)
 if(RANKINE_CUDA_HOST OR NOT RANKINE_CUDA STREQUAL "OFF")
     find_package(CUDAToolkit QUIET)
 endif()
+# NCCL is a header for the host-run library, whose stand-in has the rest, and a library for the other. Without it ranks
+# meet over the host's memory.
+if(CUDAToolkit_INCLUDE_DIRS)
+    find_path(RANKINE_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV NCCL_HOME PATH_SUFFIXES include)
+    find_library(RANKINE_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ENV NCCL_HOME PATH_SUFFIXES lib lib64)
+endif()
+set(RANKINE_NCCL_DIR "${CUDAToolkit_INCLUDE_DIRS}")
+if(RANKINE_NCCL_INCLUDE)
+    set(RANKINE_NCCL_DIR "${RANKINE_NCCL_INCLUDE}")
+endif()
+if(NOT RANKINE_NCCL_INCLUDE)
+    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/nccl[.]c$")
+    list(FILTER RANKINE_CUDA_EMU EXCLUDE REGEX "/nccl[.]cpp$")
+endif()
 set(RANKINE_CUDA_HEADERS "${CUDAToolkit_INCLUDE_DIRS}" CACHE INTERNAL "where CUDA's headers are, for tests")
 set(RANKINE_CUDA_VERSION "${CUDAToolkit_VERSION}" CACHE INTERNAL "of the toolkit, for tests")
 
@@ -53,6 +67,10 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT
         target_link_options(rankine_cuda_host PRIVATE -fsanitize=${RANKINE_SANITIZE})
     endif()
     target_link_libraries(rankine_cuda_host PRIVATE Threads::Threads m)
+    if(RANKINE_NCCL_INCLUDE)
+        target_compile_definitions(rankine_cuda_host PRIVATE RK_CUDA_NCCL)
+        target_include_directories(rankine_cuda_host SYSTEM PRIVATE ${RANKINE_NCCL_INCLUDE})
+    endif()
     target_link_options(rankine_cuda_host PRIVATE -Wl,--no-undefined)
     set_target_properties(rankine_cuda_host PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
     set(RANKINE_CUDA_HOST_BUILT TRUE)
@@ -68,7 +86,8 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
     set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g -O1 -fsanitize=thread
         -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wno-unused-variable -Wno-unused-function
         ${RANKINE_CUDA_HOST_FLAGS}
-        -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS})
+        -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS}
+        -isystem ${RANKINE_NCCL_DIR})
     # rankine_cuda_check_object(OUT SOURCE): an instrumented object of a .cu or .c file
     function(rankine_cuda_check_object out source)
         get_filename_component(name ${source} NAME)
@@ -95,7 +114,8 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
     target_compile_options(rankine_cuda_check_emu PRIVATE -g -Wall -Wextra -Wno-missing-field-initializers
         -fvisibility=hidden $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
     target_include_directories(rankine_cuda_check_emu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
-    target_include_directories(rankine_cuda_check_emu SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+    target_include_directories(rankine_cuda_check_emu SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS}
+        $<$<BOOL:${RANKINE_NCCL_INCLUDE}>:${RANKINE_NCCL_INCLUDE}>)
     set_target_properties(rankine_cuda_check_emu PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON
         POSITION_INDEPENDENT_CODE ON)
     add_library(rankine_cuda_check MODULE ${checked} $<TARGET_OBJECTS:rankine_cuda_check_emu>)
@@ -187,7 +207,19 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND CMAKE_CXX_COMPILER AND T
     endforeach()
     file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/nvcc)
     enable_language(CXX)
-    add_library(rankine_cuda MODULE ${RANKINE_CUDA_C} ${objects})
+    set(sources ${RANKINE_CUDA_C})
+    if(NOT RANKINE_NCCL_LIBRARY)
+        list(FILTER sources EXCLUDE REGEX "/nccl[.]c$")
+    endif()
+    add_library(rankine_cuda MODULE ${sources} ${objects})
+    if(RANKINE_NCCL_INCLUDE AND RANKINE_NCCL_LIBRARY)
+        target_compile_definitions(rankine_cuda PRIVATE RK_CUDA_NCCL)
+        target_include_directories(rankine_cuda SYSTEM PRIVATE ${RANKINE_NCCL_INCLUDE})
+        target_link_libraries(rankine_cuda PRIVATE ${RANKINE_NCCL_LIBRARY})
+        set(names_of_nccl ", with ${RANKINE_NCCL_LIBRARY}")
+    else()
+        set(names_of_nccl ", without NCCL (nccl.h or libnccl was not found)")
+    endif()
     target_compile_definitions(rankine_cuda PRIVATE
         RK_CUDA_BUILT="CUDA ${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR} for ${names}")
     target_include_directories(rankine_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
@@ -196,7 +228,7 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND CMAKE_CXX_COMPILER AND T
     set_target_properties(rankine_cuda PROPERTIES LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
     install(TARGETS rankine_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
     set(RANKINE_CUDA_BUILT TRUE)
-    message(STATUS "CUDA device for GPUs: librankine_cuda.so, ${names}, by ${RANKINE_NVCC}")
+    message(STATUS "CUDA device for GPUs: librankine_cuda.so, ${names}, by ${RANKINE_NVCC}${names_of_nccl}")
 else()
     message(STATUS "CUDA device for GPUs: not built (no nvcc, a sanitizer's build, or RANKINE_CUDA is OFF)")
 endif()

@@ -5,21 +5,71 @@
 
 #include "core/kernels.h"
 
-enum { RK_CUDA_MODULE_VERSION = 1 };
+enum { RK_CUDA_MODULE_VERSION = 2 };
+
+/* ---- NCCL: GPUs that send to each other. Nothing here waits for other ranks: calls start what look() tells
+ * the end of. Everything runs on a stream of the communicator's own, beside the device's. ---- */
+
+enum { RK_NCCL_ID_BYTES = 128 };
+
+typedef struct rk_nccl rk_nccl;             /* a communicator */
+typedef struct rk_nccl_event rk_nccl_event; /* a place in a stream */
+
+typedef enum rk_nccl_state { RK_NCCL_DONE, RK_NCCL_BUSY, RK_NCCL_FAILED } rk_nccl_state;
+
+/* What goes to, or comes from, another rank: device memory. */
+typedef struct rk_nccl_leg {
+    void *data;
+    size_t bytes;
+    int peer;
+    bool leaves;
+} rk_nccl_leg;
+
+typedef struct rk_nccl_table {
+    /* Names the GPU among those of its node. */
+    rk_status (*gpu)(rk_dev *dev, char name[64]);
+    rk_status (*unique_id)(uint8_t id[RK_NCCL_ID_BYTES]);
+    /* Begins to join `ranks` ranks, which all have the one id; look() tells when it is done. After a
+     * failure *out has its words, for close() too; NULL if memory was short. */
+    rk_status (*open)(rk_dev *dev, int ranks, int rank, const uint8_t id[RK_NCCL_ID_BYTES], rk_nccl **out);
+    /* NULL: out of memory, or the GPU has failed. */
+    rk_nccl_event *(*event_open)(void);
+    void (*event_close)(rk_nccl_event *e);
+    /* Records what the device's own stream has been given so far. */
+    rk_status (*mark_device)(rk_nccl *n, rk_nccl_event *e);
+    /* Records what the communicator's stream has been given so far: only after look() has said that the last
+     * call is done. */
+    rk_status (*mark)(rk_nccl *n, rk_nccl_event *e);
+    /* [C] All legs at once, after what `after` records; bytes > 0. One's own leg is none of them. */
+    rk_status (*exchange)(rk_nccl *n, rk_nccl_event *after, const rk_nccl_leg *leg, int legs);
+    rk_status (*broadcast)(rk_nccl *n, rk_nccl_event *after, int root, void *data, size_t bytes); /* [C] */
+    /* [C] data (count) becomes the sum over ranks, in an order that is NCCL's: RK_F32 or RK_F64. */
+    rk_status (*all_reduce)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, void *data, size_t count);
+    /* Has the last call been taken in, and all that comes before e (may be NULL) run? Failures of any kind,
+     * those of other ranks that NCCL has noticed included, are RK_NCCL_FAILED; error() has the words. */
+    rk_nccl_state (*look)(rk_nccl *n, rk_nccl_event *e);
+    const char *(*error)(rk_nccl *n);
+    /* Ends what is under way, here and, when they notice, at the others; close() is still to come. */
+    void (*abort)(rk_nccl *n);
+    /* Waits for the others to come to this, for some seconds at most, unless aborted. n may be NULL. */
+    void (*close)(rk_nccl *n);
+} rk_nccl_table;
 
 /* The library's one symbol is `const rk_cuda_library rk_cuda_module`. */
 typedef struct rk_cuda_library {
-    int version; /* RK_CUDA_MODULE_VERSION of the sources it was built from */
+    int version;                        /* RK_CUDA_MODULE_VERSION of the sources it was built from */
     size_t kernels_bytes, device_bytes; /* sizes of the tables: sources of another day do not fit */
     bool host_run;                      /* kernels run on the host; nothing is a GPU */
     const char *built;                  /* "CUDA 13.0 for sm_80, sm_90, sm_100" */
     const rk_device *device;
     /* GPUs that can be used, 0 if none; the reason of a 0 goes to msg. */
     int (*gpus)(char *msg, size_t msg_size);
+    const rk_nccl_table *nccl; /* NULL: NCCL was not there when the library was built */
 } rk_cuda_library;
 
-/* Loads the library: RANKINE_CUDA names it; else librankine_cuda.so lies beside the program, beside our library,
- * or where the system looks. NULL and the reason in msg if there is none or it does not fit. It stays loaded. */
+/* Loads the library: RANKINE_CUDA names it; else librankine_cuda.so lies beside the program, beside our
+ * library, or where the system looks. NULL and the reason in msg if there is none or it does not fit. It
+ * stays loaded. */
 const rk_cuda_library *rk__cuda_load(char *msg, size_t msg_size);
 
 #endif

@@ -59,6 +59,12 @@ typedef struct rk_comm_table {
     /* [C] Ranks of one color meet in a new communicator, ordered by key. color < 0: none (*out NULL). */
     rk_status (*split)(rk_comm *c, int color, int key, rk_comm **out);
     void (*abort)(rk_comm *c, int code) __attribute__((noreturn)); /* ends all ranks */
+    /* For communicators whose data travels otherwise; NULL in those over others. meet [C] starts what counts
+     * and reads as an all-gather (root < 0) or a broadcast of so many bytes, and moves none: done when all
+     * ranks have called the same. */
+    rk_status (*meet)(rk_comm *c, const char *name, int root, size_t bytes, rk_request **out);
+    /* Not collective: fails if another rank has failed, for waits that are not for this communicator. */
+    rk_status (*look)(rk_comm *c);
 } rk_comm_table;
 
 struct rk_comm {
@@ -71,6 +77,7 @@ struct rk_comm {
     uint64_t sent, received; /* bytes of payload that left for, or came from, other ranks */
     uint64_t sent_far;       /* of them over the network */
     double waited;           /* seconds in waits and barriers */
+    const char *way;         /* of device memory, how it travels: for people; else NULL */
 };
 
 /* [C] Every rank the launcher gave; comm_self where none was. Closed with the context. */

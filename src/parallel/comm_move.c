@@ -381,9 +381,14 @@ static const struct {
     [RK__ALLOC] = { start_alloc, take_alloc, step_alloc },
 };
 
+static int32_t move_of(const rk_request *r)
+{
+    return r->meets ? RK__BARRIER : r->call.op;
+}
+
 rk_status rk__move_start(rk__ranks *c, rk_request *r)
 {
-    return moves[r->call.op].start(c, r);
+    return moves[move_of(r)].start(c, r);
 }
 
 rk_status rk__move(rk__ranks *c, rk_request *r)
@@ -395,9 +400,9 @@ rk_status rk__move(rk__ranks *c, rk_request *r)
             continue;
         if (!rk__calls_agree(theirs, &r->call) || theirs->waited != r->call.waited)
             return rk__disagree(c, r->call.seq);
-        RK_TRY(moves[r->call.op].take(c, r, n, &taken));
+        RK_TRY(moves[move_of(r)].take(c, r, n, &taken));
         r->taken[n] = taken;
         r->left -= taken;
     }
-    return r->done ? RK_OK : moves[r->call.op].step(c, r);
+    return r->done ? RK_OK : moves[move_of(r)].step(c, r);
 }

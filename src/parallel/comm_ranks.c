@@ -78,7 +78,7 @@ static void reset(rk__ranks *c, rk_request *r)
     r->recv = NULL;
     r->data = NULL;
     r->round = 0;
-    r->ready = r->moved = r->done = r->lends = r->posted = false;
+    r->ready = r->moved = r->done = r->lends = r->posted = r->meets = false;
     memset(r->taken, 0, (size_t)c->base.node_size);
     r->taken[c->base.node_rank] = true;
     r->left = c->base.node_size - 1;
@@ -252,6 +252,33 @@ static rk_status barrier_ranks(rk_comm *base, const char *name)
     return st ? st : wait_ranks(base, r);
 }
 
+/* ---- for communicators whose data travels otherwise ---- */
+
+static rk_status meet_ranks(rk_comm *base, const char *name, int root, size_t bytes, rk_request **out)
+{
+    rk__ranks *c = rk__ranks_of(base);
+    if (root >= base->size)
+        return rk_fail(base->ctx, RK_EINTERNAL, "broadcast %s from rank %d of %d", name, root, base->size);
+    RK_TRY(begin(c, root < 0 ? RK__ALL_GATHER : RK__BROADCAST, name, root < 0 ? 0 : root, bytes, out));
+    (*out)->meets = true;
+    return launch(c, *out);
+}
+
+static rk_status look_ranks(rk_comm *base)
+{
+    rk__ranks *c = rk__ranks_of(base);
+    rk__watch w = { 0 };
+    rk_status st = rk_failed(base->ctx);
+    if (!st)
+        st = advance(c);
+    if (!st)
+        st = rk__watch_idle(c, NULL, &w);
+    rk__watch_end(c, &w);
+    if (st)
+        rk__announce(c);
+    return st;
+}
+
 /* ---- messages ---- */
 
 static rk_status message(rk_comm *base, int peer, int tag, void *data, size_t bytes, bool leaves)
@@ -354,4 +381,6 @@ const rk_comm_table rk__ranks_table = {
     .wait = wait_ranks,
     .split = rk__ranks_split,
     .abort = abort_ranks,
+    .meet = meet_ranks,
+    .look = look_ranks,
 };

@@ -25,6 +25,7 @@ struct rk_request {
     int left;       /* ranks of the node that have not been taken */
     int round;      /* of a barrier between nodes */
     bool ready, moved, done, lends;
+    bool meets;  /* moves nothing, whatever it is called */
     bool posted; /* messages are under way: there is no bell for them */
 };
 

@@ -176,6 +176,16 @@ __attribute__((noreturn)) static void abort_self(rk_comm *c, int code)
     _Exit(code);
 }
 
+static rk_status meet_self(rk_comm *c, const char *name, int root, size_t bytes, rk_request **out)
+{
+    return broadcast_self(c, name, root < 0 ? 0 : root, NULL, bytes, out);
+}
+
+static rk_status look_self(rk_comm *c)
+{
+    return rk_failed(c->ctx);
+}
+
 static const rk_comm_table self_table = {
     .name = "self",
     .close = close_self,
@@ -192,6 +202,8 @@ static const rk_comm_table self_table = {
     .wait = wait_self,
     .split = split_self,
     .abort = abort_self,
+    .meet = meet_self,
+    .look = look_self,
 };
 
 rk_status rk__comm_make_self(rk_ctx *ctx, rk_comm **out)

@@ -8,7 +8,13 @@
 rk_status rk__comm_make_self(rk_ctx *ctx, rk_comm **out);
 rk_status rk__comm_make_mpi(rk_ctx *ctx, rk_comm **out); /* [C] *out NULL: no launcher started this process */
 
-/* Over `under`, for memory of a device that the host does not see; closed with the context, before `under`. */
+/* Over `under`, for memory of a device that the host does not see; closed with the context, before `under`.
+ */
 rk_status rk__comm_staged(rk_comm *under, rk_comm **out);
+
+/* [C] Over `under`, for device memory: from GPU to GPU where all ranks have NCCL and GPUs of their own,
+ * staged where several ranks share one, or RANKINE_NCCL is 0. Closed with the context, before `under`. */
+rk_status rk__comm_of_device(rk_comm *under, rk_comm **out);
+rk_status rk__comm_nccl(rk_comm *under, rk_comm **out); /* [C] by NCCL; fails where it is not there */
 
 #endif

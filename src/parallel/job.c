@@ -186,7 +186,7 @@ static rk_status split(rk__job *j, int tensor)
     return RK_OK;
 }
 
-/* The host sees the memory of the CPU; what other devices hold goes over it. */
+/* The host sees the memory of the CPU; what other devices hold goes over it, or past it. */
 static rk_status reach_tensors(rk__job *j)
 {
     j->tensors = j->comm;
@@ -194,8 +194,8 @@ static rk_status reach_tensors(rk__job *j)
     if (rk__on_host(j->ctx) || !j->comm)
         return RK_OK;
     if (j->beside)
-        RK_TRY(rk__comm_staged(j->beside, &j->beside_tensors));
-    return rk__comm_staged(j->comm, &j->tensors);
+        RK_TRY(rk__comm_of_device(j->beside, &j->beside_tensors));
+    return rk__comm_of_device(j->comm, &j->tensors);
 }
 
 static void batch_begins(void *arg, int64_t global)

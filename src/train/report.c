@@ -117,6 +117,8 @@ static void report_mesh(rk__trainer *t)
                     "mesh: %d ranks%s x %d thread%s on %d node%s, over a grid of %lld x %lld shards",
                     ctx->ranks, cut, threads, threads == 1 ? "" : "s", nodes, nodes == 1 ? "" : "s",
                     (long long)t->cfg->grid_data, (long long)t->cfg->grid_tensor);
+    if (ctx->job && ctx->job->tensors && ctx->job->tensors->way)
+        rk__report_text(t, RK_EVENT_BANNER, "tensors go %s", ctx->job->tensors->way);
     report_exchange(t);
 }
 

@@ -16,12 +16,15 @@ static rk_comm *comm;
 /* A context and a communicator for each test; the table that this process can have. */
 static void set_up(void)
 {
-    rk_open(&(rk_open_cfg){ .threads = 1 }, &ctx);
+    const char *by_nccl = getenv("RK_TEST_NCCL"); /* on the CUDA device that RANKINE_CUDA names */
+    rk_open(&(rk_open_cfg){ .threads = 1, .device = by_nccl ? "cuda" : NULL }, &ctx);
     rk__comm_named(ctx, "mpi", &comm);
     if (!comm)
         rk__comm_named(ctx, "self", &comm);
     if (getenv("RK_TEST_STAGED")) /* as for a device whose memory the host does not see */
         rk__comm_staged(comm, &comm);
+    if (by_nccl)
+        rk__comm_nccl(comm, &comm);
 }
 
 /* Byte k of what rank `from` has for rank `to` in round `round`. */
@@ -178,7 +181,8 @@ TEST(shared_memory_is_zeroed_whole_pages_and_may_differ_in_size)
         size_t bytes = (size_t)(comm->rank * 5003 + round * 70001);
         uint8_t *p = comm->table->alloc(comm, bytes), *q = comm->table->alloc(comm, 1);
         CHECK(p && q);
-        CHECK(getenv("RK_TEST_STAGED") || (uintptr_t)p % 4096 == 0); /* a device has pages of its own */
+        CHECK(getenv("RK_TEST_STAGED") || getenv("RK_TEST_NCCL") ||
+              (uintptr_t)p % 4096 == 0); /* a device has pages of its own */
         for (size_t k = 0; k < bytes; k++)
             CHECK_INT(p[k], 0);
         memset(p, 255, bytes);
@@ -546,6 +550,43 @@ TEST(a_failure_reaches_ranks_that_meet_elsewhere)
     part->table->barrier(part, "inner");
     comm->table->barrier(comm, "outer");
     CHECK_FAILED(RK_EDATA, "rank 0: bad sample");
+}
+
+/* One GPU's error, which NCCL tells in its own time while the operation never ends. */
+TEST(an_asynchronous_error_ends_all_ranks)
+{
+    for (int what = 0; getenv("RK_TEST_NCCL") && what < 3; what++) {
+        set_up();
+        static uint8_t data[64][300];
+        rk_leg leg[64], back[64];
+        int last = comm->size - 1;
+        char want[96];
+        for (int i = 0; i < comm->size; i++) {
+            leg[i] = (rk_leg){ data[i], 100 };
+            back[i] = (rk_leg){ data[i] + 100, 100 };
+        }
+        CHECK_OK(ctx, rk__comm_exchange(comm, "legs", leg, back));
+        double begun = now();
+        if (comm->rank == last)
+            setenv("RK_EMU_NCCL_ASYNC", "next", 1);
+        if (what == 0)
+            rk__comm_exchange(comm, "gradients", leg, back);
+        else if (what == 1)
+            rk__comm_all_gather(comm, "weights", leg);
+        else
+            rk__comm_broadcast(comm, "bias", 0, data, 200);
+        unsetenv("RK_EMU_NCCL_ASYNC");
+        if (comm->size == 1) {
+            rk_close(ctx);
+            continue;
+        }
+        comm->table->barrier(comm, "next");
+        snprintf(want, sizeof want, "NCCL gives up on rank %d in %s: remote process", last,
+                 what == 0   ? "exchange gradients"
+                 : what == 1 ? "all-gather weights"
+                             : "broadcast bias");
+        CHECK_FAILED(RK_EDEVICE, want);
+    }
 }
 
 TEST(too_many_in_flight_are_refused)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The communicators' suite with several ranks: test_comm.sh BUILD. First through shared memory, then with ranks that
 # pretend to be on other nodes (RANKINE_NODE), whose messages are cut into small pieces (RANKINE_COMM_PIECE) as those
-# over 1 GiB are; and once as if tensors lay in memory that the host does not see (RK_TEST_STAGED).
+# over 1 GiB are; once as if tensors lay in memory that the host does not see (RK_TEST_STAGED); and
+# through NCCL (RK_TEST_NCCL) on the CUDA device that runs on the host, where one was built.
 set -eu
 build=$(cd "$1" && pwd)
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -20,6 +21,7 @@ several="1 2 3 4 5 8" jobs="2,1 5,2 8,3"
 # Open MPI's own leaks are known by their whole stacks (openmpi.supp), which it has no frame pointers for.
 export ASAN_OPTIONS="${ASAN_OPTIONS-}:fast_unwind_on_malloc=0"
 # A sanitizer makes everything slower, and 8 ranks share few cores.
+export TMPDIR="$out"
 export RK_TEST_SLOW="${RK_TEST_SLOW-2}"
 
 ranks() # WHAT RANKS COMMAND...
@@ -41,6 +43,15 @@ for n in $several; do
     ranks "one node" $n "$program"
 done
 ranks "as for a device" 3 env RK_TEST_STAGED=1 "$program"
+cuda=$build/librankine_cuda_host.so
+nccl="no NCCL: the CUDA device for the host, or nccl.h, was not there"
+if [ -e "$cuda" ] && grep -q ncclCommInitRankConfig "$cuda"; then
+    nccl="NCCL's calls on 2 and 3"
+    for n in 2 3; do
+        ranks "through NCCL" $n env RK_TEST_NCCL=1 RANKINE_CUDA="$cuda" RK_EMU_GUARD=off RK_EMU_STREAMS=eager "$program"
+    done
+    rm -rf "$out"/rk_emu_nccl.*
+fi
 export RANKINE_COMM_PIECE=9973
 nodes() # RANKS RANKS-A-NODE
 {
@@ -50,4 +61,4 @@ nodes() # RANKS RANKS-A-NODE
 for job in $jobs; do
     nodes "${job%,*}" "${job#*,}"
 done
-echo "$several ranks on one node; ranks, and ranks of a node, on several: $jobs"
+echo "$several ranks on one node; ranks, and ranks of a node, on several: $jobs; $nccl"

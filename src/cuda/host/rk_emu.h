@@ -68,8 +68,9 @@ const char *rk_emu_where(void);
 
 /* Appends fn to the stream. */
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn);
-/* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls. */
-void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<void()> fn);
+/* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls, when ready()
+ * says that the others have done their part. */
+void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn);
 /* Reports the default stream, and what is no stream. pc: who uses it. */
 void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc);
 void rk_emu_finish(cudaStream_t s);

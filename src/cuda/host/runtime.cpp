@@ -242,6 +242,13 @@ cudaError_t cudaGetDevice(int *device)
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char *name, int size, int device)
+{
+    RK_EMU_CALL("cudaDeviceGetPCIBusId", cudaErrorInvalidDevice);
+    snprintf(name, (size_t)size, "0000:%02x:00.0", (unsigned)device & 0xff);
+    return cudaSuccess;
+}
+
 /* As small as grids may meet, so that grid-stride loops go round more than once; RK_EMU_ARCH: compute capability
  * times ten. */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)

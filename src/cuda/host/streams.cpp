@@ -1,5 +1,5 @@
 /* Streams: queues of operations that run when somebody waits for them. RK_EMU_STREAMS: lazy (the default) runs
- * only what is waited for, eager runs all at once, a seed runs some now and then. */
+ * only what is waited for, eager runs at once what need not wait for other processes, a seed runs some now and then. */
 #include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
 
@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <vector>
 
 namespace {
@@ -18,6 +19,7 @@ typedef std::vector<uint32_t> clock_of;
 
 struct operation {
     std::string name;
+    std::function<bool()> ready; /* of one that meets others */
     std::function<void()> fn;
     uint32_t number; /* of all operations, from 1 */
     bool meets, done;
@@ -83,12 +85,34 @@ policy read_policy(void)
     return (policy)p;
 }
 
+enum { PATIENCE = 100000 }; /* looks at what others have to do, half a millisecond apart */
+
 void run_front(CUstream_st *s);
 
 void run_until(const op &o)
 {
     while (!o->done)
         run_front(o->stream);
+}
+
+bool is_ready(operation &o)
+{
+    if (!o.ready)
+        return true;
+    rk_emu_open_memory(true);
+    bool ready = o.ready();
+    rk_emu_open_memory(false);
+    return ready;
+}
+
+/* Others take their time, but not for ever. */
+void await_others(operation &o)
+{
+    for (int k = 0; !is_ready(o); k++) {
+        if (k == PATIENCE)
+            rk_emu_report("stream", "%s waits for other processes that never come", o.name.c_str());
+        usleep(500);
+    }
 }
 
 void run_front(CUstream_st *s)
@@ -100,8 +124,10 @@ void run_front(CUstream_st *s)
         run_until(op(q.meetings.front()));
     if (o->done)
         return;
-    if (o->meets)
+    if (o->meets) {
+        await_others(*o);
         q.meetings.pop_front();
+    }
     if (o->fn) {
         uint32_t outer = q.running;
         q.running = o->number;
@@ -111,9 +137,36 @@ void run_front(CUstream_st *s)
         q.running = outer;
     }
     o->fn = nullptr;
+    o->ready = nullptr;
     o->needs = nullptr;
     o->done = true;
     s->queue.pop_front();
+}
+
+bool try_until(const op &o);
+
+/* Runs the front of a stream unless it would have to wait for other processes. */
+bool try_front(CUstream_st *s)
+{
+    op o = s->queue.front();
+    if (o->needs && !try_until(o->needs))
+        return false;
+    while (o->meets && q.meetings.front() != o)
+        if (!try_until(op(q.meetings.front())))
+            return false;
+    if (!o->done && !is_ready(*o))
+        return false;
+    if (!o->done)
+        run_front(s);
+    return true;
+}
+
+bool try_until(const op &o)
+{
+    while (!o->done)
+        if (!try_front(o->stream))
+            return false;
+    return true;
 }
 
 void finish(CUstream_st *s)
@@ -152,7 +205,7 @@ CUstream_st *checked(cudaStream_t s)
     return s;
 }
 
-op push(CUstream_st *s, const char *what, std::function<void()> fn, bool meets, const op &needs)
+op push(CUstream_st *s, const char *what, std::function<void()> fn, std::function<bool()> ready, const op &needs)
 {
     op o = std::make_shared<operation>();
     o->name = what;
@@ -169,14 +222,16 @@ op push(CUstream_st *s, const char *what, std::function<void()> fn, bool meets, 
 #ifdef RK_CHECK
     q.records.push_back(record{ what, s->number, s->operations, s->clock });
 #endif
-    o->meets = meets;
+    o->meets = ready != nullptr;
+    o->ready = std::move(ready);
     o->needs = needs;
     o->stream = s;
     s->queue.push_back(o);
-    if (meets)
+    if (o->meets)
         q.meetings.push_back(o);
     if (read_policy() == EAGER)
-        finish(s);
+        while (!s->queue.empty() && try_front(s)) {
+        }
     else if (read_policy() == SEEDED)
         run_some();
     return o;
@@ -201,12 +256,12 @@ void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc)
 
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn)
 {
-    push(checked(s), what, std::move(fn), false, nullptr);
+    push(checked(s), what, std::move(fn), nullptr, nullptr);
 }
 
-void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<void()> fn)
+void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn)
 {
-    push(checked(s), what, std::move(fn), true, nullptr);
+    push(checked(s), what, std::move(fn), std::move(ready), nullptr);
 }
 
 void rk_emu_finish(cudaStream_t s)
@@ -314,7 +369,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     RK_EMU_CALL("cudaEventRecord", cudaErrorUnknown);
-    e->last = push(checked(s), "event", nullptr, false, nullptr);
+    e->last = push(checked(s), "event", nullptr, nullptr, nullptr);
     return cudaSuccess;
 }
 
@@ -322,7 +377,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     RK_EMU_CALL("cudaStreamWaitEvent", cudaErrorUnknown);
     if (e->last)
-        push(checked(s), "wait for an event", nullptr, false, e->last);
+        push(checked(s), "wait for an event", nullptr, nullptr, e->last);
     return cudaSuccess;
 }
 
@@ -336,11 +391,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return cudaSuccess;
 }
 
+/* A GPU goes on while somebody asks. Only answers that it is there are counted: how often one asks is chance. */
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
-    RK_EMU_CALL("cudaEventQuery", cudaErrorLaunchFailure);
-    if (e->last && !e->last->done)
+    rk_emu_guard guard;
+    bool later = read_policy() == SEEDED && rk_emu_random() % 2;
+    if (e->last && !e->last->done && (later || !try_until(op(e->last))))
         return cudaErrorNotReady;
+    RK_EMU_CALL("cudaEventQuery", cudaErrorLaunchFailure);
     if (e->last)
         join(q.host, e->last->before);
     return cudaSuccess;

@@ -1,0 +1,521 @@
+/* NCCL's calls over files: a folder for each communicator, a file for each message. It is stricter than NCCL: ranks
+ * that call different things end with a report, and so do messages that nobody takes. Like NCCL it never ends what a
+ * missing rank keeps waiting. RK_EMU_NCCL_ASYNC=next: this process's next operation gets stuck with an asynchronous
+ * error. With RK_EMU_GUARD=off, where the host sees device memory, the host's memory is as good. */
+#include "cuda/host/rk_emu.h"
+#include "cuda/host/runtime.h"
+
+#include <dirent.h>
+#include <memory>
+#include <nccl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+/* What a message says of itself. */
+struct heading {
+    char call[16];
+    uint64_t count;
+    int32_t type, root;
+};
+
+struct state {
+    std::string dir;
+    int rank, ranks;
+    std::vector<uint64_t> sent, got; /* messages, by peer */
+    ncclResult_t error;              /* that came by itself */
+    bool joined, taking_in, aborted;
+};
+typedef std::shared_ptr<state> state_p;
+
+struct part {
+    bool leaves;
+    void *p;
+    size_t bytes;
+    int peer;
+    heading h;
+    std::string file; /* of what arrives */
+};
+
+struct operation {
+    state_p c;
+    std::vector<part> parts;
+    std::function<void(operation &)> end; /* when all has arrived */
+    std::vector<std::vector<char>> came;  /* by part, where p is null */
+    bool posted, stuck;
+};
+typedef std::shared_ptr<operation> operation_p;
+
+struct waiting {
+    part p;
+    struct ncclComm *comm;
+    cudaStream_t stream;
+};
+
+struct {
+    int depth;
+    std::vector<waiting> group;
+} g;
+
+size_t size_of(ncclDataType_t t)
+{
+    switch (t) {
+    case ncclInt8:
+    case ncclUint8:
+        return 1;
+    case ncclFloat16:
+    case ncclBfloat16:
+        return 2;
+    case ncclInt64:
+    case ncclUint64:
+    case ncclFloat64:
+        return 8;
+    default:
+        return 4;
+    }
+}
+
+/* ---- files ---- */
+
+std::string number(const char *what, int a)
+{
+    return std::string("/") + what + "." + std::to_string(a);
+}
+
+std::string message_name(const state &c, int from, int to, uint64_t n)
+{
+    return c.dir + "/m." + std::to_string(from) + "." + std::to_string(to) + "." + std::to_string(n);
+}
+
+/* Whole or not at all. */
+void write_file(const state &c, const std::string &name, const void *head, size_t head_bytes, const void *data,
+                size_t bytes)
+{
+    std::string part = c.dir + number("part", c.rank);
+    FILE *f = fopen(part.c_str(), "wb");
+    bool good = f && fwrite(head, 1, head_bytes, f) == head_bytes && (!bytes || fwrite(data, 1, bytes, f) == bytes);
+    if (f)
+        good = !fclose(f) && good;
+    if (!good || rename(part.c_str(), name.c_str()))
+        rk_emu_report("emulation", "cannot write %s", name.c_str());
+}
+
+bool there(const std::string &name)
+{
+    return !access(name.c_str(), F_OK);
+}
+
+/* The process of a rank that has joined; 0: it has not. */
+int process_of(const state &c, int rank)
+{
+    int v[2] = { 0, 0 };
+    FILE *f = fopen((c.dir + number("join", rank)).c_str(), "rb");
+    if (f && fread(v, sizeof v, 1, f) != 1)
+        v[0] = 0;
+    if (f)
+        fclose(f);
+    if (v[0] && v[1] != c.ranks)
+        rk_emu_report("nccl", "rank %d joins %d ranks, rank %d joins %d", c.rank, c.ranks, rank, v[1]);
+    return v[0];
+}
+
+bool all_joined(const state &c)
+{
+    for (int r = 0; r < c.ranks; r++)
+        if (!process_of(c, r))
+            return false;
+    return true;
+}
+
+bool has_left(const state &c, int rank)
+{
+    int process = process_of(c, rank);
+    return there(c.dir + number("left", rank)) || (process && kill(process, 0));
+}
+
+/* The last one that leaves clears up. */
+void leave(const state &c)
+{
+    char one = 1;
+    write_file(c, c.dir + number("left", c.rank), &one, 1, nullptr, 0);
+    for (int r = 0; r < c.ranks; r++)
+        if (!has_left(c, r))
+            return;
+    if (DIR *d = opendir(c.dir.c_str())) {
+        while (struct dirent *e = readdir(d))
+            if (e->d_name[0] != '.')
+                unlink((c.dir + "/" + e->d_name).c_str());
+        closedir(d);
+    }
+    rmdir(c.dir.c_str());
+}
+
+/* ---- operations ---- */
+
+void check_heading(const state &c, const part &want, const heading &have)
+{
+    const heading &w = want.h;
+    if (!memcmp(w.call, have.call, sizeof w.call) && w.count == have.count && w.type == have.type &&
+        w.root == have.root)
+        return;
+    rk_emu_report("nccl",
+                  "ranks disagree: rank %d calls %s with count %llu, type %d, root %d; for it rank %d calls %s with "
+                  "count %llu, type %d, root %d",
+                  c.rank, w.call, (unsigned long long)w.count, w.type, w.root, want.peer, have.call,
+                  (unsigned long long)have.count, have.type, have.root);
+}
+
+void post(operation &o)
+{
+    const char *async = getenv("RK_EMU_NCCL_ASYNC");
+    state &c = *o.c;
+    o.posted = true;
+    o.stuck = async && !strcmp(async, "next");
+    if (o.stuck) {
+        c.error = ncclRemoteError;
+        return;
+    }
+    for (part &p : o.parts) {
+        if (p.leaves) {
+            rk_emu_range(p.p, p.bytes, false, p.h.call);
+            write_file(c, message_name(c, c.rank, p.peer, c.sent[(size_t)p.peer]++), &p.h, sizeof p.h, p.p, p.bytes);
+        } else {
+            p.file = message_name(c, p.peer, c.rank, c.got[(size_t)p.peer]++);
+        }
+    }
+}
+
+bool ready(operation &o)
+{
+    if (o.c->aborted)
+        return true;
+    if (!o.posted)
+        post(o);
+    if (o.stuck)
+        return false;
+    for (const part &p : o.parts)
+        if (!p.leaves && !there(p.file))
+            return false;
+    return true;
+}
+
+void take(operation &o, size_t i)
+{
+    part &p = o.parts[i];
+    heading h = {};
+    FILE *f = fopen(p.file.c_str(), "rb");
+    if (!f || fread(&h, sizeof h, 1, f) != 1)
+        rk_emu_report("emulation", "cannot read %s", p.file.c_str());
+    check_heading(*o.c, p, h);
+    void *to = p.p;
+    if (!to) {
+        o.came[i].resize(p.bytes);
+        to = o.came[i].data();
+    }
+    rk_emu_range(to, p.bytes, true, p.h.call);
+    if (p.bytes && fread(to, 1, p.bytes, f) != p.bytes)
+        rk_emu_report("emulation", "%s is cut short", p.file.c_str());
+    fclose(f);
+    unlink(p.file.c_str());
+}
+
+void complete(operation &o)
+{
+    if (o.c->aborted)
+        return;
+    for (size_t i = 0; i < o.parts.size(); i++)
+        if (!o.parts[i].leaves)
+            take(o, i);
+    if (o.end)
+        o.end(o);
+}
+
+void enqueue(const operation_p &o, cudaStream_t s)
+{
+    o->came.resize(o->parts.size());
+    o->c->taking_in = true;
+    rk_emu_enqueue_meeting(s, o->parts.empty() ? "nccl" : o->parts[0].h.call, [o] { return ready(*o); },
+                           [o] { complete(*o); });
+}
+
+heading make_heading(const char *call, size_t count, ncclDataType_t t, int root)
+{
+    heading h = {};
+    snprintf(h.call, sizeof h.call, "%s", call);
+    h.count = count;
+    h.type = (int)t;
+    h.root = root;
+    return h;
+}
+
+} // namespace
+
+struct ncclComm {
+    state_p s;
+};
+
+namespace {
+
+operation_p make_operation(ncclComm *c)
+{
+    operation_p o = std::make_shared<operation>();
+    o->c = c->s;
+    return o;
+}
+
+void check_comm(ncclComm *c, const char *call)
+{
+    if (!c || !c->s->joined)
+        rk_emu_report("nccl", "%s is called before the communicator is ready", call);
+    if (c->s->taking_in)
+        rk_emu_report("nccl", "%s is called while the call before it is in progress", call);
+}
+
+/* Messages between pairs: one operation for each communicator and stream of the group. */
+void end_group(void)
+{
+    std::vector<waiting> all;
+    all.swap(g.group);
+    while (!all.empty()) {
+        std::vector<waiting> rest;
+        operation_p o = make_operation(all[0].comm);
+        for (waiting &w : all)
+            if (w.comm == all[0].comm && w.stream == all[0].stream)
+                o->parts.push_back(w.p);
+            else
+                rest.push_back(w);
+        enqueue(o, all[0].stream);
+        all.swap(rest);
+    }
+}
+
+bool guarded(void)
+{
+    const char *off = getenv("RK_EMU_GUARD");
+    return !off || strcmp(off, "off");
+}
+
+ncclResult_t pair(const char *call, bool leaves, void *p, size_t n, ncclDataType_t t, int peer, ncclComm *c,
+                  cudaStream_t s)
+{
+    check_comm(c, call);
+    if (peer < 0 || peer >= c->s->ranks)
+        rk_emu_report("nccl", "%s with rank %d of %d", call, peer, c->s->ranks);
+    if (n && guarded() && rk_emu_kind_of(p) != RK_EMU_DEVICE)
+        rk_emu_report("nccl", "%s of %p, which is no device memory", call, p);
+    part made = { leaves, p, n * size_of(t), peer, make_heading("message", n, t, 0), "" };
+    g.group.push_back({ made, c, s });
+    if (!g.depth)
+        end_group();
+    return ncclInProgress;
+}
+
+/* Everyone hears from everyone, so that what does not agree is seen. */
+void meet_all(operation &o, const heading &h, const void *mine, size_t bytes_out, const std::vector<size_t> &in)
+{
+    for (int r = 0; r < o.c->ranks; r++) {
+        if (r == o.c->rank)
+            continue;
+        o.parts.push_back({ true, const_cast<void *>(mine), bytes_out, r, h, "" });
+        o.parts.push_back({ false, nullptr, in[(size_t)r], r, h, "" });
+    }
+}
+
+template<typename T>
+void sum(operation &o, const void *mine, void *out, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        T total = 0;
+        for (int r = 0; r < o.c->ranks; r++) {
+            const void *from = mine;
+            for (size_t i = 0; i < o.parts.size(); i++)
+                if (!o.parts[i].leaves && o.parts[i].peer == r)
+                    from = o.came[i].data();
+            T x;
+            memcpy(&x, (const char *)from + k * sizeof x, sizeof x);
+            total += x;
+        }
+        memcpy((char *)out + k * sizeof total, &total, sizeof total);
+    }
+}
+
+} // namespace
+
+#define NCCL_CALL(name)              \
+    rk_emu_guard rk_emu_guard_here;  \
+    if (rk_emu_fails(name))          \
+        return ncclInternalError
+
+extern "C" {
+
+const char *ncclGetErrorString(ncclResult_t r)
+{
+    return r == ncclSuccess       ? "no error"
+           : r == ncclRemoteError ? "remote process exited or there was a network error"
+                                  : "internal error";
+}
+
+const char *ncclGetLastError(ncclComm_t)
+{
+    return "";
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
+{
+    NCCL_CALL("ncclGetUniqueId");
+    const char *tmp = getenv("TMPDIR");
+    memset(id, 0, sizeof *id);
+    int n = snprintf(id->internal, sizeof id->internal, "%s/rk_emu_nccl.XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    return n < (int)sizeof id->internal && mkdtemp(id->internal) ? ncclSuccess : ncclSystemError;
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config)
+{
+    *out = nullptr;
+    NCCL_CALL("ncclCommInitRankConfig");
+    if (!config || config->blocking != 0)
+        rk_emu_report("nccl", "a communicator is opened that blocks");
+    state_p s = std::make_shared<state>();
+    s->dir = id.internal;
+    s->rank = rank;
+    s->ranks = ranks;
+    s->sent.resize((size_t)ranks);
+    s->got.resize((size_t)ranks);
+    int v[2] = { (int)getpid(), ranks };
+    write_file(*s, s->dir + number("join", rank), v, sizeof v, nullptr, 0);
+    *out = new ncclComm{ s };
+    return ncclInProgress;
+}
+
+/* What a call has started is in progress until this has been asked once. */
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *e)
+{
+    rk_emu_guard guard;
+    state &s = *c->s;
+    *e = s.error;
+    if (!s.error && !s.joined && !(s.joined = all_joined(s)))
+        *e = ncclInProgress;
+    else if (!s.error && s.taking_in)
+        *e = ncclInProgress;
+    s.taking_in = false;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t c)
+{
+    NCCL_CALL("ncclCommFinalize");
+    check_comm(c, "ncclCommFinalize");
+    rk_emu_finish_all();
+    return ncclSuccess;
+}
+
+/* Frees even where it is made to fail. */
+ncclResult_t ncclCommDestroy(ncclComm_t c)
+{
+    rk_emu_guard guard;
+    bool fails = rk_emu_fails("ncclCommDestroy");
+    state &s = *c->s;
+    for (int r = 0; r < s.ranks; r++)
+        if (there(message_name(s, r, s.rank, s.got[(size_t)r])))
+            rk_emu_report("nccl", "rank %d closes while a message of rank %d was never taken", s.rank, r);
+    leave(s);
+    delete c;
+    return fails ? ncclInternalError : ncclSuccess;
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t c)
+{
+    rk_emu_guard guard;
+    bool fails = rk_emu_fails("ncclCommAbort");
+    c->s->aborted = true;
+    leave(*c->s);
+    delete c;
+    return fails ? ncclInternalError : ncclSuccess;
+}
+
+ncclResult_t ncclGroupStart(void)
+{
+    NCCL_CALL("ncclGroupStart");
+    g.depth++;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void)
+{
+    rk_emu_guard guard;
+    bool fails = rk_emu_fails("ncclGroupEnd");
+    if (g.depth-- <= 0)
+        rk_emu_report("nccl", "a group ends that did not begin");
+    if (fails) {
+        g.group.clear();
+        return ncclInternalError;
+    }
+    if (!g.depth)
+        end_group();
+    return ncclInProgress;
+}
+
+ncclResult_t ncclSend(const void *p, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t s)
+{
+    NCCL_CALL("ncclSend");
+    return pair("ncclSend", true, const_cast<void *>(p), n, t, peer, c, s);
+}
+
+ncclResult_t ncclRecv(void *p, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t s)
+{
+    NCCL_CALL("ncclRecv");
+    return pair("ncclRecv", false, p, n, t, peer, c, s);
+}
+
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t n, ncclDataType_t t, int root, ncclComm_t c,
+                           cudaStream_t s)
+{
+    NCCL_CALL("ncclBroadcast");
+    check_comm(c, "ncclBroadcast");
+    operation_p o = make_operation(c);
+    size_t bytes = n * size_of(t);
+    bool leaves = root == o->c->rank;
+    std::vector<size_t> in((size_t)o->c->ranks);
+    in[(size_t)root] = bytes;
+    meet_all(*o, make_heading("broadcast", n, t, root), from, leaves ? bytes : 0, in);
+    o->end = [=](operation &done) {
+        for (size_t i = 0; i < done.parts.size(); i++)
+            if (!done.parts[i].leaves && done.parts[i].peer == root) {
+                rk_emu_range(to, bytes, true, "broadcast");
+                memcpy(to, done.came[i].data(), bytes);
+            }
+        if (leaves && to != from)
+            memcpy(to, from, bytes);
+    };
+    enqueue(o, s);
+    return ncclInProgress;
+}
+
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c,
+                           cudaStream_t s)
+{
+    NCCL_CALL("ncclAllReduce");
+    check_comm(c, "ncclAllReduce");
+    if (op != ncclSum || (t != ncclFloat32 && t != ncclFloat64))
+        rk_emu_report("nccl", "an all-reduce of type %d by operation %d", (int)t, (int)op);
+    operation_p o = make_operation(c);
+    size_t bytes = n * size_of(t);
+    meet_all(*o, make_heading("all-reduce", n, t, (int)op), from, bytes,
+             std::vector<size_t>((size_t)o->c->ranks, bytes));
+    o->end = [=](operation &done) {
+        rk_emu_range(to, bytes, true, "all-reduce");
+        if (t == ncclFloat32)
+            sum<float>(done, from, to, n);
+        else
+            sum<double>(done, from, to, n);
+    };
+    enqueue(o, s);
+    return ncclInProgress;
+}
+}

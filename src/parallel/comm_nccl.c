@@ -1,0 +1,684 @@
+/* Ranks whose tensors lie on GPUs of their own: data travels from one to another by NCCL. Every call first
+ * meets over a communicator of the host, where ranks that call different things, or are missing, are told
+ * apart; NCCL is only given what all ranks agree on. Messages, barriers and failures are those of the host.
+ */
+#include "parallel/comm_tables.h"
+
+#include "core/cuda_module.h"
+#include "core/tape.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum nccl_op { EXCHANGE, GATHER, BROADCAST } nccl_op;
+
+static const char *const op_names[] = { "exchange", "all-gather", "broadcast" };
+
+struct rk_request {
+    rk_request *next; /* in flight, in limbo, or in the pool */
+    nccl_op op;
+    char name[48];
+    int root;
+    bool launched, empty; /* NCCL has it; there is nothing for NCCL to do */
+    rk_request *under;
+    rk_leg *recv;        /* the caller's, of an exchange */
+    uint64_t *size;      /* (size, 2): bytes that others say they send; what they are told */
+    rk_leg *said, *told; /* (size) legs of `size` */
+    rk_nccl_leg *leg;    /* (2 size) */
+    int legs;
+    rk_leg word;                /* of a broadcast */
+    rk_nccl_event *made, *done; /* what is sent has been computed; all has arrived */
+    void *place;                /* legs of an exchange that named no place */
+    size_t place_bytes;
+};
+
+/* Memory that alloc() made; it dies with its communicator. */
+typedef struct block {
+    struct block *next;
+    void *p;
+    size_t bytes;
+} block;
+
+typedef struct nccl {
+    rk_comm base;
+    rk_comm *under;
+    struct nccl *parent; /* what this was split from: its bytes count there too */
+    const rk_nccl_table *call;
+    rk_nccl *comm;
+    int *node_of; /* (size) */
+    block *blocks;
+    rk_request *flight, **flight_end; /* not waited for, oldest first */
+    rk_request *limbo, *pool;
+} nccl;
+
+static nccl *nccl_of(rk_comm *c)
+{
+    return (nccl *)(void *)c;
+}
+
+/* ---- failures ---- */
+
+/* A rank that has failed leaves nothing under way: nobody else would end it. */
+static rk_status given_up(nccl *n)
+{
+    if (rk_failed(n->base.ctx))
+        n->call->abort(n->comm);
+    return rk_failed(n->base.ctx);
+}
+
+static rk_status nccl_failed(nccl *n, const char *what, const char *name)
+{
+    if (!rk_failed(n->base.ctx))
+        rk_fail(n->base.ctx, RK_EDEVICE,
+                "NCCL gives up on rank %d in %s %s: %s; NCCL_DEBUG=INFO tells more, RANKINE_NCCL=0 goes "
+                "without it",
+                n->base.rank, what, name, n->comm ? n->call->error(n->comm) : "out of memory");
+    n->under->table->look(n->under); /* tells the others */
+    return given_up(n);
+}
+
+static rk_status checked(nccl *n, const rk_request *r, rk_status st)
+{
+    return st ? nccl_failed(n, op_names[r->op], r->name) : RK_OK;
+}
+
+/* Until NCCL has taken in the last call, with an eye on the others. */
+static rk_status settle(nccl *n, const char *what, const char *name)
+{
+    for (;;) {
+        rk_nccl_state s = n->call->look(n->comm, NULL);
+        if (s == RK_NCCL_FAILED)
+            return nccl_failed(n, what, name);
+        if (s == RK_NCCL_DONE)
+            return RK_OK;
+        if (n->under->table->look(n->under))
+            return given_up(n);
+    }
+}
+
+/* ---- requests ---- */
+
+static void free_request(nccl *n, rk_request *r)
+{
+    const rk_ctx *ctx = n->base.ctx;
+    if (r->place)
+        ctx->device->release(ctx->dev, r->place, r->place_bytes);
+    n->call->event_close(r->made);
+    n->call->event_close(r->done);
+    free(r->size);
+    free(r->said);
+    free(r->told);
+    free(r->leg);
+    free(r);
+}
+
+static rk_request *make_request(nccl *n)
+{
+    rk_ctx *ctx = n->base.ctx;
+    const size_t size = (size_t)n->base.size;
+    rk_request *r = rk__calloc(ctx, 1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->size = rk__calloc(ctx, 2 * size, sizeof *r->size);
+    r->said = rk__calloc(ctx, size, sizeof *r->said);
+    r->told = rk__calloc(ctx, size, sizeof *r->told);
+    r->leg = rk__calloc(ctx, 2 * size, sizeof *r->leg);
+    r->made = n->call->event_open();
+    r->done = n->call->event_open();
+    if (!r->made || !r->done)
+        rk_fail(ctx, RK_EDEVICE, "no event can be made on the GPU of rank %d", n->base.rank);
+    if (!rk_failed(ctx))
+        return r;
+    free_request(n, r);
+    return NULL;
+}
+
+/* What was waited for is read no more when another collective starts. */
+static void empty_limbo(nccl *n)
+{
+    while (n->limbo) {
+        rk_request *r = n->limbo;
+        n->limbo = r->next;
+        r->next = n->pool;
+        n->pool = r;
+    }
+}
+
+static rk_request *take_request(nccl *n, nccl_op op, const char *name)
+{
+    if (given_up(n))
+        return NULL;
+    empty_limbo(n);
+    rk_request *r = n->pool ? n->pool : make_request(n);
+    if (!r)
+        return NULL;
+    if (r == n->pool)
+        n->pool = r->next;
+    r->next = NULL;
+    r->op = op;
+    r->launched = r->empty = false;
+    r->legs = 0;
+    r->under = NULL;
+    snprintf(r->name, sizeof r->name, "%s", name ? name : "");
+    return r;
+}
+
+/* Notes what the device has been given so far: the values that leave. The request is under way from here on.
+ */
+static rk_status set_out(nccl *n, rk_request *r, rk_status met)
+{
+    *n->flight_end = r;
+    n->flight_end = &r->next;
+    if (met)
+        return given_up(n);
+    return r->empty ? RK_OK : checked(n, r, n->call->mark_device(n->comm, r->made));
+}
+
+static void count_sent(nccl *n, int to, size_t bytes)
+{
+    const bool far = n->node_of[to] != n->base.node;
+    for (nccl *c = n; c; c = c->parent) {
+        c->base.sent += bytes;
+        c->base.sent_far += far ? bytes : 0;
+        c->under->sent += bytes; /* where the log looks */
+        c->under->sent_far += far ? bytes : 0;
+    }
+}
+
+static void count_received(nccl *n, size_t bytes)
+{
+    for (nccl *c = n; c; c = c->parent) {
+        c->base.received += bytes;
+        c->under->received += bytes;
+    }
+}
+
+static void add_leg(nccl *n, rk_request *r, int peer, const rk_leg *leg, bool leaves)
+{
+    if (!leg->bytes || peer == n->base.rank)
+        return;
+    r->leg[r->legs++] = (rk_nccl_leg){ leg->data, leg->bytes, peer, leaves };
+    if (leaves)
+        count_sent(n, peer, leg->bytes);
+    else
+        count_received(n, leg->bytes);
+}
+
+/* ---- collectives ---- */
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+static rk_status grow_place(rk_ctx *ctx, rk_request *r, size_t bytes)
+{
+    if (bytes <= r->place_bytes)
+        return RK_OK;
+    if (r->place)
+        ctx->device->release(ctx->dev, r->place, r->place_bytes);
+    r->place_bytes = 0;
+    if (ctx->device->alloc(ctx->dev, bytes, &r->place)) {
+        r->place = NULL;
+        return rk_fail(ctx, RK_ENOMEM, "out of device memory: %zu bytes that other ranks send", bytes);
+    }
+    r->place_bytes = bytes;
+    return RK_OK;
+}
+
+/* Where legs arrive that named no place; one's own stays, or is copied at once. */
+static rk_status place_legs(nccl *n, rk_request *r, const rk_leg *send, rk_leg *recv)
+{
+    rk_ctx *ctx = n->base.ctx;
+    const int me = n->base.rank;
+    size_t bytes = 0, at = 0;
+    if (send[me].bytes != recv[me].bytes)
+        return rk_fail(ctx, RK_EINTERNAL, "exchange: rank %d sends %zu bytes to itself, which expects %zu",
+                       me, send[me].bytes, recv[me].bytes);
+    for (int i = 0; i < n->base.size; i++)
+        bytes += i == me || recv[i].data ? 0 : padded(recv[i].bytes);
+    RK_TRY(grow_place(ctx, r, bytes));
+    for (int i = 0; i < n->base.size; i++) {
+        if (i == me || recv[i].data || !recv[i].bytes)
+            continue;
+        recv[i].data = (char *)r->place + at;
+        at += padded(recv[i].bytes);
+    }
+    if (!recv[me].data)
+        recv[me].data = send[me].data;
+    else if (recv[me].bytes && recv[me].data != send[me].data)
+        RK_TRY(rk__device_copy(ctx, recv[me].bytes, send[me].data, recv[me].data));
+    return RK_OK;
+}
+
+/* Ranks tell each other what they send, so that sizes that do not fit never come to NCCL. */
+static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv,
+                               rk_request **out)
+{
+    nccl *n = nccl_of(c);
+    rk_request *r = *out = take_request(n, EXCHANGE, name);
+    if (!r)
+        return rk_failed(c->ctx);
+    r->recv = recv;
+    rk_status st = place_legs(n, r, send, recv);
+    for (int i = 0; i < c->size; i++) {
+        r->size[c->size + i] = send[i].bytes;
+        r->told[i] = (rk_leg){ &r->size[c->size + i], sizeof *r->size };
+        r->said[i] = (rk_leg){ &r->size[i], sizeof *r->size };
+        add_leg(n, r, i, &send[i], true);
+        add_leg(n, r, i, &recv[i], false);
+    }
+    r->empty = !r->legs;
+    if (!st)
+        st = n->under->table->exchange(n->under, name, r->told, r->said, &r->under);
+    return set_out(n, r, st);
+}
+
+static rk_status all_gather_nccl(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out)
+{
+    nccl *n = nccl_of(c);
+    rk_request *r = *out = take_request(n, GATHER, name);
+    size_t bytes = 0;
+    if (!r)
+        return rk_failed(c->ctx);
+    for (int i = 0; i < c->size; i++) {
+        bytes += piece[i].bytes;
+        add_leg(n, r, i, &piece[c->rank], true);
+        add_leg(n, r, i, &piece[i], false);
+    }
+    r->empty = !r->legs;
+    return set_out(n, r, n->under->table->meet(n->under, name, -1, bytes, &r->under));
+}
+
+static rk_status broadcast_nccl(rk_comm *c, const char *name, int root, void *data, size_t bytes,
+                                rk_request **out)
+{
+    nccl *n = nccl_of(c);
+    if (root < 0 || root >= c->size)
+        return rk_fail(c->ctx, RK_EINTERNAL, "broadcast %s from rank %d of %d", name, root, c->size);
+    rk_request *r = *out = take_request(n, BROADCAST, name);
+    if (!r)
+        return rk_failed(c->ctx);
+    r->word = (rk_leg){ data, bytes };
+    r->root = root;
+    r->empty = !bytes || c->size == 1;
+    for (int i = 0; c->rank == root && i < c->size; i++)
+        if (i != root)
+            count_sent(n, i, bytes);
+    if (c->rank != root)
+        count_received(n, bytes);
+    return set_out(n, r, n->under->table->meet(n->under, name, root, bytes, &r->under));
+}
+
+/* ---- progress ---- */
+
+static rk_status check_sizes(nccl *n, const rk_request *r)
+{
+    for (int i = 0; r->op == EXCHANGE && i < n->base.size; i++)
+        if (r->size[i] != r->recv[i].bytes) {
+            rk_fail(n->base.ctx, RK_EHANG,
+                    "exchange %s: rank %d sends %zu bytes to rank %d, which expects %zu", r->name, i,
+                    (size_t)r->size[i], n->base.rank, r->recv[i].bytes);
+            n->under->table->look(n->under); /* tells the others */
+            return given_up(n);
+        }
+    return RK_OK;
+}
+
+static rk_status launch(nccl *n, rk_request *r)
+{
+    rk_status st;
+    RK_TRY(check_sizes(n, r));
+    r->launched = true;
+    if (r->empty)
+        return RK_OK;
+    if (r->op == BROADCAST)
+        st = n->call->broadcast(n->comm, r->made, r->root, r->word.data, r->word.bytes);
+    else
+        st = n->call->exchange(n->comm, r->made, r->leg, r->legs);
+    RK_TRY(checked(n, r, st));
+    RK_TRY(settle(n, op_names[r->op], r->name));
+    return checked(n, r, n->call->mark(n->comm, r->done));
+}
+
+/* Whatever all ranks have called goes to NCCL, in the order of the calls, as it does there. */
+static rk_status advance(nccl *n)
+{
+    const rk_comm_table *host = n->under->table;
+    RK_TRY(given_up(n));
+    host->progress(n->under, NULL);
+    for (rk_request *r = n->flight; r; r = r->next) {
+        if (r->launched)
+            continue;
+        if (!r->under || !host->progress(n->under, r->under) || rk_failed(n->base.ctx))
+            break;
+        RK_TRY(launch(n, r));
+    }
+    return given_up(n);
+}
+
+/* Has everything arrived? */
+static rk_status look_at(nccl *n, const rk_request *r, bool *done)
+{
+    rk_nccl_state s = RK_NCCL_DONE;
+    *done = false;
+    RK_TRY(advance(n));
+    if (r->launched && !r->empty)
+        s = n->call->look(n->comm, r->done);
+    if (s == RK_NCCL_FAILED)
+        return nccl_failed(n, op_names[r->op], r->name);
+    *done = r->launched && s == RK_NCCL_DONE;
+    return RK_OK;
+}
+
+static bool progress_nccl(rk_comm *c, rk_request *r)
+{
+    bool done = true;
+    rk_status st = r ? look_at(nccl_of(c), r, &done) : advance(nccl_of(c));
+    return st || done;
+}
+
+static void leave_flight(nccl *n, rk_request *r)
+{
+    rk_request **at = &n->flight;
+    while (*at != r)
+        at = &(*at)->next;
+    *at = r->next;
+    if (!r->next)
+        n->flight_end = at;
+    r->next = n->limbo;
+    n->limbo = r;
+}
+
+/* What was called before comes first, whoever waits for it. */
+static rk_status wait_for(nccl *n, rk_request *r)
+{
+    const rk_comm_table *host = n->under->table;
+    bool done = false;
+    if (rk_failed(n->base.ctx) || !r->under)
+        return given_up(n);
+    if (host->wait(n->under, r->under)) /* all ranks have called it, and so all calls before it */
+        return given_up(n);
+    r->under = NULL;
+    for (rk_request *before = n->flight; before != r; before = before->next)
+        while (!before->launched) {
+            RK_TRY(advance(n));
+            if (!before->launched && host->look(n->under))
+                return given_up(n);
+        }
+    if (!r->launched)
+        RK_TRY(launch(n, r));
+    while (!done) {
+        RK_TRY(look_at(n, r, &done));
+        if (!done && host->look(n->under))
+            return given_up(n);
+    }
+    return RK_OK;
+}
+
+/* A request that failed dies with the communicator. */
+static rk_status wait_nccl(rk_comm *c, rk_request *r)
+{
+    nccl *n = nccl_of(c);
+    if (!r)
+        return rk_failed(c->ctx);
+    const double before = n->under->waited;
+    rk_status st = wait_for(n, r);
+    for (nccl *up = n; up; up = up->parent)
+        up->base.waited += n->under->waited - before;
+    if (st)
+        return st;
+    leave_flight(n, r);
+    return RK_OK;
+}
+
+/* ---- what is the host's ---- */
+
+static rk_status barrier_nccl(rk_comm *c, const char *name)
+{
+    rk_comm *under = nccl_of(c)->under;
+    rk_status st = under->table->barrier(under, name);
+    return st ? given_up(nccl_of(c)) : RK_OK;
+}
+
+static rk_status send_nccl(rk_comm *c, int to, int tag, const void *data, size_t bytes)
+{
+    rk_comm *under = nccl_of(c)->under;
+    return under->table->send(under, to, tag, data, bytes);
+}
+
+static rk_status recv_nccl(rk_comm *c, int from, int tag, void *data, size_t bytes)
+{
+    rk_comm *under = nccl_of(c)->under;
+    return under->table->recv(under, from, tag, data, bytes);
+}
+
+__attribute__((noreturn)) static void abort_ranks(rk_comm *c, int code)
+{
+    rk_comm *under = nccl_of(c)->under;
+    under->table->abort(under, code);
+}
+
+/* ---- memory ---- */
+
+static void *alloc_nccl(rk_comm *c, size_t bytes)
+{
+    const rk_ctx *ctx = c->ctx;
+    if (rk_failed(c->ctx))
+        return NULL;
+    block *b = rk__calloc(c->ctx, 1, sizeof *b);
+    if (!b)
+        return NULL;
+    b->bytes = bytes ? bytes : 1;
+    if (ctx->device->alloc(ctx->dev, b->bytes, &b->p) || ctx->device->zero(ctx->dev, b->p, b->bytes)) {
+        if (b->p)
+            ctx->device->release(ctx->dev, b->p, b->bytes);
+        free(b);
+        rk_fail(c->ctx, RK_ENOMEM, "out of device memory: %zu bytes that ranks exchange", bytes);
+        return NULL;
+    }
+    b->next = nccl_of(c)->blocks;
+    nccl_of(c)->blocks = b;
+    return b->p;
+}
+
+static void release_nccl(rk_comm *c, void *p)
+{
+    for (block **at = &nccl_of(c)->blocks; p && *at; at = &(*at)->next)
+        if ((*at)->p == p) {
+            block *b = *at;
+            *at = b->next;
+            c->ctx->device->release(c->ctx->dev, b->p, b->bytes);
+            free(b);
+            return;
+        }
+}
+
+/* A device's memory is not the system's to take back. */
+static void discard_nccl(rk_comm *c, void *p, size_t bytes)
+{
+    (void)c, (void)p, (void)bytes;
+}
+
+static void free_list(nccl *n, rk_request *r)
+{
+    for (rk_request *next; r; r = next) {
+        next = r->next;
+        free_request(n, r);
+    }
+}
+
+/* What is still under way is ended first: it may write to memory that goes. */
+static void give_back(nccl *n)
+{
+    if (n->flight || rk_failed(n->base.ctx))
+        n->call->abort(n->comm);
+    n->call->close(n->comm);
+    free_list(n, n->flight);
+    free_list(n, n->limbo);
+    free_list(n, n->pool);
+    n->comm = NULL;
+    n->flight = n->limbo = n->pool = NULL;
+    while (n->blocks)
+        release_nccl(&n->base, n->blocks->p);
+    free(n->node_of);
+    n->node_of = NULL;
+}
+
+/* One that was split; what is left of it goes with the context. */
+static void close_nccl(rk_comm *c)
+{
+    rk_comm *under = nccl_of(c)->under;
+    give_back(nccl_of(c));
+    under->table->close(under);
+}
+
+/* ---- opening ---- */
+
+static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *parent, rk_comm **out);
+
+static rk_status split_nccl(rk_comm *c, int color, int key, rk_comm **out)
+{
+    rk_comm *under = nccl_of(c)->under, *part;
+    *out = NULL;
+    RK_TRY(under->table->split(under, color, key, &part));
+    return part ? open_over(part, nccl_of(c)->call, nccl_of(c), out) : RK_OK;
+}
+
+static const rk_comm_table nccl_table = {
+    .name = "nccl",
+    .close = close_nccl,
+    .alloc = alloc_nccl,
+    .release = release_nccl,
+    .discard = discard_nccl,
+    .exchange = exchange_nccl,
+    .all_gather = all_gather_nccl,
+    .broadcast = broadcast_nccl,
+    .barrier = barrier_nccl,
+    .send = send_nccl,
+    .recv = recv_nccl,
+    .progress = progress_nccl,
+    .wait = wait_nccl,
+    .split = split_nccl,
+    .abort = abort_ranks,
+};
+
+static void close_with_context(void *arg)
+{
+    nccl *n = arg;
+    give_back(n);
+    free(n);
+}
+
+/* The first rank's id makes all ranks one communicator. */
+static rk_status join(nccl *n)
+{
+    rk_comm *under = n->under;
+    rk_ctx *ctx = n->base.ctx;
+    uint8_t id[RK_NCCL_ID_BYTES] = { 0 };
+    if (under->rank == 0 && n->call->unique_id(id))
+        rk_fail(ctx, RK_EDEVICE,
+                "NCCL cannot start on rank 0: NCCL_DEBUG=INFO tells why, RANKINE_NCCL=0 goes without it");
+    RK_TRY(rk__comm_broadcast(under, "NCCL's id", 0, id, sizeof id));
+    if (n->call->open(ctx->dev, under->size, under->rank, id, &n->comm))
+        return nccl_failed(n, "joining", "the others");
+    RK_TRY(settle(n, "joining", "the others"));
+    return rk__comm_all_values(under, "nodes of ranks", &under->node, sizeof under->node, n->node_of);
+}
+
+static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *parent, rk_comm **out)
+{
+    rk_ctx *ctx = under->ctx;
+    nccl *n = rk__calloc(ctx, 1, sizeof *n);
+    *out = NULL;
+    if (!n)
+        return RK_ENOMEM;
+    n->base = *under;
+    n->base.table = &nccl_table;
+    n->base.sent = n->base.received = n->base.sent_far = 0;
+    n->under = under;
+    n->parent = parent;
+    n->call = call;
+    n->flight_end = &n->flight;
+    n->node_of = rk__calloc(ctx, (size_t)under->size, sizeof *n->node_of);
+    if (!n->node_of || rk__at_close(ctx, close_with_context, n)) {
+        close_with_context(n);
+        return rk_failed(ctx);
+    }
+    RK_TRY(join(n));
+    *out = &n->base;
+    return RK_OK;
+}
+
+/* ---- which way tensors go ---- */
+
+/* What one rank can say of its GPU. */
+typedef struct gpu {
+    int32_t able, asked; /* NCCL is there; RANKINE_NCCL: 1, 0, or -1 where it is not set */
+    int32_t node;
+    char name[64];
+} gpu;
+
+static const rk_nccl_table *nccl_there(const rk_ctx *ctx)
+{
+    char why[512];
+    const rk_cuda_library *m = rk__cuda_load(why, sizeof why);
+    return m && m->device == ctx->device ? m->nccl : NULL;
+}
+
+static void describe(const rk_comm *c, const rk_nccl_table *call, gpu *g)
+{
+    const char *asked = getenv("RANKINE_NCCL");
+    *g = (gpu){ .able = call != NULL, .asked = asked && *asked ? *asked != '0' : -1, .node = c->node };
+    if (call && call->gpu(c->ctx->dev, g->name))
+        g->able = 0;
+}
+
+/* All ranks have NCCL and a GPU of their own: true. Every rank comes to the same answer. */
+static bool suits(const gpu *g, int ranks, bool *shared)
+{
+    bool able = true, forced = true;
+    *shared = false;
+    for (int i = 0; i < ranks; i++) {
+        able = able && g[i].able && g[i].asked != 0;
+        forced = forced && g[i].asked == 1;
+        for (int k = 0; k < i; k++)
+            *shared = *shared || (g[i].node == g[k].node && !strcmp(g[i].name, g[k].name));
+    }
+    return able && (forced || !*shared);
+}
+
+rk_status rk__comm_of_device(rk_comm *under, rk_comm **out)
+{
+    rk_ctx *ctx = under->ctx;
+    const rk_nccl_table *call = nccl_there(ctx);
+    gpu mine, *all;
+    bool shared = false;
+    *out = NULL;
+    if (under->size == 1)
+        return rk__comm_staged(under, out);
+    if (!(all = rk__calloc(ctx, (size_t)under->size, sizeof *all)))
+        return RK_ENOMEM;
+    describe(under, call, &mine);
+    rk_status st = rk__comm_all_values(under, "GPUs of ranks", &mine, sizeof mine, all);
+    const bool by_nccl = !st && suits(all, under->size, &shared);
+    free(all);
+    if (st)
+        return st;
+    RK_TRY(by_nccl ? open_over(under, call, NULL, out) : rk__comm_staged(under, out));
+    (*out)->way = by_nccl  ? "from GPU to GPU by NCCL"
+                  : shared ? "over the host's memory, for several ranks share a GPU"
+                           : "over the host's memory, without NCCL";
+    return RK_OK;
+}
+
+rk_status rk__comm_nccl(rk_comm *under, rk_comm **out)
+{
+    const rk_nccl_table *call = nccl_there(under->ctx);
+    *out = NULL;
+    if (!call)
+        return rk_fail(under->ctx, RK_EUSAGE,
+                       "NCCL was not there when the CUDA library was built, or is not in use");
+    return open_over(under, call, NULL, out);
+}
