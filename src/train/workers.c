@@ -96,7 +96,8 @@ static rk_status spread(const rk__workers *w, const value *v)
 {
     const rk_tensor *t = v->param.tensor;
     for (int k = 0; k < w->own; k++)
-        RK_TRY(rk_tensor_write(v->row[k], rk__data(t), (size_t)rk__size(t) * sizeof(float)));
+        RK_TRY(
+            rk__device_copy(w->ctx, (size_t)rk__size(t) * sizeof(float), rk__data(t), rk__data(v->row[k])));
     return RK_OK;
 }
 
@@ -113,7 +114,7 @@ static rk_status make_value(rk__workers *w, value *v)
     RK_TRY(rk__tensor_move(t, rk__average_outer(w->average) + v->at));
     if (w->ema_decay > 0 && !v->param.buffer) {
         v->ema = rk_tensor_make(ctx, RK_F32, rk_tensor_shape(t));
-        RK_TRY(rk_tensor_write(v->ema, rk__data(t), (size_t)rk__size(t) * sizeof(float)));
+        RK_TRY(rk__device_copy(ctx, (size_t)rk__size(t) * sizeof(float), rk__data(t), rk__data(v->ema)));
     }
     return spread(w, v);
 }
