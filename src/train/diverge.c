@@ -1,5 +1,6 @@
 /* A loss that is not finite: which layer made it first, and from which samples. */
 #include "nn/module.h"
+#include "parallel/trace.h"
 #include "train/trainer.h"
 
 #include <math.h>
@@ -137,4 +138,17 @@ rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char
         "optim.lr, optim.warmup or optim.clip_norm may help",
         (long long)t->step + 1, who, what, c.name, samples,
         b->global > 16 ? " ... (all in events.jsonl)" : "");
+}
+
+rk_status rk__step_optim(rk__trainer *t, rk_optim *o, const rk_batch *b, int worker, double lr_scale)
+{
+    char what[512];
+    double begin = rk__trace_begin(t->setup.job);
+    rk_status st = rk_optim_step(o, lr_scale);
+    rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
+    if (st != RK_EDIVERGED)
+        return st;
+    snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
+    rk_error_clear(t->ctx);
+    return rk__diverged(t, b, worker, what);
 }

@@ -508,17 +508,9 @@ static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scal
         return rk__diverged(t, b, -1, "the loss is not finite");
     if (t->ctx->ranks > 1)
         RK_TRY(ask(t, t->step + 1));
-    double begin = rk__trace_begin(t->setup.job);
-    rk_status st = rk_optim_step(t->optim, lr_scale);
-    rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
-    if (st == RK_EDIVERGED) {
-        char what[512];
-        snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
-        rk_error_clear(t->ctx);
-        return rk__diverged(t, b, -1, what);
-    }
+    RK_TRY(rk__step_optim(t, t->optim, b, -1, lr_scale));
     t->grad_norm = rk_optim_grad_norm(t->optim);
-    return st;
+    return RK_OK;
 }
 
 /* [C] */

@@ -64,5 +64,7 @@ rk_status rk__report_result(rk__trainer *t, const char *why);
  * worker < 0: all ranks are here [C]; else worker `worker` of this rank has diverged, in a batch of its own.
  */
 rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char *what);
+/* rk_optim_step(); a gradient that is not finite is told so. */
+rk_status rk__step_optim(rk__trainer *t, rk_optim *o, const rk_batch *b, int worker, double lr_scale);
 
 #endif

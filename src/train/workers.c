@@ -322,18 +322,10 @@ static rk_status step_worker(rk__trainer *t, int k, const rk_batch *b, double lr
     if (!isfinite(last->loss))
         return rk__diverged(t, b, w->first + k, "the loss is not finite");
     o->steps = w->steps[w->first + k];
-    double begin = rk__trace_begin(w->job);
-    rk_status st = rk_optim_step(o, lr_scale);
-    rk__trace_end(w->job, RK__TRACK_STEP, "optimiser", begin);
-    if (st == RK_EDIVERGED) {
-        char what[512];
-        snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
-        rk_error_clear(t->ctx);
-        return rk__diverged(t, b, w->first + k, what);
-    }
+    RK_TRY(rk__step_optim(t, o, b, w->first + k, lr_scale));
     last->norm = rk_optim_grad_norm(o);
     last->samples = (double)b->n;
-    return st;
+    return RK_OK;
 }
 
 static rk_status step_own(rk__trainer *t, const rk_batch *b, double lr_scale)
