@@ -207,8 +207,8 @@ static rk_status meet_running(rk_tensor *running, rk_tensor **sum)
     for (int p = 0; p < parts; p++) {
         rk_tensor *leaf = rk__part_leaf(running, p), *part = leaf ? rk_grad(leaf) : NULL;
         if (part)
-            RK_TRY(ctx->device->copy_strided(ctx->dev, rk_dtype_size(running->dtype), 1, &n, (int64_t[]){ 1 },
-                                             rk__data(part), (int64_t[]){ 1 }, rk__at(by_part, p * n)));
+            RK_TRY(rk__device_copy(ctx, (size_t)n * rk_dtype_size(running->dtype), rk__data(part),
+                                   rk__at(by_part, p * n)));
     }
     return meet(ctx, n, by_part, *sum);
 }

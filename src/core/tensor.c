@@ -304,11 +304,8 @@ rk_status rk__tensor_move(rk_tensor *t, void *data)
 {
     rk_ctx *ctx = t->ctx;
     rk__storage *s = t->storage;
-    const int64_t n = (int64_t)(s->bytes / rk_dtype_size(t->dtype)), one = 1;
-    RK_TRY(rk_failed(ctx));
     RK_ASSERT(t->persistent);
-    if (ctx->device->copy_strided(ctx->dev, rk_dtype_size(t->dtype), 1, &n, &one, s->data, &one, data))
-        return rk_fail(ctx, RK_EDEVICE, "cannot move a tensor");
+    RK_TRY(rk__device_copy(ctx, s->bytes, s->data, data));
     if (!s->foreign)
         ctx->device->release(ctx->dev, s->data, s->bytes);
     s->data = data;

@@ -20,8 +20,7 @@ int rk__cuda_gpus(char *msg, size_t msg_size)
         return n;
     cudaGetLastError();
     if (e == cudaErrorInsufficientDriver)
-        snprintf(msg, msg_size,
-                 "the NVIDIA driver is missing or too old for CUDA %d.%d; install a newer one",
+        snprintf(msg, msg_size, "the NVIDIA driver is missing or too old for CUDA %d.%d; install a newer one",
                  CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     else if (!e || e == cudaErrorNoDevice)
         snprintf(msg, msg_size, "no GPU is visible%s%s", visible ? "; CUDA_VISIBLE_DEVICES is " : "",
@@ -57,8 +56,9 @@ static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
     dev->sms = p.multiProcessorCount;
     dev->shared_bytes = p.sharedMemPerBlockOptin;
     dev->memory_bytes = p.totalGlobalMem;
-    snprintf(dev->description, sizeof dev->description, "cuda %.64s, GPU %d, compute capability %d.%d, %.0f GiB",
-             p.name, dev->ordinal, p.major, p.minor, (double)p.totalGlobalMem / (1 << 30));
+    snprintf(dev->description, sizeof dev->description,
+             "cuda %.64s, GPU %d, compute capability %d.%d, %.0f GiB", p.name, dev->ordinal, p.major, p.minor,
+             (double)p.totalGlobalMem / (1 << 30));
     if (10 * p.major + p.minor >= OLDEST)
         return RK_OK;
     snprintf(msg, msg_size, "GPU %d (%.64s) has compute capability %d.%d; the kernels need %d.%d or newer",
@@ -163,16 +163,16 @@ unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block)
     return (unsigned)(need < most ? need : most);
 }
 
-void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
+/* Grows a block. Earlier launches may still use the old one: free() waits for them. */
+static void *grow(rk_dev *dev, rk__cuda_block *b, size_t bytes, cudaError_t (*give)(void **p, size_t bytes),
+                  cudaError_t (*take)(void *p))
 {
-    rk__cuda_block *b = &dev->work[slot];
     if (bytes <= b->bytes && b->p)
         return b->p;
-    /* Earlier launches may still use the old block: cudaFree() waits for them. */
-    cudaError_t e = cudaFree(b->p);
+    cudaError_t e = take(b->p);
     *b = (rk__cuda_block){ 0 };
     if (!e)
-        e = cudaMalloc(&b->p, bytes ? bytes : 1);
+        e = give(&b->p, bytes ? bytes : 1);
     if (rk__cuda_status(dev, e)) {
         b->p = NULL;
         return NULL;
@@ -181,21 +181,14 @@ void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
     return b->p;
 }
 
+void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
+{
+    return grow(dev, &dev->work[slot], bytes, cudaMalloc, cudaFree);
+}
+
 void *rk__cuda_host(rk_dev *dev, size_t bytes)
 {
-    rk__cuda_block *b = &dev->host;
-    if (bytes <= b->bytes && b->p)
-        return b->p;
-    cudaError_t e = cudaFreeHost(b->p);
-    *b = (rk__cuda_block){ 0 };
-    if (!e)
-        e = cudaMallocHost(&b->p, bytes ? bytes : 1);
-    if (rk__cuda_status(dev, e)) {
-        b->p = NULL;
-        return NULL;
-    }
-    b->bytes = bytes;
-    return b->p;
+    return grow(dev, &dev->host, bytes, cudaMallocHost, cudaFreeHost);
 }
 
 rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes)
@@ -253,8 +246,8 @@ static int threads_cuda(rk_dev *dev)
     return 1;
 }
 
-extern __attribute__((weak)) __typeof__(*rk__cuda_device.copy_strided) rk__cuda_copy_strided;
-extern __attribute__((weak)) __typeof__(*rk__cuda_device.cast) rk__cuda_cast;
+extern __typeof__(*rk__cuda_device.copy_strided) rk__cuda_copy_strided;
+extern __typeof__(*rk__cuda_device.cast) rk__cuda_cast;
 
 const rk_device rk__cuda_device = {
     .name = "cuda",

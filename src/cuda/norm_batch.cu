@@ -296,9 +296,10 @@ template <class T> rk_status run_affine(rk_dev *dev, const affine_job<T> &j)
     return rk__cuda_launched(dev);
 }
 
+/* What both directions take. */
 template <class T>
-rk_status batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
-                     const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
+affine_job<T> job_of(int64_t n, int64_t c, int64_t s, const void *x, const void *mean, const void *gamma,
+                     void *y)
 {
     affine_job<T> j = {};
     j.rows = n * c;
@@ -306,11 +307,19 @@ rk_status batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x
     j.channels = rk__divider_of(c);
     j.x = (const T *)x;
     j.mean = (const T *)mean;
-    j.var = (const T *)var;
     j.gamma = (const T *)gamma;
+    j.y = (T *)y;
+    return j;
+}
+
+template <class T>
+rk_status batch_norm(rk_dev *dev, int64_t n, int64_t c, int64_t s, const void *x, const void *mean,
+                     const void *var, const void *gamma, const void *beta, double eps, void *y, void *rstd)
+{
+    affine_job<T> j = job_of<T>(n, c, s, x, mean, gamma, y);
+    j.var = (const T *)var;
     j.beta = (const T *)beta;
     j.eps = (T)eps;
-    j.y = (T *)y;
     j.rstd_out = (T *)rstd;
     return run_affine(dev, j);
 }
@@ -320,19 +329,12 @@ rk_status batch_norm_dx(rk_dev *dev, int64_t n, int64_t c, int64_t s, int64_t co
                         const void *mean, const void *rstd, const void *gamma, const void *dgamma,
                         const void *dbeta, const void *dy, void *dx)
 {
-    affine_job<T> j = {};
-    j.rows = n * c;
-    j.s = s;
-    j.channels = rk__divider_of(c);
-    j.x = (const T *)x;
-    j.mean = (const T *)mean;
+    affine_job<T> j = job_of<T>(n, c, s, x, mean, gamma, dx);
     j.rstd = (const T *)rstd;
-    j.gamma = (const T *)gamma;
     j.dgamma = (const T *)dgamma;
     j.dbeta = (const T *)dbeta;
     j.dy = (const T *)dy;
     j.count = (T)count;
-    j.y = (T *)dx;
     return run_affine(dev, j);
 }
 
