@@ -1,6 +1,7 @@
 #include "parallel/average.h"
 
 #include "core/tape.h"
+#include "parallel/scatter.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
@@ -10,10 +11,10 @@ enum { ALIGN = 16 }; /* floats of a cache line: pieces begin at one */
 struct rk__average {
     rk__job *job;
     rk__average_cfg cfg;
-    rk_subtree *part;     /* of all ranks, in order of the workers */
-    int parts, own;       /* how many; of this rank */
-    int *first;           /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
-    int most;             /* parts of any rank */
+    rk_subtree *part; /* of all ranks, in order of the workers */
+    int *first;       /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
+    int own;          /* parts of this rank */
+    rk__scatter scatter;
     int64_t *bound;       /* (ranks + 1) piece r is [bound[r], bound[r + 1]) of the vector */
     float *sum;           /* (own, n) over this rank's subtrees */
     float *mean;          /* this rank's piece of it */
@@ -22,13 +23,14 @@ struct rk__average {
     rk_leg *send;         /* (ranks) */
     rk_leg *recv;         /* (most, ranks) */
     rk_request **request; /* (most) */
-    const float **from;   /* (parts, or workers of a subtree) */
+    const float **from;   /* (workers of a subtree) */
     rk_subtree *leaf;     /* (workers) */
 };
 
 static void average_free(void *arg)
 {
     rk__average *a = arg;
+    rk__scatter_free(&a->scatter);
     free(a->part);
     free(a->first);
     free(a->bound);
@@ -51,20 +53,16 @@ static rk_status share_out(rk__average *a)
 {
     const rk__job *j = a->job;
     const int64_t n = a->cfg.n;
-    for (int r = 0; r < j->ranks; r++) {
-        a->first[r] = a->parts;
-        int parts = rk_order_parts(a->cfg.workers, j->ranks, r, a->part + a->parts);
-        a->parts += parts;
-        a->most = parts > a->most ? parts : a->most;
+    rk__share_leaves(a->cfg.workers, j->ranks, a->part, a->first);
+    for (int r = 0; r < j->ranks; r++)
         a->bound[r] = n * r / j->ranks / ALIGN * ALIGN;
-    }
-    a->first[j->ranks] = a->parts;
     a->bound[j->ranks] = n;
     a->own = a->first[j->rank + 1] - a->first[j->rank];
     for (int k = 0; k < a->cfg.workers; k++)
         a->leaf[k] = (rk_subtree){ k, 1 };
-    a->recv = rk__calloc(j->ctx, (size_t)a->most * (size_t)j->ranks, sizeof *a->recv);
-    a->request = rk__calloc(j->ctx, (size_t)a->most, sizeof *a->request);
+    RK_TRY(rk__scatter_init(&a->scatter, a->job, a->part, a->first));
+    a->recv = rk__calloc(j->ctx, (size_t)a->scatter.most * (size_t)j->ranks, sizeof *a->recv);
+    a->request = rk__calloc(j->ctx, (size_t)a->scatter.most, sizeof *a->request);
     return rk_failed(j->ctx);
 }
 
@@ -129,35 +127,15 @@ rk_status rk__average_put(rk__average *a, int64_t at, int64_t n, const float *va
     return RK_OK;
 }
 
-/* Part number p of every rank sets out: piece r to rank r. */
-static rk_status start_part(rk__average *a, int p)
-{
-    const rk__job *j = a->job;
-    rk_leg *recv = a->recv + p * j->ranks;
-    for (int r = 0; r < j->ranks; r++) {
-        bool mine = p < a->own, theirs = a->first[r] + p < a->first[r + 1];
-        int64_t out = a->bound[r + 1] - a->bound[r], in = a->bound[j->rank + 1] - a->bound[j->rank];
-        a->send[r] = (rk_leg){ a->sum + p * a->cfg.n + a->bound[r], mine ? (size_t)out * sizeof(float) : 0 };
-        recv[r] = (rk_leg){ NULL, theirs ? (size_t)in * sizeof(float) : 0 };
-    }
-    return j->tensors->table->exchange(j->tensors, "workers' weights", a->send, recv, &a->request[p]);
-}
-
 /* [C] a->mean becomes the sum over all workers of this rank's piece. */
 static rk_status add_all(rk__average *a)
 {
     const rk__job *j = a->job;
     if (j->ranks == 1)
         return RK_OK; /* it is: one subtree, all of the tree */
-    for (int p = 0; p < a->most; p++)
-        RK_TRY(start_part(a, p));
-    for (int p = 0; p < a->most; p++)
-        RK_TRY(j->tensors->table->wait(j->tensors, a->request[p]));
-    for (int r = 0; r < j->ranks; r++)
-        for (int p = 0; a->first[r] + p < a->first[r + 1]; p++)
-            a->from[a->first[r] + p] = a->recv[p * j->ranks + r].data;
-    return rk__tree_add(j->ctx, a->bound[j->rank + 1] - a->bound[j->rank], a->parts, a->part, a->from,
-                        a->mean);
+    RK_TRY(
+        rk__scatter_start(&a->scatter, "workers' weights", a->sum, a->cfg.n, a->bound, a->recv, a->request));
+    return rk__scatter_add(&a->scatter, a->bound, a->recv, a->request, a->mean);
 }
 
 /* ---- the step ---- */

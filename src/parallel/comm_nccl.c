@@ -2,10 +2,10 @@
  * meets over a communicator of the host, where ranks that call different things, or are missing, are told
  * apart; NCCL is only given what all ranks agree on. Messages, barriers and failures are those of the host.
  */
+#include "parallel/comm_over.h"
 #include "parallel/comm_tables.h"
 
 #include "core/cuda_module.h"
-#include "core/tape.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,25 +29,15 @@ struct rk_request {
     int legs;
     rk_leg word;                /* of a broadcast */
     rk_nccl_event *made, *done; /* what is sent has been computed; all has arrived */
-    void *place;                /* legs of an exchange that named no place */
-    size_t place_bytes;
+    rk__over_place place;       /* legs of an exchange that named no place */
 };
 
-/* Memory that alloc() made; it dies with its communicator. */
-typedef struct block {
-    struct block *next;
-    void *p;
-    size_t bytes;
-} block;
-
 typedef struct nccl {
-    rk_comm base;
-    rk_comm *under;
+    rk__over over;
     struct nccl *parent; /* what this was split from: its bytes count there too */
     const rk_nccl_table *call;
     rk_nccl *comm;
-    int *node_of; /* (size) */
-    block *blocks;
+    int *node_of;                     /* (size) */
     rk_request *flight, **flight_end; /* not waited for, oldest first */
     rk_request *limbo, *pool;
 } nccl;
@@ -62,19 +52,19 @@ static nccl *nccl_of(rk_comm *c)
 /* A rank that has failed leaves nothing under way: nobody else would end it. */
 static rk_status given_up(nccl *n)
 {
-    if (rk_failed(n->base.ctx))
+    if (rk_failed(n->over.base.ctx))
         n->call->abort(n->comm);
-    return rk_failed(n->base.ctx);
+    return rk_failed(n->over.base.ctx);
 }
 
 static rk_status nccl_failed(nccl *n, const char *what, const char *name)
 {
-    if (!rk_failed(n->base.ctx))
-        rk_fail(n->base.ctx, RK_EDEVICE,
+    if (!rk_failed(n->over.base.ctx))
+        rk_fail(n->over.base.ctx, RK_EDEVICE,
                 "NCCL gives up on rank %d in %s %s: %s; NCCL_DEBUG=INFO tells more, RANKINE_NCCL=0 goes "
                 "without it",
-                n->base.rank, what, name, n->comm ? n->call->error(n->comm) : "out of memory");
-    n->under->table->look(n->under); /* tells the others */
+                n->over.base.rank, what, name, n->comm ? n->call->error(n->comm) : "out of memory");
+    n->over.under->table->look(n->over.under); /* tells the others */
     return given_up(n);
 }
 
@@ -92,7 +82,7 @@ static rk_status settle(nccl *n, const char *what, const char *name)
             return nccl_failed(n, what, name);
         if (s == RK_NCCL_DONE)
             return RK_OK;
-        if (n->under->table->look(n->under))
+        if (n->over.under->table->look(n->over.under))
             return given_up(n);
     }
 }
@@ -101,9 +91,7 @@ static rk_status settle(nccl *n, const char *what, const char *name)
 
 static void free_request(nccl *n, rk_request *r)
 {
-    const rk_ctx *ctx = n->base.ctx;
-    if (r->place)
-        ctx->device->release(ctx->dev, r->place, r->place_bytes);
+    rk__over_place_free(&n->over, &r->place);
     n->call->event_close(r->made);
     n->call->event_close(r->done);
     free(r->size);
@@ -115,8 +103,8 @@ static void free_request(nccl *n, rk_request *r)
 
 static rk_request *make_request(nccl *n)
 {
-    rk_ctx *ctx = n->base.ctx;
-    const size_t size = (size_t)n->base.size;
+    rk_ctx *ctx = n->over.base.ctx;
+    const size_t size = (size_t)n->over.base.size;
     rk_request *r = rk__calloc(ctx, 1, sizeof *r);
     if (!r)
         return NULL;
@@ -127,7 +115,7 @@ static rk_request *make_request(nccl *n)
     r->made = n->call->event_open();
     r->done = n->call->event_open();
     if (!r->made || !r->done)
-        rk_fail(ctx, RK_EDEVICE, "no event can be made on the GPU of rank %d", n->base.rank);
+        rk_fail(ctx, RK_EDEVICE, "no event can be made on the GPU of rank %d", n->over.base.rank);
     if (!rk_failed(ctx))
         return r;
     free_request(n, r);
@@ -177,26 +165,26 @@ static rk_status set_out(nccl *n, rk_request *r, rk_status met)
 
 static void count_sent(nccl *n, int to, size_t bytes)
 {
-    const bool far = n->node_of[to] != n->base.node;
+    const bool far = n->node_of[to] != n->over.base.node;
     for (nccl *c = n; c; c = c->parent) {
-        c->base.sent += bytes;
-        c->base.sent_far += far ? bytes : 0;
-        c->under->sent += bytes; /* where the log looks */
-        c->under->sent_far += far ? bytes : 0;
+        c->over.base.sent += bytes;
+        c->over.base.sent_far += far ? bytes : 0;
+        c->over.under->sent += bytes; /* where the log looks */
+        c->over.under->sent_far += far ? bytes : 0;
     }
 }
 
 static void count_received(nccl *n, size_t bytes)
 {
     for (nccl *c = n; c; c = c->parent) {
-        c->base.received += bytes;
-        c->under->received += bytes;
+        c->over.base.received += bytes;
+        c->over.under->received += bytes;
     }
 }
 
 static void add_leg(nccl *n, rk_request *r, int peer, const rk_leg *leg, bool leaves)
 {
-    if (!leg->bytes || peer == n->base.rank)
+    if (!leg->bytes || peer == n->over.base.rank)
         return;
     r->leg[r->legs++] = (rk_nccl_leg){ leg->data, leg->bytes, peer, leaves };
     if (leaves)
@@ -207,51 +195,6 @@ static void add_leg(nccl *n, rk_request *r, int peer, const rk_leg *leg, bool le
 
 /* ---- collectives ---- */
 
-static size_t padded(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256;
-}
-
-static rk_status grow_place(rk_ctx *ctx, rk_request *r, size_t bytes)
-{
-    if (bytes <= r->place_bytes)
-        return RK_OK;
-    if (r->place)
-        ctx->device->release(ctx->dev, r->place, r->place_bytes);
-    r->place_bytes = 0;
-    if (ctx->device->alloc(ctx->dev, bytes, &r->place)) {
-        r->place = NULL;
-        return rk_fail(ctx, RK_ENOMEM, "out of device memory: %zu bytes that other ranks send", bytes);
-    }
-    r->place_bytes = bytes;
-    return RK_OK;
-}
-
-/* Where legs arrive that named no place; one's own stays, or is copied at once. */
-static rk_status place_legs(nccl *n, rk_request *r, const rk_leg *send, rk_leg *recv)
-{
-    rk_ctx *ctx = n->base.ctx;
-    const int me = n->base.rank;
-    size_t bytes = 0, at = 0;
-    if (send[me].bytes != recv[me].bytes)
-        return rk_fail(ctx, RK_EINTERNAL, "exchange: rank %d sends %zu bytes to itself, which expects %zu",
-                       me, send[me].bytes, recv[me].bytes);
-    for (int i = 0; i < n->base.size; i++)
-        bytes += i == me || recv[i].data ? 0 : padded(recv[i].bytes);
-    RK_TRY(grow_place(ctx, r, bytes));
-    for (int i = 0; i < n->base.size; i++) {
-        if (i == me || recv[i].data || !recv[i].bytes)
-            continue;
-        recv[i].data = (char *)r->place + at;
-        at += padded(recv[i].bytes);
-    }
-    if (!recv[me].data)
-        recv[me].data = send[me].data;
-    else if (recv[me].bytes && recv[me].data != send[me].data)
-        RK_TRY(rk__device_copy(ctx, recv[me].bytes, send[me].data, recv[me].data));
-    return RK_OK;
-}
-
 /* Ranks tell each other what they send, so that sizes that do not fit never come to NCCL. */
 static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send, rk_leg *recv,
                                rk_request **out)
@@ -261,7 +204,7 @@ static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send,
     if (!r)
         return rk_failed(c->ctx);
     r->recv = recv;
-    rk_status st = place_legs(n, r, send, recv);
+    rk_status st = rk__over_legs(&n->over, &r->place, send, recv);
     for (int i = 0; i < c->size; i++) {
         r->size[c->size + i] = send[i].bytes;
         r->told[i] = (rk_leg){ &r->size[c->size + i], sizeof *r->size };
@@ -271,7 +214,7 @@ static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send,
     }
     r->empty = !r->legs;
     if (!st)
-        st = n->under->table->exchange(n->under, name, r->told, r->said, &r->under);
+        st = n->over.under->table->exchange(n->over.under, name, r->told, r->said, &r->under);
     return set_out(n, r, st);
 }
 
@@ -288,7 +231,7 @@ static rk_status all_gather_nccl(rk_comm *c, const char *name, const rk_leg *pie
         add_leg(n, r, i, &piece[i], false);
     }
     r->empty = !r->legs;
-    return set_out(n, r, n->under->table->meet(n->under, name, -1, bytes, &r->under));
+    return set_out(n, r, n->over.under->table->meet(n->over.under, name, -1, bytes, &r->under));
 }
 
 static rk_status broadcast_nccl(rk_comm *c, const char *name, int root, void *data, size_t bytes,
@@ -308,19 +251,19 @@ static rk_status broadcast_nccl(rk_comm *c, const char *name, int root, void *da
             count_sent(n, i, bytes);
     if (c->rank != root)
         count_received(n, bytes);
-    return set_out(n, r, n->under->table->meet(n->under, name, root, bytes, &r->under));
+    return set_out(n, r, n->over.under->table->meet(n->over.under, name, root, bytes, &r->under));
 }
 
 /* ---- progress ---- */
 
 static rk_status check_sizes(nccl *n, const rk_request *r)
 {
-    for (int i = 0; r->op == EXCHANGE && i < n->base.size; i++)
+    for (int i = 0; r->op == EXCHANGE && i < n->over.base.size; i++)
         if (r->size[i] != r->recv[i].bytes) {
-            rk_fail(n->base.ctx, RK_EHANG,
+            rk_fail(n->over.base.ctx, RK_EHANG,
                     "exchange %s: rank %d sends %zu bytes to rank %d, which expects %zu", r->name, i,
-                    (size_t)r->size[i], n->base.rank, r->recv[i].bytes);
-            n->under->table->look(n->under); /* tells the others */
+                    (size_t)r->size[i], n->over.base.rank, r->recv[i].bytes);
+            n->over.under->table->look(n->over.under); /* tells the others */
             return given_up(n);
         }
     return RK_OK;
@@ -345,13 +288,13 @@ static rk_status launch(nccl *n, rk_request *r)
 /* Whatever all ranks have called goes to NCCL, in the order of the calls, as it does there. */
 static rk_status advance(nccl *n)
 {
-    const rk_comm_table *host = n->under->table;
+    const rk_comm_table *host = n->over.under->table;
     RK_TRY(given_up(n));
-    host->progress(n->under, NULL);
+    host->progress(n->over.under, NULL);
     for (rk_request *r = n->flight; r; r = r->next) {
         if (r->launched)
             continue;
-        if (!r->under || !host->progress(n->under, r->under) || rk_failed(n->base.ctx))
+        if (!r->under || !host->progress(n->over.under, r->under) || rk_failed(n->over.base.ctx))
             break;
         RK_TRY(launch(n, r));
     }
@@ -394,24 +337,24 @@ static void leave_flight(nccl *n, rk_request *r)
 /* What was called before comes first, whoever waits for it. */
 static rk_status wait_for(nccl *n, rk_request *r)
 {
-    const rk_comm_table *host = n->under->table;
+    const rk_comm_table *host = n->over.under->table;
     bool done = false;
-    if (rk_failed(n->base.ctx) || !r->under)
+    if (rk_failed(n->over.base.ctx) || !r->under)
         return given_up(n);
-    if (host->wait(n->under, r->under)) /* all ranks have called it, and so all calls before it */
+    if (host->wait(n->over.under, r->under)) /* all ranks have called it, and so all calls before it */
         return given_up(n);
     r->under = NULL;
     for (rk_request *before = n->flight; before != r; before = before->next)
         while (!before->launched) {
             RK_TRY(advance(n));
-            if (!before->launched && host->look(n->under))
+            if (!before->launched && host->look(n->over.under))
                 return given_up(n);
         }
     if (!r->launched)
         RK_TRY(launch(n, r));
     while (!done) {
         RK_TRY(look_at(n, r, &done));
-        if (!done && host->look(n->under))
+        if (!done && host->look(n->over.under))
             return given_up(n);
     }
     return RK_OK;
@@ -423,10 +366,10 @@ static rk_status wait_nccl(rk_comm *c, rk_request *r)
     nccl *n = nccl_of(c);
     if (!r)
         return rk_failed(c->ctx);
-    const double before = n->under->waited;
+    const double before = n->over.under->waited;
     rk_status st = wait_for(n, r);
     for (nccl *up = n; up; up = up->parent)
-        up->base.waited += n->under->waited - before;
+        up->over.base.waited += n->over.under->waited - before;
     if (st)
         return st;
     leave_flight(n, r);
@@ -437,69 +380,11 @@ static rk_status wait_nccl(rk_comm *c, rk_request *r)
 
 static rk_status barrier_nccl(rk_comm *c, const char *name)
 {
-    rk_comm *under = nccl_of(c)->under;
-    rk_status st = under->table->barrier(under, name);
+    rk_status st = rk__over_barrier(c, name);
     return st ? given_up(nccl_of(c)) : RK_OK;
 }
 
-static rk_status send_nccl(rk_comm *c, int to, int tag, const void *data, size_t bytes)
-{
-    rk_comm *under = nccl_of(c)->under;
-    return under->table->send(under, to, tag, data, bytes);
-}
-
-static rk_status recv_nccl(rk_comm *c, int from, int tag, void *data, size_t bytes)
-{
-    rk_comm *under = nccl_of(c)->under;
-    return under->table->recv(under, from, tag, data, bytes);
-}
-
-__attribute__((noreturn)) static void abort_ranks(rk_comm *c, int code)
-{
-    rk_comm *under = nccl_of(c)->under;
-    under->table->abort(under, code);
-}
-
-/* ---- memory ---- */
-
-static void *alloc_nccl(rk_comm *c, size_t bytes)
-{
-    const rk_ctx *ctx = c->ctx;
-    if (rk_failed(c->ctx))
-        return NULL;
-    block *b = rk__calloc(c->ctx, 1, sizeof *b);
-    if (!b)
-        return NULL;
-    b->bytes = bytes ? bytes : 1;
-    if (ctx->device->alloc(ctx->dev, b->bytes, &b->p) || ctx->device->zero(ctx->dev, b->p, b->bytes)) {
-        if (b->p)
-            ctx->device->release(ctx->dev, b->p, b->bytes);
-        free(b);
-        rk_fail(c->ctx, RK_ENOMEM, "out of device memory: %zu bytes that ranks exchange", bytes);
-        return NULL;
-    }
-    b->next = nccl_of(c)->blocks;
-    nccl_of(c)->blocks = b;
-    return b->p;
-}
-
-static void release_nccl(rk_comm *c, void *p)
-{
-    for (block **at = &nccl_of(c)->blocks; p && *at; at = &(*at)->next)
-        if ((*at)->p == p) {
-            block *b = *at;
-            *at = b->next;
-            c->ctx->device->release(c->ctx->dev, b->p, b->bytes);
-            free(b);
-            return;
-        }
-}
-
-/* A device's memory is not the system's to take back. */
-static void discard_nccl(rk_comm *c, void *p, size_t bytes)
-{
-    (void)c, (void)p, (void)bytes;
-}
+/* ---- closing ---- */
 
 static void free_list(nccl *n, rk_request *r)
 {
@@ -512,7 +397,7 @@ static void free_list(nccl *n, rk_request *r)
 /* What is still under way is ended first: it may write to memory that goes. */
 static void give_back(nccl *n)
 {
-    if (n->flight || rk_failed(n->base.ctx))
+    if (n->flight || rk_failed(n->over.base.ctx))
         n->call->abort(n->comm);
     n->call->close(n->comm);
     free_list(n, n->flight);
@@ -520,8 +405,7 @@ static void give_back(nccl *n)
     free_list(n, n->pool);
     n->comm = NULL;
     n->flight = n->limbo = n->pool = NULL;
-    while (n->blocks)
-        release_nccl(&n->base, n->blocks->p);
+    rk__over_free(&n->over);
     free(n->node_of);
     n->node_of = NULL;
 }
@@ -529,9 +413,8 @@ static void give_back(nccl *n)
 /* One that was split; what is left of it goes with the context. */
 static void close_nccl(rk_comm *c)
 {
-    rk_comm *under = nccl_of(c)->under;
     give_back(nccl_of(c));
-    under->table->close(under);
+    rk__over_close(c);
 }
 
 /* ---- opening ---- */
@@ -540,7 +423,7 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
 
 static rk_status split_nccl(rk_comm *c, int color, int key, rk_comm **out)
 {
-    rk_comm *under = nccl_of(c)->under, *part;
+    rk_comm *under = nccl_of(c)->over.under, *part;
     *out = NULL;
     RK_TRY(under->table->split(under, color, key, &part));
     return part ? open_over(part, nccl_of(c)->call, nccl_of(c), out) : RK_OK;
@@ -549,19 +432,19 @@ static rk_status split_nccl(rk_comm *c, int color, int key, rk_comm **out)
 static const rk_comm_table nccl_table = {
     .name = "nccl",
     .close = close_nccl,
-    .alloc = alloc_nccl,
-    .release = release_nccl,
-    .discard = discard_nccl,
+    .alloc = rk__over_alloc,
+    .release = rk__over_release,
+    .discard = rk__over_discard,
     .exchange = exchange_nccl,
     .all_gather = all_gather_nccl,
     .broadcast = broadcast_nccl,
     .barrier = barrier_nccl,
-    .send = send_nccl,
-    .recv = recv_nccl,
+    .send = rk__over_send,
+    .recv = rk__over_recv,
     .progress = progress_nccl,
     .wait = wait_nccl,
     .split = split_nccl,
-    .abort = abort_ranks,
+    .abort = rk__over_abort,
 };
 
 static void close_with_context(void *arg)
@@ -574,8 +457,8 @@ static void close_with_context(void *arg)
 /* The first rank's id makes all ranks one communicator. */
 static rk_status join(nccl *n)
 {
-    rk_comm *under = n->under;
-    rk_ctx *ctx = n->base.ctx;
+    rk_comm *under = n->over.under;
+    rk_ctx *ctx = n->over.base.ctx;
     uint8_t id[RK_NCCL_ID_BYTES] = { 0 };
     if (under->rank == 0 && n->call->unique_id(id))
         rk_fail(ctx, RK_EDEVICE,
@@ -594,10 +477,8 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
     *out = NULL;
     if (!n)
         return RK_ENOMEM;
-    n->base = *under;
-    n->base.table = &nccl_table;
-    n->base.sent = n->base.received = n->base.sent_far = 0;
-    n->under = under;
+    rk__over_init(&n->over, &nccl_table, under);
+    n->over.base.sent = n->over.base.received = n->over.base.sent_far = 0;
     n->parent = parent;
     n->call = call;
     n->flight_end = &n->flight;
@@ -607,7 +488,7 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
         return rk_failed(ctx);
     }
     RK_TRY(join(n));
-    *out = &n->base;
+    *out = &n->over.base;
     return RK_OK;
 }
 

@@ -2,7 +2,7 @@
 
 #include "core/cut.h"
 #include "core/tape.h"
-#include "parallel/tree.h"
+#include "parallel/scatter.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ enum { MOST_EXCHANGES = 32, BUCKETS_AHEAD = 2 };
 /* A bucket on its way. */
 typedef struct trip {
     int ready;    /* parameters that have their gradient */
-    rk_leg *recv; /* (most_parts, ranks) */
+    rk_leg *recv; /* (most, ranks) of rk__scatter */
     rk_request *request[RK_ORDER_PARTS];
     int64_t *chunks; /* (ranks) where the chunk sums of piece r stand */
     rk_request *gather;
@@ -26,17 +26,16 @@ struct rk__grads {
     rk__buckets *frozen;                   /* NULL: none by piece */
     rk__weights *weights, *frozen_weights; /* NULL with RK__ZERO_NONE; without frozen */
     rk__reads reads;
-    trip *trip;                    /* (buckets) in the order in which gradients come */
+    trip *trip; /* (buckets) in the order in which gradients come */
     int trips;
     int started, added, discarded; /* buckets */
     int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
     float *part;                   /* (parts, total): this rank's subtrees */
-    float *sum;           /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
-    double *squares;      /* (chunks) by rank, bucket, parameter */
-    double *sorted;       /* (chunks) by parameter */
-    int most_parts;       /* of any rank */
-    rk_leg *send, *piece; /* (ranks) */
-    const float **from;   /* (parts of all ranks) */
+    float *sum;          /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
+    double *squares;     /* (chunks) by rank, bucket, parameter */
+    double *sorted;      /* (chunks) by parameter */
+    rk__scatter scatter; /* the subtrees of all ranks */
+    rk_leg *piece;       /* (ranks) */
 };
 
 static int64_t total(const rk__grads *g)
@@ -56,9 +55,8 @@ static void grads_free(void *arg)
     free(g->chunk);
     free(g->squares);
     free(g->sorted);
-    free(g->send);
     free(g->piece);
-    free(g->from);
+    rk__scatter_free(&g->scatter);
     free(g);
 }
 
@@ -70,21 +68,6 @@ static int64_t sums_of(const rk_tensor *t, int64_t n)
 }
 
 /* ---- the exchange ---- */
-
-/* Part number p of every rank sets out: piece r to rank r. */
-static rk_status start_part(rk__grads *g, int k, int p)
-{
-    const rk__job *j = g->job;
-    const int64_t *bound = g->b->bucket[k].bound;
-    rk_leg *recv = g->trip[k].recv + p * j->ranks;
-    for (int r = 0; r < j->ranks; r++) {
-        bool mine = p < rk__job_parts(j), theirs = j->first[r] + p < j->first[r + 1];
-        int64_t out = bound[r + 1] - bound[r], in = bound[j->rank + 1] - bound[j->rank];
-        g->send[r] = (rk_leg){ g->part + p * total(g) + bound[r], mine ? (size_t)out * sizeof(float) : 0 };
-        recv[r] = (rk_leg){ NULL, theirs ? (size_t)in * sizeof(float) : 0 };
-    }
-    return j->tensors->table->exchange(j->tensors, "gradients", g->send, recv, &g->trip[k].request[p]);
-}
 
 /* Gradients that nothing wrote are sums of nothing; those that were written elsewhere come home. */
 static rk_status complete(rk__grads *g, const rk__bucket *b)
@@ -121,33 +104,25 @@ static void discard_parts(rk__grads *g, int end)
  * before it had been added, so that everyone has read that one now. */
 static rk_status add_bucket(rk__grads *g)
 {
-    const rk__job *j = g->job;
     const int k = g->added++;
     trip *t = &g->trip[k];
-    const int64_t *bound = g->b->bucket[k].bound, lo = bound[j->rank], n = bound[j->rank + 1] - lo;
-    for (int p = 0; p < g->most_parts; p++)
-        RK_TRY(j->tensors->table->wait(j->tensors, t->request[p]));
-    for (int p = 0; p < g->most_parts; p++)
-        for (int r = 0; r < j->ranks; r++)
-            if (j->first[r] + p < j->first[r + 1])
-                g->from[j->first[r] + p] = t->recv[p * j->ranks + r].data;
-    RK_TRY(rk__tree_add(j->ctx, n, j->parts, j->part, g->from, g->sum + lo));
+    const int64_t *bound = g->b->bucket[k].bound;
+    RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request, g->sum + bound[g->job->rank]));
     discard_parts(g, k - BUCKETS_AHEAD + 1);
     return RK_OK;
 }
 
 static rk_status start_bucket(rk__grads *g)
 {
-    const int ahead = g->zero >= RK__ZERO_GRADIENTS    ? BUCKETS_AHEAD
-                      : MOST_EXCHANGES > g->most_parts ? MOST_EXCHANGES / g->most_parts
-                                                       : 1;
+    const int ahead = g->zero >= RK__ZERO_GRADIENTS      ? BUCKETS_AHEAD
+                      : MOST_EXCHANGES > g->scatter.most ? MOST_EXCHANGES / g->scatter.most
+                                                         : 1;
     const int k = g->started++;
     RK_TRY(complete(g, &g->b->bucket[k]));
     while (k - g->added >= ahead)
         RK_TRY(add_bucket(g));
-    for (int p = 0; p < g->most_parts; p++)
-        RK_TRY(start_part(g, k, p));
-    return RK_OK;
+    return rk__scatter_start(&g->scatter, "gradients", g->part, total(g), g->b->bucket[k].bound,
+                             g->trip[k].recv, g->trip[k].request);
 }
 
 /* The walk is done with a parameter. Buckets set out in their order, which is the same on all ranks. */
@@ -274,7 +249,7 @@ static rk_status make_trips(rk__grads *g)
     g->trip = rk__calloc(ctx, (size_t)g->b->count + 1, sizeof *g->trip);
     g->trips = g->trip ? g->b->count : 0;
     for (int k = 0; g->trip && k < g->b->count; k++) {
-        g->trip[k].recv = rk__calloc(ctx, (size_t)g->most_parts * ranks, sizeof(rk_leg));
+        g->trip[k].recv = rk__calloc(ctx, (size_t)g->scatter.most * ranks, sizeof(rk_leg));
         g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
     }
     RK_TRY(rk_failed(ctx));
@@ -286,17 +261,12 @@ static rk_status take_lists(rk__grads *g)
 {
     rk_ctx *ctx = g->job->ctx;
     const rk__job *j = g->job;
-    for (int r = 0; r < j->ranks; r++) {
-        int parts = j->first[r + 1] - j->first[r];
-        g->most_parts = parts > g->most_parts ? parts : g->most_parts;
-    }
+    RK_TRY(rk__scatter_init(&g->scatter, g->job, j->part, j->first));
     g->chunk = rk__calloc(ctx, (size_t)g->b->n + 1, sizeof *g->chunk);
     for (int i = 0; g->chunk && i < g->b->n; i++)
         g->chunk[i + 1] = g->chunk[i] + sums_of(g->b->t[i], rk_tensor_size(g->b->t[i]));
     RK_TRY(rk_failed(ctx));
-    g->send = rk__calloc(ctx, (size_t)j->ranks, sizeof *g->send);
     g->piece = rk__calloc(ctx, (size_t)j->ranks, sizeof *g->piece);
-    g->from = rk__calloc(ctx, (size_t)j->parts, sizeof *g->from);
     g->squares = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->squares);
     g->sorted = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->sorted);
     return rk_failed(ctx);

@@ -23,6 +23,14 @@ static void job_free(void *arg)
     free(j);
 }
 
+int rk__share_leaves(int leaves, int ranks, rk_subtree *part, int *first)
+{
+    first[0] = 0;
+    for (int r = 0; r < ranks; r++)
+        first[r + 1] = first[r] + rk_order_parts(leaves, ranks, r, part + first[r]);
+    return first[ranks];
+}
+
 static rk_status share_out(rk__job *j)
 {
     const int shards = j->ctx->data_shards;
@@ -36,11 +44,7 @@ static rk_status share_out(rk__job *j)
     j->part = rk__calloc(j->ctx, (size_t)shards, sizeof *j->part);
     if (!j->first || !j->part)
         return RK_ENOMEM;
-    for (int r = 0; r < j->ranks; r++) {
-        j->first[r] = j->parts;
-        j->parts += rk_order_parts(shards, j->ranks, r, j->part + j->parts);
-    }
-    j->first[j->ranks] = j->parts;
+    j->parts = rk__share_leaves(shards, j->ranks, j->part, j->first);
     return RK_OK;
 }
 

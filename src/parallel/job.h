@@ -35,6 +35,10 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out);
  * *out lives as long as ctx. */
 rk_status rk__job_alone(rk_ctx *ctx, rk__job **out);
 
+/* Shares the leaves of a tree out over ranks: rank r gets part[first[r]] to part[first[r + 1] - 1], in order
+ * of the leaves. part (leaves), first (ranks + 1); returns the number of parts. */
+int rk__share_leaves(int leaves, int ranks, rk_subtree *part, int *first);
+
 /* Subtrees of this rank, and the first of them. */
 int rk__job_parts(const rk__job *j);
 const rk_subtree *rk__job_part(const rk__job *j, int p);

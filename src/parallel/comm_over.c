@@ -1,0 +1,157 @@
+#include "parallel/comm_over.h"
+
+#include "core/tape.h"
+
+#include <stdlib.h>
+
+enum { ALIGN = 256 }; /* bytes: legs begin where a device likes to read */
+
+typedef struct rk__over_block {
+    struct rk__over_block *next;
+    void *p;
+    size_t bytes;
+} block;
+
+static rk__over *over_of(rk_comm *c)
+{
+    return (rk__over *)(void *)c;
+}
+
+void rk__over_init(rk__over *o, const rk_comm_table *table, rk_comm *under)
+{
+    o->base = *under;
+    o->base.table = table;
+    o->under = under;
+}
+
+void rk__over_free(rk__over *o)
+{
+    while (o->blocks)
+        rk__over_release(&o->base, o->blocks->p);
+}
+
+void rk__over_close(rk_comm *c)
+{
+    rk_comm *under = over_of(c)->under;
+    under->table->close(under);
+}
+
+/* ---- legs ---- */
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+void rk__over_place_free(rk__over *o, rk__over_place *place)
+{
+    const rk_ctx *ctx = o->base.ctx;
+    if (place->p)
+        ctx->device->release(ctx->dev, place->p, place->bytes);
+    *place = (rk__over_place){ 0 };
+}
+
+static rk_status grow(rk__over *o, rk__over_place *place, size_t bytes)
+{
+    rk_ctx *ctx = o->base.ctx;
+    if (bytes <= place->bytes)
+        return RK_OK;
+    rk__over_place_free(o, place);
+    if (ctx->device->alloc(ctx->dev, bytes, &place->p)) {
+        place->p = NULL;
+        return rk_fail(ctx, RK_ENOMEM, "out of device memory: %zu bytes that other ranks send", bytes);
+    }
+    place->bytes = bytes;
+    return RK_OK;
+}
+
+rk_status rk__over_legs(rk__over *o, rk__over_place *place, const rk_leg *send, rk_leg *recv)
+{
+    rk_ctx *ctx = o->base.ctx;
+    const int me = o->base.rank;
+    size_t bytes = 0, at = 0;
+    if (send[me].bytes != recv[me].bytes)
+        return rk_fail(ctx, RK_EINTERNAL, "exchange: rank %d sends %zu bytes to itself, which expects %zu",
+                       me, send[me].bytes, recv[me].bytes);
+    for (int i = 0; i < o->base.size; i++)
+        bytes += i == me || recv[i].data ? 0 : padded(recv[i].bytes);
+    RK_TRY(grow(o, place, bytes));
+    for (int i = 0; i < o->base.size; i++) {
+        if (i == me || recv[i].data || !recv[i].bytes)
+            continue;
+        recv[i].data = (char *)place->p + at;
+        at += padded(recv[i].bytes);
+    }
+    if (!recv[me].data)
+        recv[me].data = send[me].data;
+    else if (recv[me].bytes && recv[me].data != send[me].data)
+        RK_TRY(rk__device_copy(ctx, recv[me].bytes, send[me].data, recv[me].data));
+    return RK_OK;
+}
+
+/* ---- memory ---- */
+
+void *rk__over_alloc(rk_comm *c, size_t bytes)
+{
+    const rk_ctx *ctx = c->ctx;
+    if (rk_failed(c->ctx))
+        return NULL;
+    block *b = rk__calloc(c->ctx, 1, sizeof *b);
+    if (!b)
+        return NULL;
+    b->bytes = bytes ? bytes : 1;
+    if (ctx->device->alloc(ctx->dev, b->bytes, &b->p) || ctx->device->zero(ctx->dev, b->p, b->bytes)) {
+        if (b->p)
+            ctx->device->release(ctx->dev, b->p, b->bytes);
+        free(b);
+        rk_fail(c->ctx, RK_ENOMEM, "out of device memory: %zu bytes that ranks exchange", bytes);
+        return NULL;
+    }
+    b->next = over_of(c)->blocks;
+    over_of(c)->blocks = b;
+    return b->p;
+}
+
+void rk__over_release(rk_comm *c, void *p)
+{
+    for (block **at = &over_of(c)->blocks; p && *at; at = &(*at)->next)
+        if ((*at)->p == p) {
+            block *b = *at;
+            *at = b->next;
+            c->ctx->device->release(c->ctx->dev, b->p, b->bytes);
+            free(b);
+            return;
+        }
+}
+
+/* A device's memory is not the system's to take back. */
+void rk__over_discard(rk_comm *c, void *p, size_t bytes)
+{
+    (void)c, (void)p, (void)bytes;
+}
+
+/* ---- what is the host's ---- */
+
+rk_status rk__over_barrier(rk_comm *c, const char *name)
+{
+    rk_comm *under = over_of(c)->under;
+    return under->table->barrier(under, name);
+}
+
+rk_status rk__over_send(rk_comm *c, int to, int tag, const void *data, size_t bytes)
+{
+    rk_comm *under = over_of(c)->under;
+    return under->table->send(under, to, tag, data, bytes);
+}
+
+rk_status rk__over_recv(rk_comm *c, int from, int tag, void *data, size_t bytes)
+{
+    rk_comm *under = over_of(c)->under;
+    return under->table->recv(under, from, tag, data, bytes);
+}
+
+void rk__over_abort(rk_comm *c, int code)
+{
+    rk_comm *under = over_of(c)->under;
+    under->table->abort(under, code);
+}

@@ -1,0 +1,41 @@
+/* What communicators for a device's memory share (comm_staged.c, comm_nccl.c): each stands over one of the
+ * host, which has their messages, and takes its memory from the device. */
+#ifndef RK_PARALLEL_COMM_OVER_H
+#define RK_PARALLEL_COMM_OVER_H
+
+#include "parallel/comm.h"
+
+typedef struct rk__over {
+    rk_comm base;
+    rk_comm *under;
+    struct rk__over_block *blocks; /* what rk__over_alloc() gave */
+} rk__over;
+
+/* Device memory that grows and is kept. */
+typedef struct rk__over_place {
+    void *p;
+    size_t bytes;
+} rk__over_place;
+
+/* As `under` is, with a table of its own. */
+void rk__over_init(rk__over *o, const rk_comm_table *table, rk_comm *under);
+/* Memory that was not released. */
+void rk__over_free(rk__over *o);
+/* One that was split ends before its context: gives the rest back by itself, then calls this. */
+void rk__over_close(rk_comm *c);
+
+/* Where the legs of an exchange arrive: recv[i].data that is NULL becomes memory of `place`; one's own leg
+ * stays where it is, or is copied. */
+rk_status rk__over_legs(rk__over *o, rk__over_place *place, const rk_leg *send, rk_leg *recv);
+void rk__over_place_free(rk__over *o, rk__over_place *place);
+
+/* For the table. */
+void *rk__over_alloc(rk_comm *c, size_t bytes);
+void rk__over_release(rk_comm *c, void *p);
+void rk__over_discard(rk_comm *c, void *p, size_t bytes);
+rk_status rk__over_barrier(rk_comm *c, const char *name);
+rk_status rk__over_send(rk_comm *c, int to, int tag, const void *data, size_t bytes);
+rk_status rk__over_recv(rk_comm *c, int from, int tag, void *data, size_t bytes);
+void rk__over_abort(rk_comm *c, int code) __attribute__((noreturn));
+
+#endif
