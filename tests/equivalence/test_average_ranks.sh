@@ -5,17 +5,7 @@
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
 
-awk -v rows=330 'BEGIN {
-    s = 4321
-    print "a,b,c,d,kind"
-    for (i = 0; i < rows; i++) {
-        for (j = 0; j < 5; j++) {
-            s = (s * 1103515245 + 12345) % 2147483648
-            x[j] = s / 1073741824 - 1
-        }
-        printf("%.6f,%.6f,%.6f,%.6f,k%d\n", x[0], x[1], x[2], x[3], x[0] + x[1] > 0.3 ? 2 : x[2] > x[3])
-    }
-}' >kinds.csv
+. "$root/tests/equivalence/table.sh"
 
 # 264 rows to train on: batches of 29, and a last one of 3, in which one of the four workers has nothing.
 cat >mlp.yaml <<END
