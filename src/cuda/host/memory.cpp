@@ -194,8 +194,11 @@ void *allocate(size_t bytes, rk_emu_kind kind, void *pc)
     __asan_poison_memory_region(p + RED + bytes, room - RED - bytes);
     p += RED;
     mem.blocks[p] = block{ p, bytes, room, kind, pc, nullptr, nullptr, 4 };
-    if (kind != RK_EMU_DEVICE)
+    if (kind != RK_EMU_DEVICE) {
+        rk_emu_counted.pinned++;
         return p;
+    }
+    rk_emu_counted.allocations++;
     rk_emu_counted.blocks_live++;
     rk_emu_counted.bytes_live += bytes;
     if (rk_emu_counted.bytes_live > rk_emu_counted.bytes_peak)
@@ -242,6 +245,7 @@ void drop(std::map<char *, block>::iterator at)
     give_pages(b.p, b.bytes);
     __asan_poison_memory_region(b.p - RED, b.room);
     give_room(b.p - RED, b.room);
+    rk_emu_counted.frees++;
     rk_emu_counted.blocks_live--;
     rk_emu_counted.bytes_live -= b.bytes;
 }
@@ -304,6 +308,17 @@ void check_copy(const void *dst, const void *src, size_t bytes, enum cudaMemcpyK
                       rk_emu_place_of(pc, where, sizeof where), name(from), name(to));
     check_end(src, bytes, "cudaMemcpyAsync", pc);
     check_end(dst, bytes, "cudaMemcpyAsync", pc);
+}
+
+void count_copy(size_t bytes, enum cudaMemcpyKind kind)
+{
+    if (kind == cudaMemcpyHostToDevice) {
+        rk_emu_counted.copies_in++;
+        rk_emu_counted.bytes_in += bytes;
+    } else if (kind == cudaMemcpyDeviceToHost) {
+        rk_emu_counted.copies_out++;
+        rk_emu_counted.bytes_out += bytes;
+    }
 }
 
 } // namespace
@@ -428,6 +443,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
     check_copy(dst, src, bytes, kind, HERE);
     rk_emu_check_stream(s, "cudaMemcpyAsync", HERE);
     bool staged = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
+    count_copy(bytes, kind);
     auto copy = std::make_shared<std::vector<char>>();
     if (staged)
         copy->assign((const char *)src, (const char *)src + bytes);
@@ -441,8 +457,10 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
         note_pending(src, bytes, false);
     if (rk_emu_kind_of(dst) == RK_EMU_PINNED)
         note_pending(dst, bytes, true);
-    if (waits)
+    if (waits) {
+        rk_emu_counted.waits++;
         rk_emu_finish(s);
+    }
     return cudaSuccess;
 }
 

@@ -30,14 +30,36 @@ uint64_t rk_emu_random(void);
 void rk_emu_seed(uint64_t seed);
 void rk_emu_shuffle(unsigned *x, unsigned n);
 
-/* Counted since the start. */
+/* What is counted since the start, a line each of RK_EMU_STATS=FILE: name, and what it means. */
+#define RK_EMU_COUNTS(COUNT)                                                  \
+    COUNT(calls, "calls of the stand-ins")                                    \
+    COUNT(launches, "kernels launched, those in graphs too")                  \
+    COUNT(plain_launches, "kernels launched outside graphs")                  \
+    COUNT(graph_launches, "graphs launched")                                  \
+    COUNT(graph_nodes, "nodes of the graphs launched")                        \
+    COUNT(graphs_made, "graphs instantiated")                                 \
+    COUNT(graph_updates, "graphs or nodes of theirs that were given new values") \
+    COUNT(waits, "times the host waited for a stream, an event or the device") \
+    COUNT(allocations, "blocks of device memory allocated")                   \
+    COUNT(frees, "blocks of device memory freed")                             \
+    COUNT(pinned, "blocks of pinned memory allocated")                        \
+    COUNT(copies_in, "copies from the host")                                  \
+    COUNT(copies_out, "copies to the host")                                   \
+    COUNT(bytes_in, "bytes copied from the host")                             \
+    COUNT(bytes_out, "bytes copied to the host")                              \
+    COUNT(bytes_live, "bytes of device memory allocated at the end")          \
+    COUNT(bytes_peak, "most bytes of device memory at once")                  \
+    COUNT(blocks_live, "blocks of device memory allocated at the end")
+
 struct rk_emu_counts {
-    uint64_t calls, launches, bytes_live, bytes_peak, blocks_live;
+#define RK_EMU_COUNT(name, text) uint64_t name;
+    RK_EMU_COUNTS(RK_EMU_COUNT)
+#undef RK_EMU_COUNT
 };
 extern rk_emu_counts rk_emu_counted;
 
 /* The same by kernel; bytes of device memory in the check build alone: `moved` counts a byte once a launch, `accessed`
- * at every access. RK_EMU_STATS=FILE: a table of them at the end. */
+ * at every access. A table of them follows the counts. */
 struct rk_emu_tally {
     uint64_t launches, threads;
     uint64_t moved[2], accessed[2]; /* read, written */

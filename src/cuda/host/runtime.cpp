@@ -33,16 +33,25 @@ long setting(const char *name, long usual)
     return text && *text ? strtol(text, nullptr, 10) : usual;
 }
 
+std::map<std::string, rk_emu_tally> &tallies(void)
+{
+    if (!rt.tallies)
+        rt.tallies = new std::map<std::string, rk_emu_tally>;
+    return *rt.tallies;
+}
+
 void write_tallies(void)
 {
     const char *path = getenv("RK_EMU_STATS");
-    FILE *f = path && *path && rt.tallies ? fopen(path, "a") : nullptr;
+    FILE *f = path && *path ? fopen(path, "a") : nullptr;
     if (!f)
         return;
-    fprintf(f, "calls %llu, launches %llu, most device memory %llu bytes\n", (unsigned long long)rk_emu_counted.calls,
-            (unsigned long long)rk_emu_counted.launches, (unsigned long long)rk_emu_counted.bytes_peak);
+#define RK_EMU_COUNT(name, text) \
+    fprintf(f, "%-16s %14llu  %s\n", #name, (unsigned long long)rk_emu_counted.name, text);
+    RK_EMU_COUNTS(RK_EMU_COUNT)
+#undef RK_EMU_COUNT
     fprintf(f, "%10s %12s %14s %14s %14s %14s  kernel\n", "launches", "threads", "read", "written", "reads", "writes");
-    for (auto &t : *rt.tallies)
+    for (auto &t : tallies())
         fprintf(f, "%10llu %12llu %14llu %14llu %14llu %14llu  %s\n", (unsigned long long)t.second.launches,
                 (unsigned long long)t.second.threads, (unsigned long long)t.second.moved[0],
                 (unsigned long long)t.second.moved[1], (unsigned long long)t.second.accessed[0],
@@ -306,10 +315,9 @@ cudaError_t rk_emu_launch(const char *kernel, dim3 grid, dim3 block, size_t smem
     if (smem > SHARED_MOST)
         return rk_emu_error(cudaErrorInvalidValue);
     auto pack = std::make_shared<std::vector<char>>((const char *)args, (const char *)args + size);
-    if (!rt.tallies)
-        rt.tallies = new std::map<std::string, rk_emu_tally>;
-    rk_emu_tally *tally = &(*rt.tallies)[kernel];
+    rk_emu_tally *tally = &tallies()[kernel];
     rk_emu_counted.launches++;
+    rk_emu_counted.plain_launches++;
     tally->launches++;
     rk_emu_kernel k = { kernel, grid, block, smem, run, nullptr, size, tally };
     rk_emu_enqueue(stream, kernel, [=] {

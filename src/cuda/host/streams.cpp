@@ -330,6 +330,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     RK_EMU_CALL("cudaStreamSynchronize", cudaErrorLaunchFailure);
+    rk_emu_counted.waits++;
     finish_for_host(checked(s));
     return cudaSuccess;
 }
@@ -347,6 +348,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 cudaError_t cudaDeviceSynchronize(void)
 {
     RK_EMU_CALL("cudaDeviceSynchronize", cudaErrorLaunchFailure);
+    rk_emu_counted.waits++;
     rk_emu_finish_all();
     return cudaSuccess;
 }
@@ -384,6 +386,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     RK_EMU_CALL("cudaEventSynchronize", cudaErrorLaunchFailure);
+    rk_emu_counted.waits++;
     if (!e->last)
         return cudaSuccess;
     run_until(op(e->last));
