@@ -123,6 +123,9 @@ const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
 /* Runs fn(arg) in rk_close(). RK_ENOMEM is recorded. */
 rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
 
+/* Adds to the message of the failure that is recorded. */
+void rk__fail_more(rk_ctx *ctx, const char *fmt, ...) RK_PRINTF(2, 3);
+
 /* Checked products and sums of sizes. RK_ENOMEM ("too large") on overflow, recorded. */
 rk_status rk__mul_size(rk_ctx *ctx, size_t a, size_t b, size_t *out);
 rk_status rk__shape_size(rk_ctx *ctx, const rk_shape *s, int64_t *out);

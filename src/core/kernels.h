@@ -260,6 +260,11 @@ typedef struct rk_device {
     /* Measured f32 operations a second of all threads, a multiply-add counting two; may be NULL. Takes some
      * 10 ms the first time. */
     double (*peak_flops)(rk_dev *dev);
+    /* The last failure in words, with what to do: "" if there was none. NULL: statuses say it all. */
+    void (*failure)(rk_dev *dev, char *msg, size_t msg_size);
+    /* room: bytes that this process could have in all, those it has included; total: of the device. NULL: as
+     * much as the host has. */
+    void (*memory)(rk_dev *dev, size_t *room, size_t *total);
 } rk_device;
 
 extern const rk_device rk_device_cpu;

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
     const char *name;
@@ -62,6 +63,26 @@ void rk_error_clear(rk_ctx *ctx)
     }
 }
 
+/* What the device has to say of its own failure follows what it was about. */
+static void add_failure(rk_ctx *ctx)
+{
+    size_t n = strlen(ctx->message);
+    if (!ctx->dev || !ctx->device->failure || n + 3 > sizeof ctx->message)
+        return;
+    ctx->device->failure(ctx->dev, ctx->message + n + 2, sizeof ctx->message - n - 2);
+    if (ctx->message[n + 2])
+        memcpy(ctx->message + n, ": ", 2);
+}
+
+void rk__fail_more(rk_ctx *ctx, const char *fmt, ...)
+{
+    size_t n = strlen(ctx->message);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(ctx->message + n, sizeof ctx->message - n, fmt, ap);
+    va_end(ap);
+}
+
 rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...)
 {
     if (!ctx)
@@ -72,6 +93,8 @@ rk_status rk_fail(rk_ctx *ctx, rk_status st, const char *fmt, ...)
         vsnprintf(ctx->message, sizeof ctx->message, fmt, ap);
         va_end(ap);
         ctx->status = st;
+        if (st == RK_EDEVICE || st == RK_ENOMEM)
+            add_failure(ctx);
     }
     return ctx->status;
 }

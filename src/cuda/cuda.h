@@ -28,11 +28,19 @@ struct rk_dev {
     rk__cuda_block work[RK__CUDA_SLOTS];
     rk__cuda_block host; /* pinned */
     cudaError_t error;   /* the last failure */
+    size_t held;         /* bytes that alloc gave out */
     char description[160];
 };
 
 /* RK_OK, RK_ENOMEM or RK_EDEVICE for what a call of the runtime said, which is remembered. */
 rk_status rk__cuda_status(rk_dev *dev, cudaError_t e);
+
+/* The same, of a call whose failure is no news: nothing is remembered. */
+bool rk__cuda_quiet(cudaError_t e);
+
+/* Of rk_device. */
+void rk__cuda_failure(rk_dev *dev, char *msg, size_t msg_size);
+void rk__cuda_memory(rk_dev *dev, size_t *room, size_t *total);
 
 /* What the launches since the last call of this said: the end of every entry. */
 rk_status rk__cuda_launched(rk_dev *dev);

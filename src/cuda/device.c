@@ -147,6 +147,13 @@ rk_status rk__cuda_status(rk_dev *dev, cudaError_t e)
     return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
 }
 
+bool rk__cuda_quiet(cudaError_t e)
+{
+    if (e)
+        cudaGetLastError();
+    return e != cudaSuccess;
+}
+
 rk_status rk__cuda_launched(rk_dev *dev)
 {
     return rk__cuda_status(dev, cudaGetLastError());
@@ -213,12 +220,14 @@ static rk_status alloc_cuda(rk_dev *dev, size_t bytes, void **p)
     rk_status st = rk__cuda_status(dev, cudaMalloc(p, bytes ? bytes : 1));
     if (st)
         *p = NULL;
+    else
+        dev->held += bytes;
     return st;
 }
 
 static void release_cuda(rk_dev *dev, void *p, size_t bytes)
 {
-    (void)bytes;
+    dev->held -= p ? bytes : 0;
     rk__cuda_status(dev, cudaFree(p));
 }
 
@@ -263,4 +272,6 @@ const rk_device rk__cuda_device = {
     .cast = rk__cuda_cast,
     .describe = describe_cuda,
     .threads = threads_cuda,
+    .failure = rk__cuda_failure,
+    .memory = rk__cuda_memory,
 };

@@ -296,6 +296,8 @@ static void save_failed(rk__trainer *t, rk_status st, const char *why)
 {
     char last[64];
     int64_t most = t->cfg->ckpt_max_failures;
+    if (rk_failed(t->ctx)) /* not the storage: the run ends, and says why */
+        return;
     t->failed_saves++;
     if (st == RK_ELOCKED || (most > 0 && t->failed_saves >= most))
         give_up(t, st, why);
@@ -689,6 +691,9 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
                       .asked_step = -1 };
     rk_status st = train(&t);
     if (st && st != RK_EPREEMPTED) {
+        char last[64];
+        if (st == RK_EDEVICE)
+            rk__fail_more(ctx, "%s", last_good(&t, last));
         rk_barrier(ctx); /* the other ranks hear of it instead of waiting */
         rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
         rk__trace_write_own(t.setup.job);

@@ -131,6 +131,35 @@ TEST(out_of_memory_is_a_status)
     device->close(dev);
 }
 
+TEST(failures_have_words_and_remedies)
+{
+    char msg[512];
+    void *p;
+    rk_dev *dev = open_one();
+    device->failure(dev, msg, sizeof msg);
+    CHECK(!*msg);
+    CHECK(device->alloc(dev, (size_t)1 << 40, &p) == RK_ENOMEM);
+    device->failure(dev, msg, sizeof msg);
+    CHECK(strstr(msg, "GPU 0: out of memory (cudaErrorMemoryAllocation), 0.00 of its 8.00 GiB are held"));
+    device->failure(dev, msg, 12);
+    CHECK(!strcmp(msg, "GPU 0: out "));
+    device->close(dev);
+}
+
+TEST(room_is_what_is_held_and_what_is_free)
+{
+    size_t room, total, again;
+    void *p;
+    rk_dev *dev = open_one();
+    device->memory(dev, &room, &total);
+    CHECK(total == (size_t)8 << 30 && room <= total && room > total / 2);
+    CHECK(!device->alloc(dev, 1 << 20, &p));
+    device->memory(dev, &again, &total);
+    CHECK(again + (1 << 16) > room && again <= room);
+    device->release(dev, p, 1 << 20);
+    device->close(dev);
+}
+
 /* What a child does whose n-th call of the runtime fails. */
 static rk_status short_work(rk_dev *dev, void *p, void *q)
 {

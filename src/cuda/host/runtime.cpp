@@ -23,6 +23,8 @@ enum { PROCESSORS = 4, NO_DRIVER = -1 };
 struct {
     std::recursive_mutex lock;
     cudaError_t error;
+    bool made_to_fail;   /* the call at hand */
+    bool told;           /* of the first call that fails */
     uint64_t random = 88172645463325252ull;
     std::map<std::string, rk_emu_tally> *tallies; /* by kernel; never freed: the end is told of them */
 } rt;
@@ -86,15 +88,18 @@ rk_emu_guard::~rk_emu_guard()
     rt.lock.unlock();
 }
 
+/* RK_EMU_FAIL=N: the N-th call fails; N+: all from there on, as where a GPU is lost. */
 bool rk_emu_fails(const char *call)
 {
-    static long wanted = setting("RK_EMU_FAIL", 0);
-    bool fails = wanted > 0 && ++rk_emu_counted.calls == (uint64_t)wanted;
-    if (wanted <= 0)
-        rk_emu_counted.calls++;
-    if (fails)
-        fprintf(stderr, "rk_emu: call %ld, %s, is made to fail\n", wanted, call);
-    return fails;
+    static const char *text = getenv("RK_EMU_FAIL");
+    static const uint64_t wanted = text ? strtoull(text, nullptr, 10) : 0;
+    static const bool all = text && strchr(text, '+');
+    const uint64_t n = ++rk_emu_counted.calls;
+    rt.made_to_fail = wanted && (all ? n >= wanted : n == wanted);
+    if (rt.made_to_fail && !rt.told)
+        fprintf(stderr, "rk_emu: call %llu, %s, is made to fail%s\n", (unsigned long long)n, call, all ? ", and all later ones" : "");
+    rt.told |= rt.made_to_fail;
+    return rt.made_to_fail;
 }
 
 void rk_emu_report(const char *kind, const char *format, ...)
@@ -155,12 +160,51 @@ void rk_emu_shuffle(unsigned *x, unsigned n)
     }
 }
 
+/* RK_EMU_ERROR=NUMBER: what calls that are made to fail say, in place of what is usual for each. */
 cudaError_t rk_emu_error(cudaError_t e)
 {
+    const long named = rt.made_to_fail ? setting("RK_EMU_ERROR", 0) : 0;
+    rt.made_to_fail = false;
+    if (named)
+        e = (cudaError_t)named;
     if (e)
         rt.error = e;
     return e;
 }
+
+namespace {
+
+#define RK_EMU_ERROR_WORDS(e, words) \
+    {                                \
+        e, #e, words                 \
+    }
+
+const struct {
+    cudaError_t e;
+    const char *name, *words;
+} errors[] = {
+    RK_EMU_ERROR_WORDS(cudaSuccess, "no error"),
+    RK_EMU_ERROR_WORDS(cudaErrorMemoryAllocation, "out of memory"),
+    RK_EMU_ERROR_WORDS(cudaErrorInvalidValue, "invalid argument"),
+    RK_EMU_ERROR_WORDS(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    RK_EMU_ERROR_WORDS(cudaErrorLaunchFailure, "unspecified launch failure"),
+    RK_EMU_ERROR_WORDS(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    RK_EMU_ERROR_WORDS(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered"),
+    RK_EMU_ERROR_WORDS(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device"),
+    RK_EMU_ERROR_WORDS(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
+    RK_EMU_ERROR_WORDS(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    RK_EMU_ERROR_WORDS(cudaErrorUnknown, "unknown error"),
+};
+
+size_t words_of(cudaError_t e)
+{
+    size_t i = 0, last = sizeof errors / sizeof *errors - 1;
+    while (i < last && errors[i].e != e)
+        i++;
+    return i;
+}
+
+} // namespace
 
 extern "C" {
 
@@ -179,50 +223,12 @@ cudaError_t cudaPeekAtLastError(void)
 
 const char *cudaGetErrorName(cudaError_t e)
 {
-    switch (e) {
-    case cudaSuccess:
-        return "cudaSuccess";
-    case cudaErrorMemoryAllocation:
-        return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidValue:
-        return "cudaErrorInvalidValue";
-    case cudaErrorInvalidConfiguration:
-        return "cudaErrorInvalidConfiguration";
-    case cudaErrorLaunchFailure:
-        return "cudaErrorLaunchFailure";
-    case cudaErrorNoKernelImageForDevice:
-        return "cudaErrorNoKernelImageForDevice";
-    case cudaErrorInsufficientDriver:
-        return "cudaErrorInsufficientDriver";
-    case cudaErrorNoDevice:
-        return "cudaErrorNoDevice";
-    default:
-        return "cudaErrorUnknown";
-    }
+    return errors[words_of(e)].name;
 }
 
 const char *cudaGetErrorString(cudaError_t e)
 {
-    switch (e) {
-    case cudaSuccess:
-        return "no error";
-    case cudaErrorMemoryAllocation:
-        return "out of memory";
-    case cudaErrorInvalidValue:
-        return "invalid argument";
-    case cudaErrorInvalidConfiguration:
-        return "invalid configuration argument";
-    case cudaErrorLaunchFailure:
-        return "unspecified launch failure";
-    case cudaErrorNoKernelImageForDevice:
-        return "no kernel image is available for execution on the device";
-    case cudaErrorInsufficientDriver:
-        return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice:
-        return "no CUDA-capable device is detected";
-    default:
-        return "unknown error";
-    }
+    return errors[words_of(e)].words;
 }
 
 /* RK_EMU_DEVICES: how many there are; -1: as where no driver is, which leaves *n unset. */
