@@ -320,7 +320,7 @@ static void against_bf16(const bench_options *o, rk_dev *dev, const char *label,
     if (o->only && !strstr(name, o->only))
         return;
     bf16_task b = { .t = make(dev, m, n, k, ta, tb, false) };
-    b.t.g.bf16 = true;
+    b.t.g.round = RK_ROUND_BF16;
     if (bf16_open(&b)) {
         int64_t wrong = count_wrong(&b.t, ours, theirs_bf16, &b, 1e-7);
         bench_side sides[2] = { { .name = "ours", .run = ours, .arg = &b.t },

@@ -190,7 +190,8 @@ RK_API rk_tensor *rk_dropout_op(rk_tensor *x, double p, uint64_t layer);
  * first sample in the global batch. The training loop calls it. */
 RK_API void rk_set_step(rk_ctx *ctx, uint64_t step, int64_t first_sample);
 RK_API void rk_set_training(rk_ctx *ctx, bool on);
-/* Round the operands of every product (linear, matmul, conv) to this type: RK_F32 (default) or RK_BF16. */
+/* Round the operands of every product (linear, matmul, conv) to this type, to nearest even: RK_F32 (default),
+ * RK_BF16, or RK_F16, where what is beyond 65504 becomes infinite. Sums are f32. */
 RK_API rk_status rk_set_compute(rk_ctx *ctx, rk_dtype t);
 
 #ifdef __cplusplus

@@ -199,9 +199,9 @@ rk_status rk_set_compute(rk_ctx *ctx, rk_dtype t)
 {
     if (rk_failed(ctx))
         return rk_failed(ctx);
-    if (t != RK_F32 && t != RK_BF16)
-        return rk_fail(ctx, RK_ECONFIG, "compute is %s; f32 and bf16 are offered", rk_dtype_name(t));
-    ctx->bf16 = t == RK_BF16;
+    if (t != RK_F32 && t != RK_BF16 && t != RK_F16)
+        return rk_fail(ctx, RK_ECONFIG, "compute is %s; f32, bf16 and f16 are offered", rk_dtype_name(t));
+    ctx->round = t == RK_BF16 ? RK_ROUND_BF16 : t == RK_F16 ? RK_ROUND_F16 : RK_ROUND_NONE;
     return RK_OK;
 }
 

@@ -100,7 +100,7 @@ struct rk_ctx {
     uint64_t step;
     int64_t first_sample;
     bool training;
-    bool bf16; /* rk_set_compute */
+    rk_round round; /* rk_set_compute */
     int no_grad;
     rk__tape *tape;
     rk__memory *memory;

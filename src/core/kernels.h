@@ -20,6 +20,10 @@ typedef enum rk_acc {
     RK_ACC_CHAIN /* the chain starts from out instead of +0; segments must be 1 */
 } rk_acc;
 
+/* What the operands of a product are rounded to, to nearest even: bf16, or IEEE half precision, where what is
+ * too large becomes infinite. */
+typedef enum rk_round { RK_ROUND_NONE, RK_ROUND_BF16, RK_ROUND_F16 } rk_round;
+
 /* Sum over samples: `segments` leaves, cut between whole units of `unit` consecutive terms. */
 typedef struct rk_order {
     int segments; /* power of two, >= 1 */
@@ -44,7 +48,7 @@ typedef struct rk_gemm {
     rk_act act;                               /* after the bias; not with acc other than SET */
     void *pre;             /* NULL, or (m, n) like c: the value before act (gelu's backward needs it) */
     const void *relu_mask; /* NULL, or (m, n) like c: c = mask > 0 ? c : 0 (relu's backward, fused) */
-    bool bf16;             /* operands are rounded to bf16 (nearest even), sums stay T */
+    rk_round round;        /* of the operands; sums stay T */
 } rk_gemm;
 
 /* x (n, c, h, w), w (oc, c/groups, kh, kw), y (n, oc, oh, ow). Term order of the chains: y over (c, kh, kw)
@@ -53,7 +57,7 @@ typedef struct rk_gemm {
 typedef struct rk_conv2d_args {
     int64_t n, c, h, w, oc, kh, kw, oh, ow;
     int64_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
-    bool bf16;
+    rk_round round;
 } rk_conv2d_args;
 
 typedef struct rk_pool2d {

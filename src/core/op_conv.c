@@ -222,7 +222,7 @@ rk_tensor *rk_conv2d_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, const rk_conv_
     }
     if (!conv_settings(&c, cfg, &a.k) || !conv_sizes(&c, in[0], in[1], in[2], &a.k, &shape))
         return rk__inert(c.ctx);
-    a.k.bf16 = c.ctx->bf16;
+    a.k.round = c.ctx->round;
     rk_tensor *y = rk__out(c.ctx, c.type, shape);
     rk_status st = conv_forward(&c, &a, in, y);
     if (st || rk_failed(c.ctx))

@@ -40,7 +40,7 @@ static matrices transposed(matrices m, bool swap)
 /* Runs gemm; without terms to add the sum is 0. */
 static rk_status multiply(const rk_kernels *k, rk_ctx *ctx, rk_gemm *g)
 {
-    g->bf16 = ctx->bf16;
+    g->round = ctx->round;
     if (!g->a || !g->b || !g->c)
         return rk_failed(ctx);
     int64_t batch = g->batch ? g->batch : 1;

@@ -14,14 +14,14 @@ struct place {
 };
 
 /* As on the CPU, doubles are the reference, which is not rounded. */
-bool rounds(const rk_conv2d_args *g, float)
+rk_round rounds(const rk_conv2d_args *g, float)
 {
-    return g->bf16;
+    return g->round;
 }
 
-bool rounds(const rk_conv2d_args *, double)
+rk_round rounds(const rk_conv2d_args *, double)
 {
-    return false;
+    return RK_ROUND_NONE;
 }
 
 /* Elements of images: those at the sum of a line's and a term's place. Lines and terms are what D says. */
@@ -29,7 +29,7 @@ template <class T, class D> struct windows {
     typedef place line_type;
     const T *p;
     int32_t h, w; /* of a plane */
-    bool bf16;
+    rk_round round;
     D places;
 
     __device__ __forceinline__ place line(int64_t i) const
@@ -48,7 +48,7 @@ template <class T, class D> struct windows {
         if ((uint32_t)row >= (uint32_t)h || (uint32_t)col >= (uint32_t)w)
             return 0;
         T x = p[l.base + t.base + (int64_t)row * w + col];
-        return bf16 ? rk__bf16(x) : x;
+        return rk__rounded(round, x);
     }
 
     __device__ __forceinline__ bool by_term() const
@@ -61,7 +61,7 @@ template <class T, class D> struct windows {
 template <class T, class D> struct offsets {
     typedef const T *line_type;
     const T *p;
-    bool bf16;
+    rk_round round;
     D places;
 
     __device__ __forceinline__ const T *line(int64_t i) const
@@ -77,7 +77,7 @@ template <class T, class D> struct offsets {
     __device__ __forceinline__ T at(const T *l, int64_t t) const
     {
         T x = l[t];
-        return bf16 ? rk__bf16(x) : x;
+        return rk__rounded(round, x);
     }
 
     __device__ __forceinline__ bool by_term() const
@@ -474,14 +474,14 @@ rk_status conv2d_dx(rk_dev *dev, const rk_conv2d_args *g, const void *dy, const 
     p.phases_w = (int32_t)(g->stride_w < g->w ? g->stride_w : g->w);
     p.phases = phases_h * p.phases_w;
     p.a.p = (const T *)w;
-    p.a.bf16 = rounds(g, T());
+    p.a.round = rounds(g, T());
     p.a.places.channel = taps;
     p.a.places.row = c * taps;
     p.a.places.kw = g->kw;
     p.b.p = (const T *)dy;
     p.b.h = (int32_t)g->oh;
     p.b.w = (int32_t)g->ow;
-    p.b.bf16 = rounds(g, T());
+    p.b.round = rounds(g, T());
     p.b.places.back_h = p.ah.back;
     p.b.places.back_w = p.aw.back;
     p.b.places.plane = g->oh * g->ow;

@@ -12,7 +12,7 @@ template <class T> struct matrix {
     typedef const T *line_type;
     const T *p;
     int64_t line_step, term_step;
-    bool bf16;
+    rk_round round;
 
     __device__ __forceinline__ const T *line(int64_t i) const
     {
@@ -27,7 +27,7 @@ template <class T> struct matrix {
     __device__ __forceinline__ T at(const T *l, int64_t t) const
     {
         T x = l[t];
-        return bf16 ? rk__bf16(x) : x;
+        return rk__rounded(round, x);
     }
 
     __device__ __forceinline__ bool by_term() const
@@ -117,8 +117,8 @@ template <class T> rk_status gemm(rk_dev *dev, const rk_gemm *g)
     if (g->m <= 0 || g->n <= 0)
         return RK_OK;
     product<T> p;
-    p.a = matrix<T>{ (const T *)g->a, g->a_row, g->a_col, g->bf16 };
-    p.b = matrix<T>{ (const T *)g->b, g->b_col, g->b_row, g->bf16 };
+    p.a = matrix<T>{ (const T *)g->a, g->a_row, g->a_col, g->round };
+    p.b = matrix<T>{ (const T *)g->b, g->b_col, g->b_row, g->round };
     p.m = g->m;
     p.n = g->n;
     p.units = g->k / order.unit;

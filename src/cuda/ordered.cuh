@@ -125,4 +125,12 @@ static __device__ __forceinline__ double rk__bf16(double x)
     return (double)rk__bf16((float)x);
 }
 
+/* An operand of a product. */
+template <class T> static __device__ __forceinline__ T rk__rounded(rk_round to, T x)
+{
+    return to == RK_ROUND_BF16  ? rk__bf16(x)
+           : to == RK_ROUND_F16 ? (T)__half2float(__float2half_rn((float)x))
+                                : x;
+}
+
 #endif

@@ -82,6 +82,7 @@ static void put_optim(rk__text *t, const rk_optim_cfg *o)
 /* run.seed is the loader's: evaluation draws the held-out part with it, and nothing else. */
 static char *config_text(rk_ctx *ctx, const rk_data_cfg *data, const rk_optim *opt, const char *model)
 {
+    static const char *const compute[] = { "f32", "bf16", "f16" };
     rk__text t = { 0 };
     rk__text_printf(&t, "{\"run\":{\"seed\":%lld},\"model\":", (long long)(data->seed & INT64_MAX));
     rk__text_puts(&t, model);
@@ -90,7 +91,7 @@ static char *config_text(rk_ctx *ctx, const rk_data_cfg *data, const rk_optim *o
         put_optim(&t, &opt->cfg);
     rk__text_printf(&t, ",\"batch\":{\"global\":%lld},\"grid\":{\"data\":%d},\"parallel\":{\"exact\":%s}",
                     (long long)data->batch, ctx->data_shards, ctx->exact ? "true" : "false");
-    rk__text_printf(&t, ",\"compute\":\"%s\"}", ctx->bf16 ? "bf16" : "f32");
+    rk__text_printf(&t, ",\"compute\":\"%s\"}", compute[ctx->round]);
     return rk__text_take(&t);
 }
 

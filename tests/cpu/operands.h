@@ -1,7 +1,10 @@
-/* Operands for tests of bits: numbers of a fixed stream, bf16 rounding, memory between guard pages. */
+/* Operands for tests of bits: numbers of a fixed stream, rounding, memory between guard pages. */
 #ifndef RK_TEST_OPERANDS_H
 #define RK_TEST_OPERANDS_H
 
+#include "core/kernels.h"
+
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -34,6 +37,22 @@ static float bf16(float f)
     u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
     memcpy(&f, &u, sizeof f);
     return f;
+}
+
+/* IEEE half precision, by definition: a multiple of the last bit that there is. */
+static float f16(float f)
+{
+    int exponent;
+    if (!(fabsf(f) < 65520))
+        return f != f ? f : copysignf(INFINITY, f);
+    frexpf(f, &exponent);
+    double unit = ldexp(1, (exponent < -13 ? -13 : exponent) - 11);
+    return copysignf((float)(rint(f / unit) * unit), f);
+}
+
+static float rounded(rk_round to, float f)
+{
+    return to == RK_ROUND_BF16 ? bf16(f) : to == RK_ROUND_F16 ? f16(f) : f;
 }
 
 /* n floats in pages of their own, flush against a page that may not be touched: the one behind, or the one

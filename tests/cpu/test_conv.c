@@ -19,7 +19,7 @@ typedef struct problem {
 
 static float term(const problem *p, float a, float b, float sum)
 {
-    return p->g.bf16 ? fmaf(bf16(a), bf16(b), sum) : fmaf(a, b, sum);
+    return fmaf(rounded(p->g.round, a), rounded(p->g.round, b), sum);
 }
 
 /* x of a sample and channel, zero in the padding. */
@@ -394,7 +394,7 @@ TEST(segments)
         }
 }
 
-TEST(bf16)
+TEST(rounded_operands)
 {
     static const int64_t shape[][14] = {
         { 2, 5, 9, 10, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1 },
@@ -403,9 +403,10 @@ TEST(bf16)
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
         rk_conv2d_args g = args(shape[i]);
-        g.bf16 = true;
-        problem p = make(g);
-        CHECK_SAME(p, (int)i);
+        for (g.round = RK_ROUND_BF16; g.round <= RK_ROUND_F16; g.round++) {
+            problem p = make(g);
+            CHECK_SAME(p, (int)i);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ static float subtree(const rk_gemm *g, const float *a, const float *b, int64_t l
     }
     for (int64_t k = lo * g->order.unit; k < hi * g->order.unit; k++) {
         float x = a[k * g->a_col], y = b[k * g->b_row];
-        start = g->bf16 ? fmaf(bf16(x), bf16(y), start) : fmaf(x, y, start);
+        start = fmaf(rounded(g->round, x), rounded(g->round, y), start);
     }
     return start;
 }
@@ -124,11 +124,11 @@ static void open_all(void)
     }
 }
 
-/* The index of the first float that differs, or -1. */
+/* The index of the first float that differs, or -1; two NaN are equal. */
 static int64_t differs(const float *x, const float *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        if (memcmp(x + i, y + i, sizeof *x))
+        if (memcmp(x + i, y + i, sizeof *x) && (x[i] == x[i] || y[i] == y[i]))
             return i;
     return -1;
 }
@@ -283,7 +283,7 @@ TEST(double_reference)
                                             : RK_ACC_SET };
         p.g.bias = what & 32 ? p.bias : NULL;
         p.g.relu_mask = what & 64 ? p.mask : NULL;
-        p.g.bf16 = what & 64;
+        p.g.round = what & 64 ? RK_ROUND_BF16 : RK_ROUND_NONE;
         int64_t size[] = { 2 * p.g.a_batch, 2 * p.g.b_batch, p.c_floats, p.g.n, p.c_floats };
         const float *from[] = { p.a, p.b, p.c, p.bias, p.mask };
         double *in[5];
@@ -333,18 +333,37 @@ TEST(batches)
         }
 }
 
-TEST(bf16)
+/* Numbers of the left operand are multiplied by `scale`. */
+static bool rounded_products(rk_round to, float scale)
 {
+    bool good = true;
     static const int64_t shape[][3] = {
         { 1, 70, 40 }, { 16, 300, 64 }, { 33, 33, 33 }, { 100, 20, 600 }, { 7, 5, 3 }
     };
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int t = 0; t < 8; t++) {
             problem p = make(shape[i][0], shape[i][1], shape[i][2], t & 1, t & 2, 0);
-            p.g.bf16 = true;
+            p.g.round = to;
             p.g.order.segments = t & 4 ? 8 : 1;
-            CHECK_SAME(&p);
+            for (int64_t j = 0; j < p.g.a_batch; j++)
+                p.a[j] *= scale;
+            good = good && same_everywhere(&p);
+            drop(&p);
         }
+    return good;
+}
+
+TEST(bf16)
+{
+    CHECK(rounded_products(RK_ROUND_BF16, 1));
+}
+
+/* Numbers that are subnormal, normal and, some of them, too large. */
+TEST(f16)
+{
+    CHECK(rounded_products(RK_ROUND_F16, 0x1p-16f));
+    CHECK(rounded_products(RK_ROUND_F16, 1));
+    CHECK(rounded_products(RK_ROUND_F16, 1e5f));
 }
 
 /* Elements from the first to the last of a matrix: the last row has no padding behind it. */
@@ -371,7 +390,7 @@ static bool within_fences(const int64_t *shape, int how)
                   .b = b.p,
                   .ldc = ldc,
                   .bias = bias.p,
-                  .bf16 = how & 4,
+                  .round = how & 4 ? RK_ROUND_BF16 : RK_ROUND_NONE,
                   .a_row = ta ? 1 : lda,
                   .a_col = ta ? lda : 1,
                   .b_row = tb ? 1 : ldb,

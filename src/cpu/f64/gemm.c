@@ -16,6 +16,23 @@ static double to_bf16(double x)
     return f;
 }
 
+/* As a multiple of the last bit that half precision has there. */
+static double to_f16(double x)
+{
+    float f = (float)x, most = 65520;
+    int exponent;
+    if (!(fabsf(f) < most))
+        return f != f ? f : copysign(INFINITY, f);
+    frexp(f, &exponent);
+    double unit = ldexp(1, (exponent < -13 ? -13 : exponent) - 11);
+    return rint(f / unit) * unit;
+}
+
+static double rounded(rk_round to, double x)
+{
+    return to == RK_ROUND_BF16 ? to_bf16(x) : to == RK_ROUND_F16 ? to_f16(x) : x;
+}
+
 /* The subtree of `segments` leaves over units [lo, hi); one leaf is a chain from `start`. */
 static double subtree(const rk_gemm *g, const double *a, const double *b, int64_t unit, int64_t lo,
                       int64_t hi, int segments, double start)
@@ -27,8 +44,8 @@ static double subtree(const rk_gemm *g, const double *a, const double *b, int64_
     }
     double sum = start;
     for (int64_t k = lo * unit; k < hi * unit; k++) {
-        double x = a[k * g->a_col], y = b[k * g->b_row];
-        sum = g->bf16 ? fma(to_bf16(x), to_bf16(y), sum) : fma(x, y, sum);
+        double x = rounded(g->round, a[k * g->a_col]), y = rounded(g->round, b[k * g->b_row]);
+        sum = fma(x, y, sum);
     }
     return sum;
 }

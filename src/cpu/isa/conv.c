@@ -30,7 +30,8 @@ typedef struct pass {
 typedef struct job {
     rk_dev *dev;
     rk__conv_view view;
-    bool bf16, relu;
+    rk_round round;
+    bool relu;
     bool in_place; /* the image is read where it is */
     int64_t n, groups;
     int64_t in, out;            /* channels of a group: of the image, of the output */
@@ -151,9 +152,9 @@ static void pack_weights(job *j)
     else
         for (int64_t t = 0; t < j->groups * j->tiles; t++)
             pack_tile(j, t, 0);
-    if (j->bf16 && j->passes)
+    if (j->round && j->passes)
         for (int64_t i = 0; i < total; i += TV)
-            tv_store(j->pass[0].a + i, tv_bf16(tv_load(j->pass[0].a + i)));
+            tv_store(j->pass[0].a + i, tv_narrow(j->round, tv_load(j->pass[0].a + i)));
 }
 
 /* ---- a task ---- */
@@ -312,7 +313,7 @@ static void run_task(void *arg, int64_t task, int worker)
     }
     const float *src = j->src + (sample * j->groups + group) * j->in * j->view.h * j->view.w;
     if (!j->in_place)
-        RK_NAME(conv_view_copy)(&j->view, j->in, j->bf16, src, copy);
+        RK_NAME(conv_view_copy)(&j->view, j->in, j->round, src, copy);
     const float *image = j->in_place ? src : copy;
     const int64_t plane = j->h * j->w, m0 = tile_row(j, t0), m1 = tile_row(j, t1);
     if (phased)
@@ -380,7 +381,7 @@ static void read_in_place(job *j)
     int64_t apart = CACHE_SETS_BYTES; /* the largest power of two that planes are multiples of */
     while (bytes % apart)
         apart /= 2;
-    j->in_place = !j->bf16 && v->rows == v->h && v->cols == v->w && v->pad_h == 0 && v->pad_w == 0 &&
+    j->in_place = !j->round && v->rows == v->h && v->cols == v->w && v->pad_h == 0 && v->pad_w == 0 &&
                   v->stride_h == 1 && v->stride_w == 1 && j->in <= CACHE_SETS_BYTES / apart * CACHE_WAYS;
     for (int64_t p = 0; p < j->passes; p++)
         j->in_place = j->in_place && (j->pass[p].whole || j->pass[p].k == 0);
@@ -410,7 +411,7 @@ rk_status RK_NAME(conv2d)(rk_dev *dev, const rk_conv2d_args *g, const void *x, c
     pass only = { .rows = g->oh, .cols = g->ow, .k = in * taps, .taps = taps };
     job j = { .dev = dev,
               .view = RK_NAME(conv_view_x)(g),
-              .bf16 = g->bf16,
+              .round = g->round,
               .relu = act == RK_ACT_RELU,
               .n = g->n,
               .groups = g->groups,
@@ -516,7 +517,7 @@ rk_status RK_NAME(conv2d_dx)(rk_dev *dev, const rk_conv2d_args *g, const void *d
                aw = { g->w, g->kw, g->stride_w, g->pad_w, g->dil_w };
     int64_t in = g->oc / g->groups, out = g->c / g->groups, taps = g->kh * g->kw;
     job j = { .dev = dev,
-              .bf16 = g->bf16,
+              .round = g->round,
               .n = g->n,
               .groups = g->groups,
               .in = in,

@@ -33,8 +33,8 @@ static inline int64_t rk__conv_view_size(const rk__conv_view *v, int64_t channel
     return channels * v->plane + TV;
 }
 
-/* Copies channels of one sample (contiguous planes from src on) to dst; bf16: rounds them. */
-void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src,
+/* Copies channels of one sample (contiguous planes from src on) to dst; rounded. */
+void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, rk_round to, const float *src,
                              float *dst);
 
 /* Where the copy holds what output (0, 0) reads at distance (dh, dw) >= 0 from its window's first element. */

@@ -158,7 +158,7 @@ static void pack_dy(const part *p, int64_t sample, int64_t v, int vecs, int64_t 
                                                                        : tv_load_n(src + l * plane + q, left);
             tv_transpose(t);
             RK_UNROLL for (int l = 0; l < TV; l++) if (l < left)
-                tv_store(out + (q + l) * width, j->g->bf16 ? tv_bf16(t[l]) : t[l]);
+                tv_store(out + (q + l) * width, tv_narrow(j->g->round, t[l]));
         }
     }
 }
@@ -245,7 +245,7 @@ static void chain(const part *p, int64_t lo, int64_t hi, bool first, float *sums
         int64_t images = hi - n < p->images ? hi - n : p->images;
         for (int64_t i = 0; i < images; i++) {
             const float *src = j->x + ((n + i) * g->c + p->group * j->c + p->c0) * g->h * g->w;
-            RK_NAME(conv_view_copy)(&j->view, p->c1 - p->c0, g->bf16, src, p->image + i * p->image_size);
+            RK_NAME(conv_view_copy)(&j->view, p->c1 - p->c0, g->round, src, p->image + i * p->image_size);
         }
         if (rows < g->oh)
             add_rows(p, n, rows, first && n == lo, sums);

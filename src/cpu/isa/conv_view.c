@@ -94,7 +94,7 @@ static void copy_phase(const rk__conv_view *v, int64_t ph, int64_t pw, const flo
     zero(dst + r1 * v->pitch, v->phase - r1 * v->pitch);
 }
 
-void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16, const float *src,
+void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, rk_round to, const float *src,
                              float *dst)
 {
     int64_t used = v->phases_h * v->phases_w * v->phase;
@@ -102,9 +102,9 @@ void RK_NAME(conv_view_copy)(const rk__conv_view *v, int64_t channels, bool bf16
         for (int64_t p = 0; p < v->phases_h * v->phases_w; p++)
             copy_phase(v, p / v->phases_w, p % v->phases_w, src, dst + p * v->phase);
         zero(dst + used, v->plane - used);
-        if (bf16) /* a plane is whole vectors */
+        if (to) /* a plane is whole vectors */
             for (int64_t i = 0; i < v->plane; i += TV)
-                tv_store(dst + i, tv_bf16(tv_load(dst + i)));
+                tv_store(dst + i, tv_narrow(to, tv_load(dst + i)));
     }
     zero(dst, TV);
 }

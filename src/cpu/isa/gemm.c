@@ -4,8 +4,8 @@
  * all, then tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is
  * one chain a leaf.
  *
- * bf16: operands are rounded while they are packed and then multiplied as floats, on every instruction set. A
- * product of two bf16 numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is
+ * bf16 and f16: operands are rounded while they are packed and then multiplied as floats, on every instruction
+ * set. A product of two such numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is
  * not used: it adds two terms an instruction and takes denormals for zero, so its bits are not those of a
  * chain. */
 #include "cpu/isa/sweep.h"
@@ -45,7 +45,8 @@ typedef struct product {
     int64_t b_step, b_lane;
     int segments;
     int64_t unit;
-    bool chain, bf16;
+    bool chain;
+    rk_round round;
     rk__epilogue out;
 } product;
 
@@ -156,7 +157,7 @@ static void add_blocks(plan *pl, int64_t lo, int64_t hi, int64_t unit, int leaf,
 /* Columns whose k is contiguous, for one tile's rows. */
 static bool turns_in_registers(const product *p)
 {
-    return !p->bf16 && p->b_lane != 1 && p->b_step == 1 && p->n >= TURNED_VECS * VL &&
+    return !p->round && p->b_lane != 1 && p->b_step == 1 && p->n >= TURNED_VECS * VL &&
            RK_NAME(tile_has)(RK__TILE_TURNED, TURNED_VECS, p->m);
 }
 
@@ -164,7 +165,7 @@ static bool plan_blocks(plan *pl, const product *p, const team *t)
 {
     bool turned = p->b_lane != 1 && p->m < VL;
     pl->k_block = turned && !turns_in_registers(p) ? K_BLOCK_TURNED : K_BLOCK;
-    if (!p->bf16 && p->a_row == 1 && p->n <= A_DIRECT_COLUMNS)
+    if (!p->round && p->a_row == 1 && p->n <= A_DIRECT_COLUMNS)
         pl->k_block = K_BLOCK_DIRECT;
     int64_t most = p->k / pl->k_block + 1;
     int64_t blocks = min64(most * (TILE_SEGMENTS_LOG2 + 2), 2 * (int64_t)p->segments) + most;
@@ -212,7 +213,7 @@ static int vecs_for(const product *p, bool turned)
 /* Few terms, or short leaves that one call adds up. */
 static bool is_thin(const product *p)
 {
-    if (p->chain || p->bf16 || p->m <= TILE_TALL)
+    if (p->chain || p->round || p->m <= TILE_TALL)
         return false;
     if (p->segments == 1)
         return p->k <= THIN_TERMS;
@@ -244,9 +245,9 @@ static void plan_panels(plan *pl, const product *p, const team *t)
     /* In place: each element of a is then read once a panel, at a stride. */
     bool aliased = p->a_row * (int64_t)sizeof(float) % 4096 == 0;
     bool in_place = VL < 16 || (p->n <= 512 && !aliased);
-    pl->a_direct = !p->bf16 && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
+    pl->a_direct = !p->round && (p->a_row == 1 ? p->n <= A_DIRECT_COLUMNS : in_place);
     pl->a_direct |= pl->thin;
-    pl->b_direct = !p->bf16 && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
+    pl->b_direct = !p->round && p->b_lane == 1 && RK_NAME(tile_has)(RK__TILE_DIRECT, pl->vecs, p->m);
 }
 
 /* ---- a pass: one block of k, one row block, one column block ---- */
@@ -274,7 +275,7 @@ static void pack_a_task(void *arg, int64_t task, int worker)
             int64_t row = first_row(p, s->plan, i), rows = first_row(p, s->plan, i + 1) - row;
             const float *src = p->a + row * p->a_row + (s->block->k0 + x) * p->a_step;
             RK_NAME(pack)
-            (src, p->a_step, p->a_row, min64(rows_at_once, k - x), rows, rows, p->bf16,
+            (src, p->a_step, p->a_row, min64(rows_at_once, k - x), rows, rows, p->round,
              a_panel(s, i) + x * rows);
         }
 }
@@ -293,7 +294,7 @@ static void pack_b_panel(const pass *s, int64_t panel, float *to)
     const float *src = p->b + s->block->k0 * p->b_step + col * p->b_lane;
     RK_NAME(pack)
     (src, p->b_step, p->b_lane, s->block->k, min64(s->plan->width, p->n - col),
-     (int64_t)panel_vecs(s, panel) * VL, p->bf16, to);
+     (int64_t)panel_vecs(s, panel) * VL, p->round, to);
 }
 
 static void pack_b_task(void *arg, int64_t task, int worker)
@@ -347,7 +348,7 @@ static void place_b(const pass *s, int64_t panel, rk__tile *t)
         t->mode = RK__TILE_DIRECT;
         t->b = in_place;
         t->b_step = p->b_step;
-    } else if (s->fill && whole && p->b_lane == 1 && !p->bf16 &&
+    } else if (s->fill && whole && p->b_lane == 1 && !p->round &&
                RK_NAME(tile_has)(RK__TILE_COPY, t->vecs, 1)) {
         t->mode = RK__TILE_COPY;
         t->b_copy = (float *)t->b;
@@ -503,7 +504,7 @@ typedef struct sweeps {
 
 static bool is_swept(const product *p)
 {
-    return p->b_lane == 1 && p->segments == 1 && !p->chain && !p->bf16 && p->k > 0 && !p->out.transposed &&
+    return p->b_lane == 1 && p->segments == 1 && !p->chain && !p->round && p->k > 0 && !p->out.transposed &&
            p->m <= SWEEP_MOST_ROWS && p->n >= (p->m <= 2 ? SWEEP_LEAST_COLUMNS : SWEEP_LONG_COLUMNS);
 }
 
@@ -607,7 +608,7 @@ static rk_status multiply(const team *t, const product *whole)
 static void settle_roles(product *p)
 {
     bool both = p->b_step == 1 && p->b_lane != 1 && p->a_step == 1;
-    if (!both || p->chain || p->bf16 || p->k < SWAP_MIN_TERMS || p->m < VL || p->m > 512 || p->m > p->n / 2)
+    if (!both || p->chain || p->round || p->k < SWAP_MIN_TERMS || p->m < VL || p->m > 512 || p->m > p->n / 2)
         return;
     product q = *p;
     p->m = q.n;
@@ -635,7 +636,7 @@ static product product_of(const rk_gemm *g)
         .segments = o.segments,
         .unit = o.unit > 0 ? o.unit : 1,
         .chain = o.acc == RK_ACC_CHAIN,
-        .bf16 = g->bf16,
+        .round = g->round,
         .out = { .c = g->c,
                  .ldc = g->ldc,
                  .add = o.acc == RK_ACC_ADD,

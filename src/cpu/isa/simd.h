@@ -1,7 +1,8 @@
-/* What products need beside vec.h: squares turned in registers, and rounding to bf16. */
+/* What products need beside vec.h: squares turned in registers, and rounding of operands. */
 #ifndef RK_CPU_SIMD_H
 #define RK_CPU_SIMD_H
 
+#include "core/kernels.h"
 #include "cpu/isa/vec.h"
 
 /* Before a loop over registers: all of it is unrolled, so that an array of vectors needs no memory. */
@@ -25,6 +26,24 @@ RK_INLINE vf v_bf16(vf x)
     vf rounded = v_float(vi_add(u, vi_add(odd, even)));
     vf quiet = v_float(vi_or(u, vi_set1(0x00400000)));
     return v_float(vi_and(v_bits(v_sel(v_isnan(x), quiet, rounded)), vi_set1((int32_t)0xffff0000)));
+}
+
+/* Rounds to IEEE half precision, nearest even; from 65520 on to infinity; a NaN stays one. An addition rounds what is
+ * subnormal there: the sum's last bit is worth 2^-24. */
+RK_INLINE vf v_f16(vf x)
+{
+    vi u = v_bits(x), magnitude = vi_and(u, vi_set1(0x7fffffff)), sign = vi_and(u, vi_set1(INT32_MIN));
+    vi odd = vi_and(vi_shr(magnitude, 13), vi_set1(1));
+    vi normal = vi_and(vi_add(magnitude, vi_add(odd, vi_set1(0xfff))), vi_set1((int32_t)0xffffe000));
+    vf m = v_float(magnitude), small = v_sub(v_add(m, v_set1(0.5f)), v_set1(0.5f)), y = v_float(normal);
+    y = v_sel(v_lt(m, v_set1(0x1p-14f)), small, y);
+    y = v_sel(v_ge(m, v_set1(65520)), v_set1(INFINITY), y);
+    return v_sel(v_isnan(x), x, v_float(vi_or(v_bits(y), sign)));
+}
+
+RK_INLINE vf v_narrow(rk_round to, vf x)
+{
+    return to == RK_ROUND_BF16 ? v_bf16(x) : to == RK_ROUND_F16 ? v_f16(x) : x;
 }
 
 #if defined(RK_ISA_AVX512)
@@ -213,7 +232,7 @@ typedef vf tvec;
 #define tv_fma       v_fma
 #define tv_load_n    v_load_some
 #define tv_store_n   v_store_upto
-#define tv_bf16      v_bf16
+#define tv_narrow    v_narrow
 #define tv_transpose v_transpose
 #define tv_relu(x)   v_max(v_zero(), x)
 

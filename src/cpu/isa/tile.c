@@ -573,11 +573,11 @@ void RK_NAME(tile)(const rk__tile *t)
 
 /* A panel narrower than a vector: whole stores, each cut short by the next row's; the last rows may not
  * overrun. */
-static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
+static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width, rk_round to, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width) {
         vf v = v_load_some(src, width);
-        v = bf16 ? v_bf16(v) : v;
+        v = v_narrow(to, v);
         if ((k - x) * width >= VL)
             v_store(panel, v);
         else
@@ -586,42 +586,42 @@ static void pack_narrow(const float *src, int64_t step, int64_t k, int64_t width
 }
 
 static void pack_contiguous(const float *src, int64_t step, int64_t k, int64_t lanes, int64_t width,
-                            bool bf16, float *panel)
+                            rk_round to, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width)
         for (int64_t j = 0; j < width; j += VL) {
             vf v = v_load_some(src + j, lanes - j);
-            v_store_upto(panel + j, width - j, bf16 ? v_bf16(v) : v);
+            v_store_upto(panel + j, width - j, v_narrow(to, v));
         }
 }
 
 /* Whole vectors, the usual panel. */
-static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, bool bf16, float *panel)
+static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, rk_round to, float *panel)
 {
     for (int64_t x = 0; x < k; x++, src += step, panel += width)
         for (int64_t j = 0; j < width; j += VL) {
             vf v = v_load(src + j);
-            v_store(panel + j, bf16 ? v_bf16(v) : v);
+            v_store(panel + j, v_narrow(to, v));
         }
 }
 
 /* VL lanes whose k is contiguous, turned as VL x VL squares: nearly every packed element of such an operand.
  */
-static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, const bool bf16,
+static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, rk_round to,
                         float *panel)
 {
     for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
         RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load(src + i * lane + x);
         v_transpose(r);
-        RK_UNROLL for (int i = 0; i < VL; i++) v_store(panel + (x + i) * width, bf16 ? v_bf16(r[i]) : r[i]);
+        RK_UNROLL for (int i = 0; i < VL; i++) v_store(panel + (x + i) * width, v_narrow(to, r[i]));
     }
 }
 
 /* The same for fewer lanes, `room` of a row are written. In a panel narrower than a vector whole stores run
  * into the next rows, which are written later; not into what follows the panel. */
 static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t lanes, int64_t room,
-                             int64_t width, const bool bf16, float *panel)
+                             int64_t width, rk_round to, float *panel)
 {
     for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
@@ -630,7 +630,7 @@ static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t 
         bool whole = room >= VL || (width < VL && (k - x - VL + 1) * width >= VL);
         RK_UNROLL for (int i = 0; i < VL; i++)
         {
-            vf v = bf16 ? v_bf16(r[i]) : r[i];
+            vf v = v_narrow(to, r[i]);
             if (whole)
                 v_store(panel + (x + i) * width, v);
             else
@@ -640,62 +640,62 @@ static void pack_turned_some(const float *src, int64_t lane, int64_t k, int64_t 
 }
 
 /* The last terms, fewer than VL, of VL lanes. */
-static void pack_turned_rest(const float *src, int64_t lane, int64_t terms, int64_t width, bool bf16,
+static void pack_turned_rest(const float *src, int64_t lane, int64_t terms, int64_t width, rk_round to,
                              float *panel)
 {
     vf r[VL];
     for (; terms >= V_TURN_TERMS; terms -= V_TURN_TERMS, src += V_TURN_TERMS) {
         v_load_turned(src, lane, r);
         RK_UNROLL for (int i = 0; i < V_TURN_TERMS; i++, panel += width)
-            v_store(panel, bf16 ? v_bf16(r[i]) : r[i]);
+            v_store(panel, v_narrow(to, r[i]));
     }
     if (terms <= 0)
         return;
     RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load_upto(src + i * lane, terms);
     v_transpose(r);
     RK_UNROLL for (int i = 0; i < VL; i++) if (i < terms)
-        v_store(panel + i * width, bf16 ? v_bf16(r[i]) : r[i]);
+        v_store(panel + i * width, v_narrow(to, r[i]));
 }
 
 /* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
 static void pack_edge(const float *src, int64_t step, int64_t lane, int64_t from, int64_t k, int64_t lanes,
-                      int64_t room, int64_t width, bool bf16, float *panel)
+                      int64_t room, int64_t width, rk_round to, float *panel)
 {
     for (int64_t x = from; x < k; x++) {
         float v[VL] = { 0 };
         for (int i = 0; i < VL && i < lanes; i++)
             v[i] = src[x * step + i * lane];
         vf r = v_load(v);
-        v_store_upto(panel + x * width, room, bf16 ? v_bf16(r) : r);
+        v_store_upto(panel + x * width, room, v_narrow(to, r));
     }
 }
 
 void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width,
-                   bool bf16, float *panel)
+                   rk_round to, float *panel)
 {
     if (lane == 1 && lanes == width && width % VL == 0)
-        pack_full(src, step, k, width, bf16, panel);
+        pack_full(src, step, k, width, to, panel);
     else if (lane == 1 && lanes == width && width < VL)
-        pack_narrow(src, step, k, width, bf16, panel);
+        pack_narrow(src, step, k, width, to, panel);
     else if (lane == 1)
-        pack_contiguous(src, step, k, lanes, width, bf16, panel);
+        pack_contiguous(src, step, k, lanes, width, to, panel);
     else
         for (int64_t j = 0; j < width; j += VL) {
             int64_t done = 0;
             if (step == 1 && lanes > j)
                 done = k / VL * VL;
             if (done > 0 && lanes - j < VL) {
-                pack_turned_some(src + j * lane, lane, k, lanes - j, width - j, width, bf16, panel + j);
+                pack_turned_some(src + j * lane, lane, k, lanes - j, width - j, width, to, panel + j);
             } else if (done > 0) {
-                (bf16 ? pack_turned(src + j * lane, lane, k, width, true, panel + j)
-                      : pack_turned(src + j * lane, lane, k, width, false, panel + j));
+                (to ? pack_turned(src + j * lane, lane, k, width, to, panel + j)
+                    : pack_turned(src + j * lane, lane, k, width, RK_ROUND_NONE, panel + j));
             }
             if (step == 1 && lanes - j >= VL) {
-                pack_turned_rest(src + j * lane + done, lane, k - done, width, bf16,
+                pack_turned_rest(src + j * lane + done, lane, k - done, width, to,
                                  panel + done * width + j);
                 continue;
             }
             pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width,
-                      bf16, panel + j);
+                      to, panel + j);
         }
 }

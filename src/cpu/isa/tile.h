@@ -119,8 +119,8 @@ void RK_NAME(finish_sums)(const rk__epilogue *e, const float *sum, int64_t step,
 /* Packs k rows of `lanes` floats into rows of `width` >= lanes floats, zeros after the last lane.
  * src   element (k, l) is src[k * step + l * lane]
  * panel k * width floats
- * bf16  rounds each element to bf16 */
+ * to    what each element is rounded to */
 void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int64_t lanes, int64_t width,
-                   bool bf16, float *panel);
+                   rk_round to, float *panel);
 
 #endif
