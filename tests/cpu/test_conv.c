@@ -410,6 +410,18 @@ TEST(rounded_operands)
     }
 }
 
+/* Padding that is wider than the window reaches: outputs that meet nothing else. */
+TEST(wide_padding)
+{
+    for (int64_t kernel = 1; kernel <= 2; kernel++)
+        for (int64_t pad = 1; pad <= 3; pad++)
+            for (int64_t w = 2; w <= 11; w += 3) {
+                const int64_t s = pad % 2 + 1;
+                problem p = make(args((const int64_t[]){ 2, 14, 11, w, 4, kernel, kernel, s, 1, pad, pad, 1, 1, 2 }));
+                CHECK_SAME(p, (int)pad);
+            }
+}
+
 /* Weights of 3 and more blocks of k; more channels than a block of the cache holds. */
 TEST(many_channels)
 {

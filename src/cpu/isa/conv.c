@@ -115,7 +115,8 @@ static int64_t cut_grid(const rk__conv_view *v, int64_t rows, int64_t cols, int6
 {
     const int64_t by_rows = vecs_by_rows(rows, cols), run = ((rows - 1) * v->pitch + cols + TV - 1) / TV;
     const int64_t crossing = cols < TV ? CROSSING : 0; /* rows of less than a vector are never whole */
-    bool through = run < by_rows && run * (k + CROSSING) < by_rows * (k + crossing);
+    /* Rows overlap in the image where the padding is wider than a window reaches (conv_view_init). */
+    bool through = v->pitch >= cols && run < by_rows && run * (k + CROSSING) < by_rows * (k + crossing);
     return (through ? cut_run : cut_rows)(v, rows, cols, vec);
 }
 
