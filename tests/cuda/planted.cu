@@ -181,6 +181,92 @@ static void default_stream(world *w)
     cudaMemsetAsync(w->x, 0, 4, 0); /* bug 27: meets all other streams */
 }
 
+/* A graph of what is captured from w->s in between. */
+static void begin(world *w)
+{
+    cudaStreamBeginCapture(w->s, cudaStreamCaptureModeRelaxed);
+}
+
+static void launch_captured(world *w)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t x;
+    if (cudaStreamEndCapture(w->s, &graph)) /* bug 31 or 33 or 34: what was captured cannot be ended */
+        exit(3);
+    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphLaunch(x, w->s);
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(graph);
+}
+
+static void captured_reused_early(world *w)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t x;
+    for (int i = 0; i < N; i++)
+        w->pinned[i] = 1;
+    begin(w);
+    cudaMemcpyAsync(w->x, w->pinned, N * sizeof(float), cudaMemcpyHostToDevice, w->s);
+    cudaStreamEndCapture(w->s, &graph);
+    cudaGraphInstantiate(&x, graph, 0);
+    w->pinned[0] = 2; /* as it should be: the copy reads when the graph runs */
+    cudaGraphLaunch(x, w->s);
+    w->pinned[0] = 3; /* bug 29: it may not have */
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(graph);
+}
+
+static void captured_and_freed(world *w)
+{
+    float *gone;
+    cudaGraph_t graph;
+    cudaGraphExec_t x;
+    cudaMalloc((void **)&gone, N * sizeof(float));
+    begin(w);
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->s, w->x, (const float *)gone, w->ticket);
+    cudaStreamEndCapture(w->s, &graph);
+    cudaGraphInstantiate(&x, graph, 0);
+    cudaFree(gone); /* bug 30: the graph still reads it */
+    cudaGraphLaunch(x, w->s);
+    cudaStreamSynchronize(w->s);
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(graph);
+}
+
+/* Work of the other stream is captured too; joined: and comes back. */
+static void forked(world *w, bool joined)
+{
+    cudaEvent_t e;
+    cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
+    begin(w);
+    cudaEventRecord(e, w->s);
+    cudaStreamWaitEvent(w->other, e, 0);
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->other, w->x, w->y, w->ticket);
+    if (joined) {
+        RK_LAUNCH((kernel<0>), 1, N, 0, w->s, w->x, w->y, w->ticket); /* bug 32: both write x */
+        cudaEventRecord(e, w->other);
+        cudaStreamWaitEvent(w->s, e, 0);
+    }
+    launch_captured(w);
+    cudaEventDestroy(e);
+}
+
+static void waited_in_capture(world *w)
+{
+    begin(w);
+    run<0>(w);
+    cudaStreamSynchronize(w->s); /* bug 33: nothing of it runs */
+    launch_captured(w);
+}
+
+static void pageable_in_capture(world *w)
+{
+    float gone[N] = { 1 };
+    begin(w);
+    cudaMemcpyAsync(w->x, gone, sizeof gone, cudaMemcpyHostToDevice, w->s); /* bug 34: read when it is gone */
+    launch_captured(w);
+}
+
 static void plant(world *w, int bug)
 {
     switch (bug) {
@@ -240,6 +326,24 @@ static void plant(world *w, int bug)
         break;
     case 28:
         w->host[0] = w->x[0]; /* bug 28: the host reads device memory */
+        break;
+    case 29:
+        captured_reused_early(w);
+        break;
+    case 30:
+        captured_and_freed(w);
+        break;
+    case 31:
+        forked(w, false);
+        break;
+    case 32:
+        forked(w, true);
+        break;
+    case 33:
+        waited_in_capture(w);
+        break;
+    case 34:
+        pageable_in_capture(w);
         break;
     default:
         exit(2);

@@ -89,10 +89,17 @@ expect 25 "fast asan check" "past the end"
 expect 26 "fast asan check" "copy: "
 expect 27 "fast asan check" "stream: the default stream"
 expect 28 "fast check" "host: host code reads device memory"
+expect 29 check "host race: host write"
+expect 30 asan "use-after-poison" noline
+expect 30 check "memory: read outside all blocks" noline
+expect 31 "fast asan check" "capture: cudaStreamEndCapture .*unjoined work"
+expect 32 check "stream race: write after write" noline
+expect 33 "fast asan check" "capture: cudaStreamSynchronize .*not permitted when stream is capturing"
+expect 34 "fast asan check" "capture: cudaMemcpyAsync of pageable memory .*not permitted"
 
 # Bug 12 is no mistake to any checker: two orders of the threads give two sums.
 RK_EMU_SCHED=fwd run fast 12 && one=$(cat "$out") && RK_EMU_SCHED=rev run fast 12
 [ "$one" != "$(cat "$out")" ] || { echo "bug 12: two orders give the same bits: $one"; bad=1; }
 
-[ $bad -eq 0 ] && echo "28 bugs found, $seen times"
+[ $bad -eq 0 ] && echo "34 bugs found, $seen times"
 exit $bad

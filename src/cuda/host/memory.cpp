@@ -264,6 +264,8 @@ cudaError_t release(void *p, rk_emu_kind kind, const char *call, void *pc)
     rk_emu_guard guard;
     bool fails = rk_emu_fails(call);
     char where[1024];
+    if (cudaError_t e = p ? rk_emu_unsafe(false, call, pc) : cudaSuccess)
+        return e;
     if (p) {
         rk_emu_finish_all();
         auto at = mem.blocks.find((char *)p);
@@ -385,6 +387,60 @@ const char *rk_emu_host_pending(const char *p, size_t bytes, bool write)
     return nullptr;
 }
 
+void rk_emu_copy_work(rk_emu_work *w, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, void *pc)
+{
+    check_copy(dst, src, bytes, kind, pc);
+    w->type = cudaGraphNodeTypeMemcpy;
+    w->name = "cudaMemcpyAsync";
+    w->dst = dst;
+    w->src = src;
+    w->bytes = bytes;
+    w->kind = kind;
+}
+
+void rk_emu_set_work(rk_emu_work *w, void *dst, int value, size_t bytes, void *pc)
+{
+    if (rk_emu_kind_of(dst) != RK_EMU_DEVICE)
+        rk_emu_report("memory", "cudaMemsetAsync of %p, which is no device memory", dst);
+    check_end(dst, bytes, "cudaMemsetAsync", pc);
+    w->type = cudaGraphNodeTypeMemset;
+    w->name = "cudaMemsetAsync";
+    w->dst = dst;
+    w->value = value;
+    w->bytes = bytes;
+}
+
+static void run_copy(const rk_emu_work &w)
+{
+    const void *from = w.staged ? w.staged->data() : w.src;
+    rk_emu_range(from, w.bytes, false, "cudaMemcpyAsync");
+    rk_emu_range(w.dst, w.bytes, true, "cudaMemcpyAsync");
+    memmove(w.dst, from, w.bytes);
+}
+
+static void run_set(const rk_emu_work &w)
+{
+    rk_emu_range(w.dst, w.bytes, true, "cudaMemsetAsync");
+    memset(w.dst, w.value, w.bytes);
+}
+
+void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w)
+{
+    if (w.type == cudaGraphNodeTypeKernel) {
+        rk_emu_counted.launches++;
+        rk_emu_enqueue(s, w.name.c_str(), [w] { rk_emu_run_work(w); });
+    } else if (w.type == cudaGraphNodeTypeMemcpy) {
+        count_copy(w.bytes, w.kind);
+        rk_emu_enqueue(s, w.name.c_str(), [w] { run_copy(w); });
+        if (rk_emu_kind_of(w.src) == RK_EMU_PINNED)
+            note_pending(w.src, w.bytes, false);
+        if (rk_emu_kind_of(w.dst) == RK_EMU_PINNED)
+            note_pending(w.dst, w.bytes, true);
+    } else if (w.type == cudaGraphNodeTypeMemset) {
+        rk_emu_enqueue(s, w.name.c_str(), [w] { run_set(w); });
+    }
+}
+
 void rk_emu_open_memory(bool open)
 {
     if (mem.open == open)
@@ -399,6 +455,8 @@ extern "C" {
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     RK_EMU_CALL("cudaMalloc", cudaErrorMemoryAllocation);
+    if (cudaError_t e = rk_emu_unsafe(false, "cudaMalloc", HERE))
+        return e;
     void *got = allocate(bytes ? bytes : 1, RK_EMU_DEVICE, HERE);
     if (!got)
         return rk_emu_error(cudaErrorMemoryAllocation);
@@ -414,6 +472,8 @@ cudaError_t cudaFree(void *p)
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     RK_EMU_CALL("cudaMallocHost", cudaErrorMemoryAllocation);
+    if (cudaError_t e = rk_emu_unsafe(false, "cudaMallocHost", HERE))
+        return e;
     void *got = allocate(bytes ? bytes : 1, RK_EMU_PINNED, HERE);
     if (!got)
         return rk_emu_error(cudaErrorMemoryAllocation);
@@ -440,41 +500,28 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
 {
     RK_EMU_CALL("cudaMemcpyAsync", cudaErrorUnknown);
-    check_copy(dst, src, bytes, kind, HERE);
+    rk_emu_work w = {};
+    rk_emu_copy_work(&w, dst, src, bytes, kind, HERE);
     rk_emu_check_stream(s, "cudaMemcpyAsync", HERE);
     bool staged = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
-    count_copy(bytes, kind);
-    auto copy = std::make_shared<std::vector<char>>();
+    if ((staged || waits) && rk_emu_capturing(s))
+        return rk_emu_void_capture(s, cudaErrorStreamCaptureUnsupported, "cudaMemcpyAsync of pageable memory", HERE);
     if (staged)
-        copy->assign((const char *)src, (const char *)src + bytes);
-    rk_emu_enqueue(s, "cudaMemcpyAsync", [=] {
-        const void *from = staged ? copy->data() : src;
-        rk_emu_range(from, bytes, false, "cudaMemcpyAsync");
-        rk_emu_range(dst, bytes, true, "cudaMemcpyAsync");
-        memmove(dst, from, bytes);
-    });
-    if (rk_emu_kind_of(src) == RK_EMU_PINNED)
-        note_pending(src, bytes, false);
-    if (rk_emu_kind_of(dst) == RK_EMU_PINNED)
-        note_pending(dst, bytes, true);
-    if (waits) {
+        w.staged = std::make_shared<std::vector<char>>((const char *)src, (const char *)src + bytes);
+    cudaError_t e = rk_emu_submit(s, w);
+    if (waits && !e) {
         rk_emu_counted.waits++;
         rk_emu_finish(s);
     }
-    return cudaSuccess;
+    return rk_emu_error(e);
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
     RK_EMU_CALL("cudaMemsetAsync", cudaErrorUnknown);
-    if (rk_emu_kind_of(p) != RK_EMU_DEVICE)
-        rk_emu_report("memory", "cudaMemsetAsync of %p, which is no device memory", p);
-    check_end(p, bytes, "cudaMemsetAsync", HERE);
+    rk_emu_work w = {};
+    rk_emu_set_work(&w, p, value, bytes, HERE);
     rk_emu_check_stream(s, "cudaMemsetAsync", HERE);
-    rk_emu_enqueue(s, "cudaMemsetAsync", [=] {
-        rk_emu_range(p, bytes, true, "cudaMemsetAsync");
-        memset(p, value, bytes);
-    });
-    return cudaSuccess;
+    return rk_emu_error(rk_emu_submit(s, w));
 }
 }

@@ -8,7 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
 /* Held while a stand-in works; recursive. */
 struct rk_emu_guard {
@@ -73,7 +75,7 @@ struct rk_emu_kernel {
     dim3 grid, block;
     size_t smem;
     void (*run)(void *args);
-    void *args;
+    void *args; /* which kernel it is, then its arguments */
     size_t args_bytes;
     struct rk_emu_tally *tally; /* of all launches of this name */
 };
@@ -93,6 +95,42 @@ void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn);
 /* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls, when ready()
  * says that the others have done their part. */
 void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn);
+/* What streams do and graphs hold: an operation whose values are known. */
+struct rk_emu_work {
+    enum cudaGraphNodeType type; /* kernel, copy, set; empty: nothing but its place */
+    std::string name;
+    const void *func; /* kernel: as registered */
+    dim3 grid, block;
+    size_t smem;
+    std::vector<char> args;
+    void *dst; /* copy, set */
+    const void *src;
+    size_t bytes;
+    int value;
+    enum cudaMemcpyKind kind;
+    std::shared_ptr<std::vector<char>> staged; /* copy from pageable memory: what it held at the call */
+};
+/* Into the stream, or into the graph that is captured from it. */
+cudaError_t rk_emu_submit(cudaStream_t s, const rk_emu_work &w);
+/* Into the stream: what rk_emu_submit() does outside captures. */
+void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w);
+
+/* A launch as work: what the arguments are now. */
+cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, dim3 block, size_t smem, void **args);
+void rk_emu_run_work(const rk_emu_work &kernel);
+/* A copy as work: reports ends that do not lie where `kind` says. pc: who asks for it. */
+void rk_emu_copy_work(rk_emu_work *w, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, void *pc);
+void rk_emu_set_work(rk_emu_work *w, void *dst, int value, size_t bytes, void *pc);
+
+/* ---- graph.cpp ---- */
+
+bool rk_emu_capturing(cudaStream_t s);
+/* A call that no capture goes together with (pc: of whom): the capture is told of on stderr, and is void. */
+cudaError_t rk_emu_void_capture(cudaStream_t s, cudaError_t e, const char *call, void *pc);
+/* The same for a call that is unsafe, as CUDA says, while any capture of this thread's is under way that is not
+ * relaxed; cudaSuccess if there is none. everything: relaxed ones too, as the call waits for all streams. */
+cudaError_t rk_emu_unsafe(bool everything, const char *call, void *pc);
+
 /* Reports the default stream, and what is no stream. pc: who uses it. */
 void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc);
 void rk_emu_finish(cudaStream_t s);

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #undef __shared__
 #define __shared__ _Pragma("GCC error \"RK_SHARED or RK_DYN_SHARED, not __shared__\"")
@@ -62,38 +63,41 @@ void rk_emu_load(const void *p, void *value, size_t size);
 void rk_emu_store(void *p, const void *value, size_t size);
 void rk_emu_fence(int device_wide);
 unsigned rk_emu_lane(void);
-cudaError_t rk_emu_launch(const char *kernel, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
-                          void (*run)(void *), const void *args, size_t size);
+void rk_emu_register(const void *kernel, const char *name, void (*run)(void *args), const size_t *sizes, int n);
 }
 
 /* ---- launches and shared memory ---- */
 
-template <class F, class... A>
-struct rk_emu_pack {
-    F f;
-    std::tuple<A...> args;
-};
+/* Arguments lie behind the kernel's address, each at a multiple of 16 bytes. */
+enum : size_t { RK_EMU_SLOT = 16 };
 
-template <class F, class... A>
-static void rk_emu_call(void *pack)
+template <class... P>
+static constexpr size_t rk_emu_offset(size_t i)
 {
-    auto *p = static_cast<rk_emu_pack<F, A...> *>(pack);
-    std::apply(p->f, p->args);
+    const size_t sizes[] = { sizeof(P)..., 0 };
+    size_t at = RK_EMU_SLOT;
+    for (size_t k = 0; k < i; k++)
+        at += (sizes[k] + RK_EMU_SLOT - 1) / RK_EMU_SLOT * RK_EMU_SLOT;
+    return at;
 }
 
-/* Arguments are copied now, as CUDA does. */
-template <class F, class... A>
-static inline cudaError_t rk_emu_start(const char *kernel, F f, dim3 grid, dim3 block, size_t smem,
-                                       cudaStream_t stream, A... a)
+template <class... P, size_t... I>
+static void rk_emu_call(char *args, std::index_sequence<I...>)
 {
-    static_assert((std::is_trivially_copy_constructible<A>::value && ...), "kernel arguments are plain data");
-    rk_emu_pack<F, A...> pack{ f, std::tuple<A...>(a...) };
-    return rk_emu_launch(kernel, grid, block, smem, stream, rk_emu_call<F, A...>, &pack, sizeof pack);
+    (*reinterpret_cast<void (**)(P...)>(args))(
+        *reinterpret_cast<P *>(args + std::integral_constant<size_t, rk_emu_offset<P...>(I)>::value)...);
 }
 
-/* A plain call in a lambda: deduction, default arguments and conversions work as in <<<>>>. */
-#define RK_LAUNCH(kernel, grid, block, smem, stream, ...) \
-    rk_emu_start(#kernel, [](auto... rk_a) { (kernel)(rk_a...); }, grid, block, smem, stream, __VA_ARGS__)
+/* Tells of a kernel what nvcc's code tells CUDA before main(): here before its first launch. */
+template <class... P>
+static inline void rk_emu_know(void (*kernel)(P...), const char *name)
+{
+    static_assert((std::is_trivially_copy_constructible<P>::value && ...), "kernel arguments are plain data");
+    static const size_t sizes[] = { sizeof(P)..., 0 };
+    rk_emu_register((const void *)kernel, name,
+                    [](void *args) { rk_emu_call<P...>(static_cast<char *>(args), std::index_sequence_for<P...>()); }, sizes,
+                    (int)sizeof...(P));
+}
 
 #define RK_SHARED(T, name, dims)    \
     static char rk_emu_key_##name;  \

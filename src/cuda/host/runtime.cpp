@@ -20,7 +20,15 @@ namespace {
 enum : size_t { SHARED_USUAL = 48u << 10, SHARED_MOST = 163u << 10 };
 enum { PROCESSORS = 4, NO_DRIVER = -1 };
 
+struct registered {
+    std::string name;
+    void (*run)(void *args);
+    std::vector<size_t> sizes; /* of its arguments */
+    rk_emu_tally *tally;
+};
+
 struct {
+    std::map<const void *, registered> *kernels; /* never freed, as the next */
     std::recursive_mutex lock;
     cudaError_t error;
     bool made_to_fail;   /* the call at hand */
@@ -40,6 +48,14 @@ std::map<std::string, rk_emu_tally> &tallies(void)
     if (!rt.tallies)
         rt.tallies = new std::map<std::string, rk_emu_tally>;
     return *rt.tallies;
+}
+
+const registered *find(const void *kernel)
+{
+    auto at = rt.kernels ? rt.kernels->find(kernel) : std::map<const void *, registered>::iterator();
+    if (!rt.kernels || at == rt.kernels->end())
+        rk_emu_report("launch", "%p is no kernel", kernel);
+    return &at->second;
 }
 
 void write_tallies(void)
@@ -193,6 +209,21 @@ const struct {
     RK_EMU_ERROR_WORDS(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device"),
     RK_EMU_ERROR_WORDS(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
     RK_EMU_ERROR_WORDS(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureMerge, "operation would result in a merge of separate capture sequences"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureUnmatched, "capture was not ended in the same stream as it began"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
+    RK_EMU_ERROR_WORDS(cudaErrorCapturedEvent,
+                       "the graph update was not performed because it included changes which violated "
+                       "constraints specific to instantiated graph update"),
+    RK_EMU_ERROR_WORDS(cudaErrorStreamCaptureWrongThread,
+                       "the graph update was not performed because it included changes which violated "
+                       "constraints specific to instantiated graph update"),
+    RK_EMU_ERROR_WORDS(cudaErrorGraphExecUpdateFailure,
+                       "the graph update was not performed because it included changes which violated "
+                       "constraints specific to instantiated graph update"),
     RK_EMU_ERROR_WORDS(cudaErrorUnknown, "unknown error"),
 };
 
@@ -305,32 +336,57 @@ cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int)
     return cudaSuccess;
 }
 
-/* A launch returns nothing: its error waits for cudaGetLastError(). */
-cudaError_t rk_emu_launch(const char *kernel, dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
-                          void (*run)(void *), const void *args, size_t size)
+void rk_emu_register(const void *kernel, const char *name, void (*run)(void *), const size_t *sizes, int n)
 {
     rk_emu_guard guard;
-    size_t threads = (size_t)block.x * block.y * block.z;
-    if (rk_emu_fails(kernel))
+    if (!rt.kernels)
+        rt.kernels = new std::map<const void *, registered>;
+    rt.kernels->emplace(kernel, registered{ name, run, std::vector<size_t>(sizes, sizes + n), &tallies()[name] });
+}
+
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t smem, cudaStream_t s)
+{
+    rk_emu_guard guard;
+    rk_emu_work w = {};
+    const registered *r = find(kernel);
+    if (rk_emu_fails(r->name.c_str()))
         return rk_emu_error(cudaErrorLaunchFailure);
+    cudaError_t e = rk_emu_kernel_work(&w, kernel, grid, block, smem, args);
+    rk_emu_check_stream(s, r->name.c_str(), __builtin_return_address(0));
+    return rk_emu_error(e ? e : rk_emu_submit(s, w));
+}
+}
+
+/* What the arguments are now. */
+cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, dim3 block, size_t smem, void **args)
+{
+    const registered *r = find(kernel);
+    size_t threads = (size_t)block.x * block.y * block.z;
     if (setting("RK_EMU_ARCH", 80) > 120)
-        return rk_emu_error(cudaErrorNoKernelImageForDevice);
+        return cudaErrorNoKernelImageForDevice;
     if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
         grid.y > 65535 || grid.z > 65535)
-        return rk_emu_error(cudaErrorInvalidConfiguration);
+        return cudaErrorInvalidConfiguration;
     if (smem > SHARED_MOST)
-        return rk_emu_error(cudaErrorInvalidValue);
-    auto pack = std::make_shared<std::vector<char>>((const char *)args, (const char *)args + size);
-    rk_emu_tally *tally = &tallies()[kernel];
-    rk_emu_counted.launches++;
-    rk_emu_counted.plain_launches++;
-    tally->launches++;
-    rk_emu_kernel k = { kernel, grid, block, smem, run, nullptr, size, tally };
-    rk_emu_enqueue(stream, kernel, [=] {
-        rk_emu_kernel now = k;
-        now.args = pack->data();
-        rk_emu_run(now);
-    });
+        return cudaErrorInvalidValue;
+    w->type = cudaGraphNodeTypeKernel;
+    w->name = r->name;
+    w->func = kernel;
+    w->grid = grid;
+    w->block = block;
+    w->smem = smem;
+    w->args.assign((const char *)&kernel, (const char *)(&kernel + 1));
+    for (size_t i = 0; i < r->sizes.size(); i++) {
+        w->args.resize((w->args.size() + 15) / 16 * 16);
+        w->args.insert(w->args.end(), (const char *)args[i], (const char *)args[i] + r->sizes[i]);
+    }
     return cudaSuccess;
 }
+
+void rk_emu_run_work(const rk_emu_work &w)
+{
+    const registered *r = find(w.func);
+    std::vector<char> args = w.args; /* a kernel may write to its own */
+    r->tally->launches++;
+    rk_emu_run(rk_emu_kernel{ w.name, w.grid, w.block, w.smem, r->run, args.data(), args.size(), r->tally });
 }

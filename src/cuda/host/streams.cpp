@@ -1,33 +1,18 @@
 /* Streams: queues of operations that run when somebody waits for them. RK_EMU_STREAMS: lazy (the default) runs
  * only what is waited for, eager runs at once what need not wait for other processes, a seed runs some now and then. */
-#include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
+#include "cuda/host/streams.h"
 
-#include <deque>
-#include <memory>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <vector>
 
 namespace {
 
 enum policy { LAZY, EAGER, SEEDED };
 
-/* A vector clock: of each stream, by number, how many of its operations come before. */
-typedef std::vector<uint32_t> clock_of;
-
-struct operation {
-    std::string name;
-    std::function<bool()> ready; /* of one that meets others */
-    std::function<void()> fn;
-    uint32_t number; /* of all operations, from 1 */
-    bool meets, done;
-    std::shared_ptr<operation> needs; /* runs first: an event that this waits for */
-    struct CUstream_st *stream;
-    clock_of before; /* this one included */
-};
-typedef std::shared_ptr<operation> op;
+typedef rk_emu_clock clock_of;
+typedef rk_emu_operation_p op;
 
 /* What stays of an operation that has run. */
 struct record {
@@ -38,15 +23,19 @@ struct record {
 
 } // namespace
 
-struct CUstream_st {
-    std::deque<op> queue;
-    uint32_t number, operations;
-    clock_of clock;
+struct rk_emu_operation {
+    std::string name;
+    std::function<bool()> ready; /* of one that meets others */
+    std::function<void()> fn;
+    uint32_t number; /* of all operations, from 1 */
+    bool meets, done;
+    op needs; /* runs first: an event that this waits for */
+    struct CUstream_st *stream;
+    clock_of before; /* this one included */
 };
+typedef rk_emu_operation operation;
 
-struct CUevent_st {
-    op last;
-};
+#define HERE __builtin_return_address(0)
 
 namespace {
 
@@ -227,6 +216,7 @@ op push(CUstream_st *s, const char *what, std::function<void()> fn, std::functio
     o->needs = needs;
     o->stream = s;
     s->queue.push_back(o);
+    s->last = o;
     if (o->meets)
         q.meetings.push_back(o);
     if (read_policy() == EAGER)
@@ -254,6 +244,28 @@ void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc)
                   slash ? slash + 1 : where);
 }
 
+CUstream_st *rk_emu_stream_open(void)
+{
+    CUstream_st *s = new CUstream_st();
+    s->number = q.streams_made++;
+    q.streams.push_back(s);
+    return s;
+}
+
+void rk_emu_stream_close(CUstream_st *s)
+{
+    finish_for_host(s);
+    for (size_t i = 0; i < q.streams.size(); i++)
+        if (q.streams[i] == s)
+            q.streams.erase(q.streams.begin() + (ptrdiff_t)i);
+    delete s;
+}
+
+op rk_emu_push(CUstream_st *s, const char *what, std::function<void()> fn, const op &needs)
+{
+    return push(s, what, std::move(fn), nullptr, needs);
+}
+
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn)
 {
     push(checked(s), what, std::move(fn), nullptr, nullptr);
@@ -261,7 +273,9 @@ void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn)
 
 void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn)
 {
-    push(checked(s), what, std::move(fn), std::move(ready), nullptr);
+    if (rk_emu_capturing(checked(s)))
+        rk_emu_report("stream", "%s goes into a capture, and these stand-ins have no such node", what);
+    push(s, what, std::move(fn), std::move(ready), nullptr);
 }
 
 void rk_emu_finish(cudaStream_t s)
@@ -307,9 +321,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
     RK_EMU_CALL("cudaStreamCreateWithFlags", cudaErrorMemoryAllocation);
     if (!(flags & cudaStreamNonBlocking))
         rk_emu_report("stream", "a stream is created without cudaStreamNonBlocking");
-    *s = new CUstream_st();
-    (*s)->number = q.streams_made++;
-    q.streams.push_back(*s);
+    *s = rk_emu_stream_open();
     return cudaSuccess;
 }
 
@@ -318,20 +330,19 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
     rk_emu_guard guard;
     bool fails = rk_emu_fails("cudaStreamDestroy");
-    CUstream_st *t = checked(s);
-    finish_for_host(t);
-    for (size_t i = 0; i < q.streams.size(); i++)
-        if (q.streams[i] == t)
-            q.streams.erase(q.streams.begin() + (ptrdiff_t)i);
-    delete t;
+    if (rk_emu_capturing(checked(s)))
+        rk_emu_report("stream", "a stream is destroyed that is being captured");
+    rk_emu_stream_close(s);
     return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     RK_EMU_CALL("cudaStreamSynchronize", cudaErrorLaunchFailure);
+    if (rk_emu_capturing(checked(s)))
+        return rk_emu_void_capture(s, cudaErrorStreamCaptureUnsupported, "cudaStreamSynchronize", HERE);
     rk_emu_counted.waits++;
-    finish_for_host(checked(s));
+    finish_for_host(s);
     return cudaSuccess;
 }
 
@@ -339,6 +350,8 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 {
     RK_EMU_CALL("cudaStreamQuery", cudaErrorLaunchFailure);
     CUstream_st *t = checked(s);
+    if (rk_emu_capturing(s))
+        return rk_emu_void_capture(s, cudaErrorStreamCaptureUnsupported, "cudaStreamQuery", HERE);
     if (!t->queue.empty())
         return cudaErrorNotReady;
     join(q.host, t->clock);
@@ -348,6 +361,8 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 cudaError_t cudaDeviceSynchronize(void)
 {
     RK_EMU_CALL("cudaDeviceSynchronize", cudaErrorLaunchFailure);
+    if (cudaError_t e = rk_emu_unsafe(true, "cudaDeviceSynchronize", HERE))
+        return e;
     rk_emu_counted.waits++;
     rk_emu_finish_all();
     return cudaSuccess;
@@ -371,21 +386,26 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     RK_EMU_CALL("cudaEventRecord", cudaErrorUnknown);
-    e->last = push(checked(s), "event", nullptr, nullptr, nullptr);
+    e->captured = checked(s)->captured;
+    e->last = e->captured.in ? nullptr : push(s, "event", nullptr, nullptr, nullptr);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     RK_EMU_CALL("cudaStreamWaitEvent", cudaErrorUnknown);
+    if (checked(s)->captured.in || e->captured.in)
+        return rk_emu_error(rk_emu_join_capture(s, e, HERE));
     if (e->last)
-        push(checked(s), "wait for an event", nullptr, nullptr, e->last);
+        push(s, "wait for an event", nullptr, nullptr, e->last);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     RK_EMU_CALL("cudaEventSynchronize", cudaErrorLaunchFailure);
+    if (e->captured.in)
+        return rk_emu_void_event(e, "cudaEventSynchronize", HERE);
     rk_emu_counted.waits++;
     if (!e->last)
         return cudaSuccess;
@@ -398,6 +418,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
     rk_emu_guard guard;
+    if (e->captured.in)
+        return rk_emu_void_event(e, "cudaEventQuery", HERE);
+    if (cudaError_t unsafe = rk_emu_unsafe(false, "cudaEventQuery", HERE))
+        return unsafe;
     bool later = read_policy() == SEEDED && rk_emu_random() % 2;
     if (e->last && !e->last->done && (later || !try_until(op(e->last))))
         return cudaErrorNotReady;
