@@ -16,20 +16,21 @@ set(RANKINE_CUDA_BUILT FALSE)
 if(RANKINE_CUDA_HOST OR NOT RANKINE_CUDA STREQUAL "OFF")
     find_package(CUDAToolkit QUIET)
 endif()
-# NCCL is a header for the host-run library, whose stand-in has the rest, and a library for the other. Without it ranks
-# meet over the host's memory.
+# NCCL is a header alone: what it declares is a stand-in's in the host-run library, and looked for by the other when
+# GPUs meet. Without the header ranks meet over the host's memory.
 if(CUDAToolkit_INCLUDE_DIRS)
     find_path(RANKINE_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV NCCL_HOME PATH_SUFFIXES include)
-    find_library(RANKINE_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ENV NCCL_HOME PATH_SUFFIXES lib lib64)
 endif()
 set(RANKINE_NCCL_DIR "${CUDAToolkit_INCLUDE_DIRS}")
 if(RANKINE_NCCL_INCLUDE)
     set(RANKINE_NCCL_DIR "${RANKINE_NCCL_INCLUDE}")
 endif()
 if(NOT RANKINE_NCCL_INCLUDE)
-    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/nccl[.]c$")
+    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/nccl(_load)?[.]c$")
     list(FILTER RANKINE_CUDA_EMU EXCLUDE REGEX "/nccl[.]cpp$")
 endif()
+set(RANKINE_CUDA_HOST_C ${RANKINE_CUDA_C})
+list(FILTER RANKINE_CUDA_HOST_C EXCLUDE REGEX "/nccl_load[.]c$")
 set(RANKINE_CUDA_HEADERS "${CUDAToolkit_INCLUDE_DIRS}" CACHE INTERNAL "where CUDA's headers are, for tests")
 set(RANKINE_CUDA_VERSION "${CUDAToolkit_VERSION}" CACHE INTERNAL "of the toolkit, for tests")
 
@@ -50,7 +51,7 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT
     add_library(rankine_cuda_host_kernels OBJECT ${RANKINE_CUDA_KERNELS})
     target_compile_options(rankine_cuda_host_kernels PRIVATE -x c++ -Wno-unused-variable -Wno-unused-function
         -Wno-strict-aliasing -Wno-unknown-pragmas ${RANKINE_CUDA_HOST_FLAGS})
-    add_library(rankine_cuda_host MODULE ${RANKINE_CUDA_C} ${RANKINE_CUDA_EMU}
+    add_library(rankine_cuda_host MODULE ${RANKINE_CUDA_HOST_C} ${RANKINE_CUDA_EMU}
         $<TARGET_OBJECTS:rankine_cuda_host_kernels>)
     foreach(target rankine_cuda_host_kernels rankine_cuda_host)
         set_target_properties(${target} PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON POSITION_INDEPENDENT_CODE ON)
@@ -88,6 +89,9 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
         ${RANKINE_CUDA_HOST_FLAGS}
         -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS}
         -isystem ${RANKINE_NCCL_DIR})
+    if(RANKINE_NCCL_INCLUDE)
+        list(APPEND check_flags -DRK_CUDA_NCCL)
+    endif()
     # rankine_cuda_check_object(OUT SOURCE): an instrumented object of a .cu or .c file
     function(rankine_cuda_check_object out source)
         get_filename_component(name ${source} NAME)
@@ -105,7 +109,7 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
     endfunction()
     file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/check)
     set(checked)
-    foreach(source ${RANKINE_CUDA_KERNELS} ${RANKINE_CUDA_C})
+    foreach(source ${RANKINE_CUDA_KERNELS} ${RANKINE_CUDA_HOST_C})
         rankine_cuda_check_object(object ${source})
         list(APPEND checked ${object})
     endforeach()
@@ -216,23 +220,18 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND CMAKE_CXX_COMPILER AND T
     endforeach()
     file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/nvcc)
     enable_language(CXX)
-    set(sources ${RANKINE_CUDA_C})
-    if(NOT RANKINE_NCCL_LIBRARY)
-        list(FILTER sources EXCLUDE REGEX "/nccl[.]c$")
-    endif()
-    add_library(rankine_cuda MODULE ${sources} ${objects})
-    if(RANKINE_NCCL_INCLUDE AND RANKINE_NCCL_LIBRARY)
+    add_library(rankine_cuda MODULE ${RANKINE_CUDA_C} ${objects})
+    if(RANKINE_NCCL_INCLUDE)
         target_compile_definitions(rankine_cuda PRIVATE RK_CUDA_NCCL)
         target_include_directories(rankine_cuda SYSTEM PRIVATE ${RANKINE_NCCL_INCLUDE})
-        target_link_libraries(rankine_cuda PRIVATE ${RANKINE_NCCL_LIBRARY})
-        set(names_of_nccl ", with ${RANKINE_NCCL_LIBRARY}")
+        set(names_of_nccl ", for NCCL as in ${RANKINE_NCCL_INCLUDE}")
     else()
-        set(names_of_nccl ", without NCCL (nccl.h or libnccl was not found)")
+        set(names_of_nccl ", without NCCL (nccl.h was not found)")
     endif()
     target_compile_definitions(rankine_cuda PRIVATE
         RK_CUDA_BUILT="CUDA ${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR} for ${names}")
     target_include_directories(rankine_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-    target_link_libraries(rankine_cuda PRIVATE rankine_flags CUDA::cudart_static)
+    target_link_libraries(rankine_cuda PRIVATE rankine_flags CUDA::cudart_static ${CMAKE_DL_LIBS})
     target_link_options(rankine_cuda PRIVATE -Wl,--no-undefined -Wl,--exclude-libs,ALL)
     set_target_properties(rankine_cuda PROPERTIES LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
     install(TARGETS rankine_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

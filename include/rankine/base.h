@@ -56,6 +56,8 @@ typedef struct rk_open_cfg {
     uint64_t seed;      /* root of every random number */
     bool inexact;       /* parallel.exact: false; allows faster orders of addition */
     bool alone;         /* one rank by itself, whatever the launcher started: nothing is collective */
+    int local_rank;     /* 1 + this process's number among those of its node, for the choice of a GPU; 0: as the
+                         * launcher's environment, else the ranks of the node tell */
 } rk_open_cfg;
 
 /* [C] Opens a context. cfg may be NULL. A program that mpirun or srun started as several ranks joins them:

@@ -91,17 +91,20 @@ const rk_cuda_library *rk__cuda_load(char *msg, size_t msg_size)
 
 bool rk_cuda_describe(char *text, size_t size)
 {
-    char why[512], path[PATH];
+    char why[512], path[PATH], nccl[320] = "no NCCL: nccl.h was not there when it was built";
     const rk_cuda_library *m = rk__cuda_load(why, sizeof why);
     int gpus = m ? m->gpus(why, sizeof why) : 0;
+    if (m && m->nccl)
+        m->nccl->there(nccl, sizeof nccl);
     const char *host = find(HOST_RUN, path) ? "; " HOST_RUN " beside it runs kernels on the host, for tests" : "";
     if (!m)
         snprintf(text, size, "absent: %s%s", why, host);
     else if (m->host_run)
-        snprintf(text, size, "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests");
+        snprintf(text, size, "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests; %s",
+                 nccl);
     else if (gpus == 0)
-        snprintf(text, size, "built in (%s), but %s%s", m->built, why, host);
+        snprintf(text, size, "built in (%s), but %s%s; %s", m->built, why, host, nccl);
     else
-        snprintf(text, size, "built in (%s), %d GPU%s", m->built, gpus, gpus == 1 ? "" : "s");
+        snprintf(text, size, "built in (%s), %d GPU%s; %s", m->built, gpus, gpus == 1 ? "" : "s", nccl);
     return gpus > 0;
 }

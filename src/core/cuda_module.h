@@ -25,9 +25,16 @@ typedef struct rk_nccl_leg {
     bool leaves;
 } rk_nccl_leg;
 
+/* Which GPU it is: its id, alike for nobody else; and where it is plugged in, alike for its slices (MIG). */
+typedef struct rk_nccl_gpu {
+    char id[48], place[32];
+} rk_nccl_gpu;
+
+/* Nothing but there() may be called where there() is false. */
 typedef struct rk_nccl_table {
-    /* Names the GPU among those of its node. */
-    rk_status (*gpu)(rk_dev *dev, char name[64]);
+    /* Looks for the library, which is no part of ours: true and "NCCL 2.27.3" in text, or why it cannot be used. */
+    bool (*there)(char *text, size_t size);
+    rk_status (*gpu)(rk_dev *dev, rk_nccl_gpu *gpu);
     rk_status (*unique_id)(uint8_t id[RK_NCCL_ID_BYTES]);
     /* Begins to join `ranks` ranks, which all have the one id; look() tells when it is done. After a
      * failure *out has its words, for close() too; NULL if memory was short. */
@@ -64,7 +71,7 @@ typedef struct rk_cuda_library {
     const rk_device *device;
     /* GPUs that can be used, 0 if none; the reason of a 0 goes to msg. */
     int (*gpus)(char *msg, size_t msg_size);
-    const rk_nccl_table *nccl; /* NULL: NCCL was not there when the library was built */
+    const rk_nccl_table *nccl; /* NULL: nccl.h was not there when the library was built */
 } rk_cuda_library;
 
 /* Loads the library: RANKINE_CUDA names it; else librankine_cuda.so lies beside the program, beside our

@@ -31,8 +31,8 @@ int rk__cuda_gpus(char *msg, size_t msg_size)
     return 0;
 }
 
-/* This process's number among those of its node, as the launcher tells. */
-static int local_rank(void)
+/* This process's number among those of its node, as the launcher or whoever opens the device tells. */
+static int local_rank(const rk_open_cfg *cfg)
 {
     static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMIX_LOCAL_RANK",
                                          "SLURM_LOCALID" };
@@ -41,7 +41,7 @@ static int local_rank(void)
         if (text && *text >= '0' && *text <= '9')
             return (int)(strtoul(text, NULL, 10) & 0xffff);
     }
-    return 0;
+    return cfg->local_rank > 0 ? cfg->local_rank - 1 : 0;
 }
 
 static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
@@ -101,12 +101,12 @@ static void close_cuda(rk_dev *dev)
     free(dev);
 }
 
-static rk_status open_gpu(rk_dev *dev, char *msg, size_t msg_size)
+static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t msg_size)
 {
     int n = rk__cuda_gpus(msg, msg_size);
     if (n == 0)
         return RK_EDEVICE;
-    dev->ordinal = local_rank() % n;
+    dev->ordinal = local_rank(cfg) % n;
     rk_status st = fill_in(dev, msg, msg_size);
     if (st)
         return st;
@@ -123,11 +123,10 @@ static rk_status open_gpu(rk_dev *dev, char *msg, size_t msg_size)
 
 static rk_status open_cuda(const rk_open_cfg *cfg, rk_dev **out, char *msg, size_t msg_size)
 {
-    (void)cfg;
     rk_dev *dev = calloc(1, sizeof *dev);
     if (!dev)
         return RK_ENOMEM;
-    rk_status st = open_gpu(dev, msg, msg_size);
+    rk_status st = open_gpu(dev, cfg, msg, msg_size);
     if (st) {
         close_cuda(dev);
         return st;

@@ -3,8 +3,8 @@
 #include "cuda/cuda.h"
 
 #include "core/cuda_module.h"
+#include "cuda/nccl_calls.h"
 
-#include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +13,7 @@
 #define CLOSE_SECONDS 5.0 /* for the others to come to the end too */
 
 struct rk_nccl {
+    const rk__nccl_calls *call;
     rk_dev *dev;
     ncclComm_t comm;
     cudaStream_t stream;
@@ -45,27 +46,51 @@ static rk_status cuda_status(rk_nccl *n, cudaError_t e)
 /* NCCL keeps the last words for a communicator that still lives. */
 static const char *error_nccl(rk_nccl *n)
 {
-    const char *more = n->error && n->comm && !n->aborted ? ncclGetLastError(n->comm) : NULL;
+    const char *more = n->error && n->comm && !n->aborted ? n->call->ncclGetLastError(n->comm) : NULL;
     if (n->cuda)
         snprintf(n->text, sizeof n->text, "%s (%s)", cudaGetErrorString(n->cuda), cudaGetErrorName(n->cuda));
     else if (n->error && !*n->text)
-        snprintf(n->text, sizeof n->text, "%s%s%.160s", ncclGetErrorString(n->error),
+        snprintf(n->text, sizeof n->text, "%s%s%.160s", n->call->ncclGetErrorString(n->error),
                  more && *more ? ": " : "", more ? more : "");
     return n->text;
 }
 
 /* ---- joining and leaving ---- */
 
-static rk_status gpu_nccl(rk_dev *dev, char name[64])
+static bool there_nccl(char *text, size_t size)
 {
-    return rk__cuda_status(dev, cudaDeviceGetPCIBusId(name, 64, dev->ordinal));
+    const rk__nccl_calls *call = rk__nccl_find(text, size);
+    int v = 0;
+    if (!call)
+        return false;
+    if (call->ncclGetVersion(&v))
+        snprintf(text, size, "NCCL");
+    else
+        snprintf(text, size, "NCCL %d.%d.%d", v / 10000, v / 100 % 100, v % 100);
+    return true;
+}
+
+/* "GPU-2a6e1c04-...", as nvidia-smi has it; slices (MIG) of one GPU have ids of their own in one place. */
+static rk_status gpu_nccl(rk_dev *dev, rk_nccl_gpu *gpu)
+{
+    struct cudaDeviceProp p;
+    rk_status st = rk__cuda_status(dev, cudaGetDeviceProperties(&p, dev->ordinal));
+    if (st)
+        return st;
+    int n = snprintf(gpu->id, sizeof gpu->id, "GPU");
+    for (size_t i = 0; i < sizeof p.uuid.bytes; i++)
+        n += snprintf(gpu->id + n, sizeof gpu->id - (size_t)n, "%s%02x",
+                      i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", p.uuid.bytes[i] & 0xffu);
+    return rk__cuda_status(dev, cudaDeviceGetPCIBusId(gpu->place, sizeof gpu->place, dev->ordinal));
 }
 
 static rk_status unique_id_nccl(uint8_t id[RK_NCCL_ID_BYTES])
 {
+    char why[256];
+    const rk__nccl_calls *call = rk__nccl_find(why, sizeof why);
     ncclUniqueId made;
     _Static_assert(sizeof made == RK_NCCL_ID_BYTES, "an id has room");
-    if (ncclGetUniqueId(&made) != ncclSuccess)
+    if (!call || call->ncclGetUniqueId(&made) != ncclSuccess)
         return RK_EDEVICE;
     memcpy(id, &made, sizeof made);
     return RK_OK;
@@ -78,7 +103,7 @@ static void abort_nccl(rk_nccl *n)
     error_nccl(n);
     n->aborted = true;
     if (n->comm)
-        ncclCommAbort(n->comm);
+        n->call->ncclCommAbort(n->comm);
     n->comm = NULL;
 }
 
@@ -94,14 +119,14 @@ static void finish(rk_nccl *n)
 {
     const double until = seconds() + CLOSE_SECONDS;
     ncclResult_t state = ncclInProgress;
-    if (nccl_status(n, ncclCommFinalize(n->comm)))
+    if (nccl_status(n, n->call->ncclCommFinalize(n->comm)))
         state = ncclInternalError;
     while (state == ncclInProgress && seconds() < until) {
-        if (ncclCommGetAsyncError(n->comm, &state) != ncclSuccess)
+        if (n->call->ncclCommGetAsyncError(n->comm, &state) != ncclSuccess)
             state = ncclInternalError;
         nanosleep(&(struct timespec){ 0, 50000 }, NULL);
     }
-    if (state != ncclSuccess || ncclCommDestroy(n->comm) != ncclSuccess)
+    if (state != ncclSuccess || n->call->ncclCommDestroy(n->comm) != ncclSuccess)
         abort_nccl(n);
     n->comm = NULL;
 }
@@ -125,9 +150,12 @@ static rk_status open_nccl(rk_dev *dev, int ranks, int rank, const uint8_t id[RK
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclUniqueId given;
-    rk_nccl *n = *out = calloc(1, sizeof *n);
+    char why[256];
+    const rk__nccl_calls *call = rk__nccl_find(why, sizeof why);
+    rk_nccl *n = *out = call ? calloc(1, sizeof *n) : NULL;
     if (!n)
-        return RK_ENOMEM;
+        return call ? RK_ENOMEM : RK_EDEVICE;
+    n->call = call;
     n->dev = dev;
     config.blocking = 0;
     memcpy(&given, id, sizeof given);
@@ -135,7 +163,7 @@ static rk_status open_nccl(rk_dev *dev, int ranks, int rank, const uint8_t id[RK
     if (!st)
         st = cuda_status(n, cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking));
     if (!st)
-        st = nccl_status(n, ncclCommInitRankConfig(&n->comm, ranks, given, rank, &config));
+        st = nccl_status(n, n->call->ncclCommInitRankConfig(&n->comm, ranks, given, rank, &config));
     return st; /* the words are the caller's to ask for */
 }
 
@@ -171,7 +199,7 @@ static rk_nccl_state look_nccl(rk_nccl *n, rk_nccl_event *e)
     ncclResult_t state = ncclSuccess;
     if (n->error || n->cuda || n->aborted)
         return RK_NCCL_FAILED;
-    if (nccl_status(n, ncclCommGetAsyncError(n->comm, &state)) || nccl_status(n, state))
+    if (nccl_status(n, n->call->ncclCommGetAsyncError(n->comm, &state)) || nccl_status(n, state))
         return RK_NCCL_FAILED;
     if (state == ncclInProgress)
         return RK_NCCL_BUSY;
@@ -197,32 +225,33 @@ static rk_status exchange_nccl(rk_nccl *n, rk_nccl_event *after, const rk_nccl_l
     rk_status st = begin(n, after);
     if (st)
         return st;
-    st = nccl_status(n, ncclGroupStart());
+    st = nccl_status(n, n->call->ncclGroupStart());
     if (st)
         return st;
     for (int i = 0; i < legs && !st; i++) {
         const rk_nccl_leg *l = &leg[i];
-        st = nccl_status(n, l->leaves ? ncclSend(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream)
-                                      : ncclRecv(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream));
+        st = nccl_status(n, l->leaves ? n->call->ncclSend(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream)
+                                      : n->call->ncclRecv(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream));
     }
-    rk_status end = nccl_status(n, ncclGroupEnd());
+    rk_status end = nccl_status(n, n->call->ncclGroupEnd());
     return st ? st : end;
 }
 
 static rk_status broadcast_nccl(rk_nccl *n, rk_nccl_event *after, int root, void *data, size_t bytes)
 {
     rk_status st = begin(n, after);
-    return st ? st : nccl_status(n, ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, n->stream));
+    return st ? st : nccl_status(n, n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, n->stream));
 }
 
 static rk_status all_reduce_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, void *data, size_t count)
 {
     rk_status st = begin(n, after);
     const ncclDataType_t type = t == RK_F64 ? ncclFloat64 : ncclFloat32;
-    return st ? st : nccl_status(n, ncclAllReduce(data, data, count, type, ncclSum, n->comm, n->stream));
+    return st ? st : nccl_status(n, n->call->ncclAllReduce(data, data, count, type, ncclSum, n->comm, n->stream));
 }
 
 const rk_nccl_table rk__cuda_nccl = {
+    .there = there_nccl,
     .gpu = gpu_nccl,
     .unique_id = unique_id_nccl,
     .open = open_nccl,

@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <mpi.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,18 +90,56 @@ static void send_at_once(void)
 
 /* Calls of one thread at a time. Several contexts of a process share one MPI, which cannot start twice: it
  * ends with the process. */
-static rk_status start(rk_ctx *ctx)
+static int start(void)
 {
     int begun = 0, level;
     MPI_Initialized(&begun);
     if (begun)
-        return RK_OK;
+        return MPI_SUCCESS;
     send_at_once();
     int error = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
-    if (error)
-        return failed(ctx, "cannot start", error);
-    atexit(finish);
-    return RK_OK;
+    if (!error)
+        atexit(finish);
+    return error;
+}
+
+int rk__net_local_rank(void)
+{
+    MPI_Comm node;
+    int rank = -1;
+    if (start() || MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node))
+        return -1;
+    MPI_Comm_rank(node, &rank);
+    MPI_Comm_free(&node);
+    return rank;
+}
+
+/* What a rank says of itself. */
+typedef struct health {
+    int32_t status;
+    char words[508];
+} health;
+
+rk_status rk__net_all_well(rk_ctx *ctx)
+{
+    int ranks = 0, rank = 0;
+    health mine = { .status = ctx ? (int32_t)rk_failed(ctx) : RK_ENOMEM };
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    health *all = calloc((size_t)ranks, sizeof *all);
+    snprintf(mine.words, sizeof mine.words, "%s", ctx ? rk_error(ctx) : "out of memory");
+    if (!all)
+        MPI_Abort(MPI_COMM_WORLD, rk_exit_code(RK_ENOMEM));
+    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof *all, MPI_BYTE, MPI_COMM_WORLD);
+    int first = 0;
+    while (first < ranks && !all[first].status)
+        first++;
+    if (ctx && first < ranks && first != rank) { /* one speaks for all that failed alike */
+        rk_error_clear(ctx);
+        rk_fail(ctx, (rk_status)all[first].status, "rank %d: %s", first, all[first].words);
+    }
+    free(all);
+    return ctx ? rk_failed(ctx) : RK_ENOMEM;
 }
 
 /* A domain around a communicator that it owns from now on. */
@@ -128,8 +167,10 @@ rk_status rk__net_open(rk_ctx *ctx, rk__net **out)
 {
     MPI_Comm comm;
     *out = NULL;
-    RK_TRY(start(ctx));
-    int error = MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    int error = start();
+    if (error)
+        return failed(ctx, "cannot start", error);
+    error = MPI_Comm_dup(MPI_COMM_WORLD, &comm);
     return error ? failed(ctx, "cannot open a communicator", error) : wrap(ctx, comm, out);
 }
 

@@ -2,10 +2,9 @@
  * meets over a communicator of the host, where ranks that call different things, or are missing, are told
  * apart; NCCL is only given what all ranks agree on. Messages, barriers and failures are those of the host.
  */
-#include "parallel/comm_over.h"
-#include "parallel/comm_tables.h"
+#include "parallel/comm_nccl.h"
 
-#include "core/cuda_module.h"
+#include "parallel/comm_over.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -492,74 +491,7 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
     return RK_OK;
 }
 
-/* ---- which way tensors go ---- */
-
-/* What one rank can say of its GPU. */
-typedef struct gpu {
-    int32_t able, asked; /* NCCL is there; RANKINE_NCCL: 1, 0, or -1 where it is not set */
-    int32_t node;
-    char name[64];
-} gpu;
-
-static const rk_nccl_table *nccl_there(const rk_ctx *ctx)
+rk_status rk__comm_nccl(rk_comm *under, const rk_nccl_table *call, rk_comm **out)
 {
-    char why[512];
-    const rk_cuda_library *m = rk__cuda_load(why, sizeof why);
-    return m && m->device == ctx->device ? m->nccl : NULL;
-}
-
-static void describe(const rk_comm *c, const rk_nccl_table *call, gpu *g)
-{
-    const char *asked = getenv("RANKINE_NCCL");
-    *g = (gpu){ .able = call != NULL, .asked = asked && *asked ? *asked != '0' : -1, .node = c->node };
-    if (call && call->gpu(c->ctx->dev, g->name))
-        g->able = 0;
-}
-
-/* All ranks have NCCL and a GPU of their own: true. Every rank comes to the same answer. */
-static bool suits(const gpu *g, int ranks, bool *shared)
-{
-    bool able = true, forced = true;
-    *shared = false;
-    for (int i = 0; i < ranks; i++) {
-        able = able && g[i].able && g[i].asked != 0;
-        forced = forced && g[i].asked == 1;
-        for (int k = 0; k < i; k++)
-            *shared = *shared || (g[i].node == g[k].node && !strcmp(g[i].name, g[k].name));
-    }
-    return able && (forced || !*shared);
-}
-
-rk_status rk__comm_of_device(rk_comm *under, rk_comm **out)
-{
-    rk_ctx *ctx = under->ctx;
-    const rk_nccl_table *call = nccl_there(ctx);
-    gpu mine, *all;
-    bool shared = false;
-    *out = NULL;
-    if (under->size == 1)
-        return rk__comm_staged(under, out);
-    if (!(all = rk__calloc(ctx, (size_t)under->size, sizeof *all)))
-        return RK_ENOMEM;
-    describe(under, call, &mine);
-    rk_status st = rk__comm_all_values(under, "GPUs of ranks", &mine, sizeof mine, all);
-    const bool by_nccl = !st && suits(all, under->size, &shared);
-    free(all);
-    if (st)
-        return st;
-    RK_TRY(by_nccl ? open_over(under, call, NULL, out) : rk__comm_staged(under, out));
-    (*out)->way = by_nccl  ? "from GPU to GPU by NCCL"
-                  : shared ? "over the host's memory, for several ranks share a GPU"
-                           : "over the host's memory, without NCCL";
-    return RK_OK;
-}
-
-rk_status rk__comm_nccl(rk_comm *under, rk_comm **out)
-{
-    const rk_nccl_table *call = nccl_there(under->ctx);
-    *out = NULL;
-    if (!call)
-        return rk_fail(under->ctx, RK_EUSAGE,
-                       "NCCL was not there when the CUDA library was built, or is not in use");
     return open_over(under, call, NULL, out);
 }

@@ -21,13 +21,24 @@ void rk__over_init(rk__over *o, const rk_comm_table *table, rk_comm *under)
 {
     o->base = *under;
     o->base.table = table;
+    o->base.way = NULL;
     o->under = under;
+}
+
+rk_status rk__over_say_way(rk_comm *c, const char *way)
+{
+    rk__over *o = over_of(c);
+    free(o->way);
+    c->way = o->way = rk__strdup(c->ctx, way);
+    return rk_failed(c->ctx);
 }
 
 void rk__over_free(rk__over *o)
 {
     while (o->blocks)
         rk__over_release(&o->base, o->blocks->p);
+    free(o->way);
+    o->base.way = o->way = NULL;
 }
 
 void rk__over_close(rk_comm *c)

@@ -9,6 +9,7 @@ typedef struct rk__over {
     rk_comm base;
     rk_comm *under;
     struct rk__over_block *blocks; /* what rk__over_alloc() gave */
+    char *way;                     /* base.way */
 } rk__over;
 
 /* Device memory that grows and is kept. */
@@ -19,6 +20,8 @@ typedef struct rk__over_place {
 
 /* As `under` is, with a table of its own. */
 void rk__over_init(rk__over *o, const rk_comm_table *table, rk_comm *under);
+/* Sets base.way. */
+rk_status rk__over_say_way(rk_comm *c, const char *way);
 /* Memory that was not released. */
 void rk__over_free(rk__over *o);
 /* One that was split ends before its context: gives the rest back by itself, then calls this. */

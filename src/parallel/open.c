@@ -1,4 +1,5 @@
 /* rk_open(): the context of core, and the ranks it belongs to. */
+#include "parallel/comm_net.h"
 #include "parallel/job.h"
 
 #include <sched.h>
@@ -59,12 +60,20 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
 {
     rk_open_cfg c = cfg ? *cfg : (rk_open_cfg){ 0 };
     bool join = !c.alone && rk__comm_launched();
-    if (join && c.threads == 0)
-        c.threads = own_cores();
-    RK_TRY(rk__open(&c, out));
     if (!join)
-        return RK_OK;
+        return rk__open(&c, out);
+    if (c.threads == 0)
+        c.threads = own_cores();
+    const int local = rk__net_local_rank(); /* MPI runs from here on, and ends when all ranks do */
+    if (c.local_rank == 0)
+        c.local_rank = local + 1;
+    rk__open(&c, out);
     rk_ctx *ctx = *out;
+    if (ctx)
+        ctx->rank = rk_launch_rank();
+    if (local >= 0)
+        RK_TRY(rk__net_all_well(ctx));
+    RK_TRY(ctx ? rk_failed(ctx) : RK_ENOMEM);
     RK_TRY(rk__comm_open(ctx, &ctx->comm));
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;

@@ -4,6 +4,7 @@
 
 #include <rankine/rankine.h>
 
+#include "parallel/comm_nccl.h"
 #include "parallel/comm_tables.h"
 
 #include <stdlib.h>
@@ -23,8 +24,12 @@ static void set_up(void)
         rk__comm_named(ctx, "self", &comm);
     if (getenv("RK_TEST_STAGED")) /* as for a device whose memory the host does not see */
         rk__comm_staged(comm, &comm);
-    if (by_nccl)
-        rk__comm_nccl(comm, &comm);
+    char why[256];
+    const rk_nccl_table *call = by_nccl ? rk__nccl_of(ctx, why, sizeof why) : NULL;
+    if (call)
+        rk__comm_nccl(comm, call, &comm);
+    else if (by_nccl)
+        rk_fail(ctx, RK_ECONFIG, "%s", why);
 }
 
 /* Byte k of what rank `from` has for rank `to` in round `round`. */

@@ -4,6 +4,7 @@
  * error. With RK_EMU_GUARD=off, where the host sees device memory, the host's memory is as good. */
 #include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
+#include "cuda/nccl_calls.h"
 
 #include <dirent.h>
 #include <memory>
@@ -353,6 +354,26 @@ void sum(operation &o, const void *mine, void *out, size_t n)
         return ncclInternalError
 
 extern "C" {
+
+/* RK_EMU_NCCL=absent: as where there is no libnccl. */
+const rk__nccl_calls *rk__nccl_find(char *why, size_t size)
+{
+    static const rk__nccl_calls calls = {
+#define CALL(name) .name = name,
+        RK__NCCL_CALLS(CALL)
+#undef CALL
+    };
+    const char *absent = getenv("RK_EMU_NCCL");
+    bool there = !absent || strcmp(absent, "absent");
+    snprintf(why, size, "%s", there ? "" : "NCCL cannot be loaded: libnccl.so.2: RK_EMU_NCCL is absent");
+    return there ? &calls : nullptr;
+}
+
+ncclResult_t ncclGetVersion(int *version)
+{
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
 
 const char *ncclGetErrorString(ncclResult_t r)
 {

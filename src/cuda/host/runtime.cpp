@@ -288,16 +288,29 @@ cudaError_t cudaGetDevice(int *device)
     return cudaSuccess;
 }
 
+/* RK_EMU_SLICES: devices in one place, as slices (MIG) of a GPU are. */
 cudaError_t cudaDeviceGetPCIBusId(char *name, int size, int device)
 {
     RK_EMU_CALL("cudaDeviceGetPCIBusId", cudaErrorInvalidDevice);
-    snprintf(name, (size_t)size, "0000:%02x:00.0", (unsigned)device & 0xff);
+    long slices = setting("RK_EMU_SLICES", 1);
+    snprintf(name, (size_t)size, "0000:%02x:00.0", (unsigned)(device / (slices > 0 ? slices : 1)) & 0xff);
     return cudaSuccess;
+}
+
+/* A device's id: nodes that tests make up have devices of their own. */
+static void name_device(char id[16], int device)
+{
+    const char *node = getenv("RANKINE_NODE");
+    uint32_t hash = 2166136261u;
+    for (const char *c = node ? node : ""; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
+    memcpy(id + 8, &hash, sizeof hash);
+    memcpy(id + 12, &device, sizeof device);
 }
 
 /* As small as grids may meet, so that grid-stride loops go round more than once; RK_EMU_ARCH: compute capability
  * times ten. */
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     RK_EMU_CALL("cudaGetDeviceProperties", cudaErrorUnknown);
     long arch = setting("RK_EMU_ARCH", 80);
@@ -307,6 +320,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
     if (e)
         return e;
     snprintf(p->name, sizeof p->name, "run on the host");
+    name_device(p->uuid.bytes, device);
     p->major = (int)arch / 10;
     p->minor = (int)arch % 10;
     p->totalGlobalMem = total;

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Which way tensors go between GPUs: by NCCL where each rank has a GPU of its own, else over MPI, which is told in one sentence; and
+# which GPU a rank takes. librankine_cuda.so needs no library of NVIDIA's to be loaded.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
+gpu_library=$build/librankine_cuda.so
+loaded="no librankine_cuda.so was built"
+if [ -e "$gpu_library" ] && command -v readelf >/dev/null; then
+    loaded="librankine_cuda.so needs nothing of NVIDIA's"
+    readelf -d "$gpu_library" >dynamic
+    if grep NEEDED dynamic | grep -E 'nccl|cublas|cudart|cudnn|libcuda' >err; then
+        fail "librankine_cuda.so does not load where these are missing"
+    fi
+    if strings "$gpu_library" | grep -q ncclCommInitRankConfig; then
+        expect 0 'cuda .*(NCCL [0-9]+[.][0-9]+|NCCL cannot be loaded: )' "$rankine" doctor
+        RANKINE_NCCL_LIBRARY=$dir/nowhere.so expect 0 'NCCL cannot be loaded: .*nowhere.so' "$rankine" doctor
+        RANKINE_NCCL_LIBRARY=libz.so.1 expect 0 'libz.so.1 is too old: it has no nccl' "$rankine" doctor
+    fi
+fi
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ] || ! grep -q ncclCommInitRankConfig "$module"; then
+    echo "skipped: the CUDA device for the host, or nccl.h, was not there; $loaded"
+    exit 77
+fi
+export RANKINE_CUDA="$module"
+make_csv points.csv 200
+make_config mlp.yaml
+
+# way RANKS PATTERN SETTING...: trains, and the banner tells which way tensors go.
+way()
+{
+    n=$1
+    pattern=$2
+    shift 2
+    rm -rf run
+    ranks "$n" env "$@" "$rankine" train mlp.yaml run.dir=run run.steps=3 device=cuda >out 2>err || fail "$n ranks, $*"
+    grep -Eq "tensors go $pattern" out || fail "tensors do not go $pattern: $n ranks, $*"
+    hash=$(hash_of run)
+    [ "$hash" = "${first_hash=$hash}" ] || fail "other weights when tensors go $pattern"
+}
+way 2 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2
+way 3 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=4 RANKINE_NCCL=1
+way 2 "over MPI and the host's memory: ranks 0 and 1 share a GPU, which NCCL refuses" RK_EMU_DEVICES=1
+way 3 "over MPI and the host's memory: ranks 0 and 2 share a GPU, which NCCL refuses" RK_EMU_DEVICES=2
+way 2 "over MPI and the host's memory: ranks 0 and 1 have slices of one GPU, which NCCL refuses" RK_EMU_DEVICES=2 RK_EMU_SLICES=2
+way 2 "over MPI and the host's memory, for RANKINE_NCCL is 0 " RK_EMU_DEVICES=2 RANKINE_NCCL=0
+way 2 "over MPI and the host's memory: NCCL cannot be loaded: " RK_EMU_DEVICES=2 RK_EMU_NCCL=absent
+# Nodes have GPUs of their own: two nodes with one each.
+way 2 'from GPU to GPU by NCCL$' sh -c 'RANKINE_NODE=$OMPI_COMM_WORLD_RANK exec "$@"' sh
+
+# Insisted on where it cannot be: refused by all ranks, with the way that works.
+for setting in RK_EMU_DEVICES=1 RK_EMU_NCCL=absent; do
+    rm -rf run
+    expect_ranks 2 78 'RANKINE_NCCL is 1 .*, but .*; RANKINE_NCCL=0 sends tensors over MPI' \
+        env "$setting" RANKINE_NCCL=1 "$rankine" train mlp.yaml run.dir=run device=cuda
+done
+
+# Each rank takes the GPU of its local rank: that of the launcher, or where it tells none, of the ranks that MPI finds on the node.
+for bare in '' 'env -u OMPI_COMM_WORLD_LOCAL_RANK -u MPI_LOCALRANKID -u PMIX_LOCAL_RANK -u SLURM_LOCALID'; do
+    way 3 'from GPU to GPU' RK_EMU_DEVICES=3 $bare
+    for rank in 1 2; do
+        grep -q "rank $rank of 3,.* GPU $rank," "run/rank-$rank.log" || fail "rank $rank did not take GPU $rank"
+    done
+done
+
+# One rank without a GPU ends all, in one sentence.
+rm -rf run
+expect_ranks 3 70 'rankine: rank 1: device cuda: no GPU is visible' sh -c \
+    'RK_EMU_DEVICES=$((OMPI_COMM_WORLD_RANK == 1 ? 0 : 3)) exec "$@"' sh "$rankine" train mlp.yaml run.dir=run device=cuda
+expect_ranks 2 70 'rankine: device cuda: no GPU is visible' env RK_EMU_DEVICES=0 "$rankine" train mlp.yaml run.dir=run device=cuda
+echo "tensors go both ways, with the same weights; $loaded"
