@@ -101,7 +101,7 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
             set(compile ${RANKINE_CLANGXX} -x c++ -std=gnu++17)
         endif()
         add_custom_command(OUTPUT ${object}
-            COMMAND ${compile} ${check_flags} -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object}
+            COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${compile} ${check_flags} -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object}
             COMMAND ${CMAKE_OBJCOPY} --redefine-sym memcpy=rk_emu_memcpy --redefine-sym memset=rk_emu_memset
                     --redefine-sym memmove=rk_emu_memmove ${object}
             DEPENDS ${source} DEPFILE ${object}.d COMMENT "checked ${name}" VERBATIM)
@@ -164,7 +164,7 @@ if(BUILD_TESTING AND RANKINE_CUDA_HOST_BUILT AND NOT RANKINE_SANITIZE)
                 set(flags ${asan_flags})
             endif()
             add_custom_command(OUTPUT ${object}
-                COMMAND ${CMAKE_CXX_COMPILER} ${emu_common} -DRK_EMU -D_GNU_SOURCE ${flags} ${emu_includes}
+                COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${CMAKE_CXX_COMPILER} ${emu_common} -DRK_EMU -D_GNU_SOURCE ${flags} ${emu_includes}
                         -MD -MT ${object} -MF ${object}.d -c ${source} -o ${object}
                 DEPENDS ${source} DEPFILE ${object}.d COMMENT "${program}, ${kind}" VERBATIM)
             add_executable(${program}_${kind} ${object} $<TARGET_OBJECTS:rankine_cuda_emu_${kind}>)
@@ -214,7 +214,7 @@ if(NOT RANKINE_CUDA STREQUAL "OFF" AND RANKINE_NVCC AND CMAKE_CXX_COMPILER AND T
         set(object ${PROJECT_BINARY_DIR}/nvcc/${name}.o)
         add_custom_command(OUTPUT ${object}
             COMMAND ${PROJECT_SOURCE_DIR}/cmake/kept.sh ${PROJECT_BINARY_DIR}/nvcc/${name}.ptxas
-                    ${RANKINE_NVCC} ${RANKINE_NVCC_FLAGS} ${gencode} -MD -MF ${object}.d -c ${source} -o ${object}
+                    ${CMAKE_CXX_COMPILER_LAUNCHER} ${RANKINE_NVCC} ${RANKINE_NVCC_FLAGS} ${gencode} -MD -MF ${object}.d -c ${source} -o ${object}
             DEPENDS ${source} DEPFILE ${object}.d COMMENT "nvcc ${name}.cu" VERBATIM)
         list(APPEND objects ${object})
     endforeach()
