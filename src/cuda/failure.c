@@ -1,6 +1,8 @@
 /* What a failed call of CUDA's means for whoever runs the job, and what to do about it. */
 #include "cuda/cuda.h"
 
+#include "core/units.h"
+
 #include <stdio.h>
 
 typedef enum {
@@ -44,7 +46,8 @@ static const char *remedy(kind k)
 {
     switch (k) {
     case GONE:
-        return ". The GPU is broken, gone or taken: nvidia-smi and the kernel's log (Xid) tell more. The same "
+        return ". The GPU is broken, gone or taken: nvidia-smi and the kernel's log (Xid) tell more. The "
+               "same "
                "command goes on from the last snapshot, on another node or GPU";
     case KERNEL:
         return ". A kernel went wrong. The same command goes on from the last snapshot; if it comes again, "
@@ -58,6 +61,7 @@ static const char *remedy(kind k)
 
 void rk__cuda_failure(rk_dev *dev, char *msg, size_t msg_size)
 {
+    char held[RK__SIZE_TEXT], all[RK__SIZE_TEXT];
     size_t room, total;
     *msg = '\0';
     if (!dev->error)
@@ -67,8 +71,8 @@ void rk__cuda_failure(rk_dev *dev, char *msg, size_t msg_size)
     if (kind_of(dev->error) != MEMORY || n < 0 || (size_t)n >= msg_size)
         return;
     rk__cuda_memory(dev, &room, &total);
-    snprintf(msg + n, msg_size - (size_t)n, ", %.2f of its %.2f GiB are held by this process%s",
-             (double)dev->held / (1 << 30), (double)total / (1 << 30),
+    snprintf(msg + n, msg_size - (size_t)n, ", this process holds %s of its %s%s",
+             rk__size_text(dev->held, held), rk__size_text(total, all),
              room < total - total / 8 ? ", and others hold more" : "");
 }
 

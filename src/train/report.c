@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include "core/cut.h"
+#include "core/units.h"
 #include "train/workers.h"
 
 #include <math.h>
@@ -55,18 +56,6 @@ static const char *grouped(int64_t n, char buf[32])
     return buf;
 }
 
-/* 3400000 -> "3.24 MiB" */
-static const char *bytes(size_t n, char buf[32])
-{
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
-    double x = (double)n;
-    int u = 0;
-    for (; x >= 1000 && u < 4; u++)
-        x /= 1024;
-    snprintf(buf, 32, "%.3g %s", x, units[u]);
-    return buf;
-}
-
 /* Elements of a parameter, of which this rank may hold a box. */
 static int64_t whole_size(const rk_tensor *t)
 {
@@ -80,25 +69,25 @@ static int64_t whole_size(const rk_tensor *t)
 /* What ranks send and hold. */
 static void report_exchange(rk__trainer *t)
 {
-    char sent[32], each[32], held[32], full[32];
+    char sent[RK__SIZE_TEXT], each[RK__SIZE_TEXT], held[RK__SIZE_TEXT], full[RK__SIZE_TEXT];
     size_t bucket_bytes = 0;
-    bytes(t->persistent_bytes, held);
+    rk__size_text(t->persistent_bytes, held);
     if (t->workers) {
         const size_t n = rk__workers_bytes(t);
         rk__report_text(
             t, RK_EVENT_BANNER,
             "exchange: a rank sends %s an averaging, %s a step on average; memory: %s of weights, "
             "gradients and optimiser state a rank",
-            bytes(n, each), bytes(n / (size_t)t->cfg->average_every, sent), held);
+            rk__size_text(n, each), rk__size_text(n / (size_t)t->cfg->average_every, sent), held);
         return;
     }
     int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
     rk__report_text(t, RK_EVENT_BANNER,
                     "exchange: a rank sends %s a step%s, in %d bucket%s of %s%s; memory: %s of weights, "
                     "gradients and optimiser state a rank",
-                    bytes(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
+                    rk__size_text(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
                     t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", buckets,
-                    buckets == 1 ? "" : "s", bytes(bucket_bytes, full),
+                    buckets == 1 ? "" : "s", rk__size_text(bucket_bytes, full),
                     t->cfg->parallel_bucket ? "" : " (measured)", held);
 }
 
