@@ -53,7 +53,8 @@ static rk_status open_device(rk_ctx *ctx, const rk_open_cfg *cfg)
     return rk_fail(ctx, RK_ECONFIG, "there is no device \"%s\"; there are auto, cpu and cuda", cfg->device);
 }
 
-static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)
+/* device NULL: the one that cfg names. */
+static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg, const rk_device *device)
 {
     int shards = cfg->data_shards ? cfg->data_shards : 8;
     if (shards < 1 || shards > 1024 || (shards & (shards - 1)))
@@ -66,13 +67,13 @@ static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg)
     ctx->exact = !cfg->inexact;
     ctx->seed = cfg->seed;
     ctx->ranks = 1;
-    RK_TRY(open_device(ctx, cfg));
+    RK_TRY(device ? use_device(ctx, cfg, device) : open_device(ctx, cfg));
     RK_TRY(rk__memory_open(ctx));
     ctx->tape = rk__calloc(ctx, 1, sizeof *ctx->tape);
     return ctx->status;
 }
 
-rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out)
+rk_status rk__open_on(const rk_open_cfg *cfg, const rk_device *device, rk_ctx **out)
 {
     static const rk_open_cfg defaults;
     rk_ctx *ctx = *out = calloc(1, sizeof *ctx);
@@ -83,7 +84,12 @@ rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out)
         return rk_fail(ctx, RK_ENOMEM, "out of memory");
     ctx->inert->ctx = ctx;
     ctx->training = true;
-    return set_up(ctx, cfg ? cfg : &defaults);
+    return set_up(ctx, cfg ? cfg : &defaults, device);
+}
+
+rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out)
+{
+    return rk__open_on(cfg, NULL, out);
 }
 
 int rk_close(rk_ctx *ctx)

@@ -111,6 +111,8 @@ struct rk_ctx {
 
 /* rk_open() for one rank by itself. */
 rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out);
+/* The same on this device, whatever cfg says of one. */
+rk_status rk__open_on(const rk_open_cfg *cfg, const rk_device *device, rk_ctx **out);
 
 /* Is the device's memory the host's, which may read and write it? */
 static inline bool rk__on_host(const rk_ctx *ctx)

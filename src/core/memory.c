@@ -85,6 +85,12 @@ void rk__memory_close(rk_ctx *ctx)
     ctx->memory = NULL;
 }
 
+/* A device that tells its memory gets advice with figures. */
+static const char *advice(const rk_ctx *ctx)
+{
+    return ctx->device->memory ? "" : "; a smaller batch.micro needs less";
+}
+
 /* ---- following a plan ---- */
 
 static void choose_plan(rk_ctx *ctx, size_t bytes)
@@ -138,8 +144,7 @@ void *rk__memory_take(rk_ctx *ctx, size_t bytes, int64_t *number)
         return s->own;
     s->own = NULL;
 out_of_memory:
-    rk_fail(ctx, RK_ENOMEM,
-            "out of memory: %zu bytes for a tensor of this step; a smaller batch.micro needs less", bytes);
+    rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a tensor of this step%s", bytes, advice(ctx));
     return NULL;
 }
 
@@ -248,9 +253,8 @@ static rk_status grow_arena(rk_ctx *ctx, size_t bytes)
     if (ctx->device->alloc(ctx->dev, bytes, &m->arena)) {
         for (int i = 0; i < MAX_PLANS; i++)
             m->plans[i].used = false;
-        return rk_fail(
-            ctx, RK_ENOMEM,
-            "out of memory: the step needs an arena of %zu bytes; a smaller batch.micro needs less", bytes);
+        return rk_fail(ctx, RK_ENOMEM, "out of memory: the step needs an arena of %zu bytes%s", bytes,
+                       advice(ctx));
     }
     m->arena_bytes = bytes;
     return RK_OK;

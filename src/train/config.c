@@ -238,6 +238,28 @@ int64_t rk__config_batch(const rk_config *c)
     return (c->batch_global + workers - 1) / workers;
 }
 
+rk_optim_cfg rk__config_optim(const rk_config *c)
+{
+    static const struct {
+        const char *name;
+        rk_optim_kind kind;
+    } kinds[] = { { "sgd", RK_SGD }, { "adam", RK_ADAM }, { "adamw", RK_ADAMW } };
+    rk_optim_cfg o = { .lr = c->optim_lr,
+                       .weight_decay = c->optim_weight_decay,
+                       .decay_all = c->optim_decay_all,
+                       .momentum = c->optim_momentum,
+                       .nesterov = c->optim_nesterov,
+                       .beta1 = c->optim_beta1,
+                       .beta2 = c->optim_beta2,
+                       .eps = c->optim_eps,
+                       .clip_norm = c->optim_clip_norm,
+                       .ema_decay = c->optim_ema };
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(c->optim_kind, kinds[i].name))
+            o.kind = kinds[i].kind;
+    return o;
+}
+
 /* Strategy average: what it needs, and what does not go with it. */
 static rk_status check_average(rk_config *c)
 {

@@ -2,6 +2,7 @@
 #ifndef RK_TRAIN_CONFIG_H
 #define RK_TRAIN_CONFIG_H
 
+#include <rankine/optim.h>
 #include <rankine/train.h>
 
 #include "core/ctx.h"
@@ -30,6 +31,9 @@ struct rk_config {
 int rk__config_workers(const rk_config *cfg);
 /* Samples of a whole batch that is trained on together: a worker's, at most. */
 int64_t rk__config_batch(const rk_config *cfg);
+
+/* The optimiser that it names. */
+rk_optim_cfg rk__config_optim(const rk_config *cfg);
 
 /* From text that we wrote ourselves (a snapshot's record), with overrides. */
 rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *json,

@@ -1,6 +1,7 @@
 /* The loop: batches in, steps out, snapshots behind. */
 #include "nn/module.h"
 #include "parallel/trace.h"
+#include "train/fit.h"
 #include "train/workers.h"
 
 #include <math.h>
@@ -10,28 +11,6 @@
 #include <unistd.h>
 
 /* ---- making ---- */
-
-static rk_optim_cfg optim_of(const rk_config *c)
-{
-    static const struct {
-        const char *name;
-        rk_optim_kind kind;
-    } kinds[] = { { "sgd", RK_SGD }, { "adam", RK_ADAM }, { "adamw", RK_ADAMW } };
-    rk_optim_cfg o = { .lr = c->optim_lr,
-                       .weight_decay = c->optim_weight_decay,
-                       .decay_all = c->optim_decay_all,
-                       .momentum = c->optim_momentum,
-                       .nesterov = c->optim_nesterov,
-                       .beta1 = c->optim_beta1,
-                       .beta2 = c->optim_beta2,
-                       .eps = c->optim_eps,
-                       .clip_norm = c->optim_clip_norm,
-                       .ema_decay = c->optim_ema };
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(c->optim_kind, kinds[i].name))
-            o.kind = kinds[i].kind;
-    return o;
-}
 
 static void plan_steps(rk__trainer *t)
 {
@@ -220,7 +199,7 @@ static rk_status write_config(rk__trainer *t)
 /* [C] */
 static rk_status make_optim(rk__trainer *t)
 {
-    rk_optim_cfg oc = optim_of(t->cfg);
+    rk_optim_cfg oc = rk__config_optim(t->cfg);
     if (rk__config_workers(t->cfg))
         return rk__workers_make(t, &oc);
     RK_TRY(rk__accumulator_init(&t->acc, t->setup.job, t->setup.net, rk__setup_loss, &t->setup,
@@ -694,6 +673,8 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
         char last[64];
         if (st == RK_EDEVICE)
             rk__fail_more(ctx, "%s", last_good(&t, last));
+        if (st == RK_ENOMEM)
+            rk__fit_advise(&t);
         rk_barrier(ctx); /* the other ranks hear of it instead of waiting */
         rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
         rk__trace_write_own(t.setup.job);
