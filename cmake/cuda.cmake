@@ -29,8 +29,17 @@ if(NOT RANKINE_NCCL_INCLUDE)
     list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/nccl(_load)?[.]c$")
     list(FILTER RANKINE_CUDA_EMU EXCLUDE REGEX "/nccl[.]cpp$")
 endif()
+# cuBLASLt is a header to both; what is loaded at run time comes from a library, or from its stand-in. Without the header
+# our own kernels multiply in every run.
+find_path(RANKINE_BLAS_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
+if(RANKINE_BLAS_INCLUDE)
+    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/blas_none[.]c$")
+else()
+    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/blas(_load)?[.]c$")
+    list(FILTER RANKINE_CUDA_EMU EXCLUDE REGEX "/cublaslt[.]cpp$")
+endif()
 set(RANKINE_CUDA_HOST_C ${RANKINE_CUDA_C})
-list(FILTER RANKINE_CUDA_HOST_C EXCLUDE REGEX "/nccl_load[.]c$")
+list(FILTER RANKINE_CUDA_HOST_C EXCLUDE REGEX "/[a-z]*_load[.]c$")
 set(RANKINE_CUDA_HEADERS "${CUDAToolkit_INCLUDE_DIRS}" CACHE INTERNAL "where CUDA's headers are, for tests")
 set(RANKINE_CUDA_VERSION "${CUDAToolkit_VERSION}" CACHE INTERNAL "of the toolkit, for tests")
 

@@ -29,7 +29,9 @@ struct rk_dev {
     rk__cuda_block host; /* pinned */
     cudaError_t error;   /* the last failure */
     size_t held;         /* bytes that alloc gave out */
-    char description[160];
+    char library[96];       /* a library's own words of that failure; "": it was the runtime's */
+    struct rk__blas *blas;  /* cuda/blas.h; NULL: our own kernels multiply */
+    char description[256];
 };
 
 /* RK_OK, RK_ENOMEM or RK_EDEVICE for what a call of the runtime said, which is remembered. */

@@ -1,5 +1,5 @@
 /* A GPU as a device: choice, memory, copies. */
-#include "cuda/cuda.h"
+#include "cuda/blas.h"
 #include "cuda/table.h"
 
 #include <stdio.h>
@@ -92,6 +92,7 @@ static void close_cuda(rk_dev *dev)
         return;
     if (dev->stream) {
         cudaStreamSynchronize(dev->stream);
+        rk__blas_close(dev);
         for (int i = 0; i < RK__CUDA_SLOTS; i++)
             cudaFree(dev->work[i].p);
         cudaFreeHost(dev->host.p);
@@ -118,7 +119,8 @@ static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t
                  cudaGetErrorName(e));
         return st;
     }
-    return probe(dev, msg, msg_size);
+    st = probe(dev, msg, msg_size);
+    return st || !cfg->inexact ? st : rk__blas_open(dev, msg, msg_size);
 }
 
 static rk_status open_cuda(const rk_open_cfg *cfg, rk_dev **out, char *msg, size_t msg_size)
@@ -142,6 +144,7 @@ rk_status rk__cuda_status(rk_dev *dev, cudaError_t e)
     if (!e)
         return RK_OK;
     dev->error = e;
+    *dev->library = '\0';
     cudaGetLastError(); /* what could be repaired is no error of the next launch */
     return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
 }

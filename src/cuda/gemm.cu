@@ -1,8 +1,6 @@
 /* Products: tile.cuh over matrices by strides, and what becomes of a finished sum. */
+#include "cuda/activate.cuh"
 #include "cuda/tile.cuh"
-#include "cuda/vec.cuh"
-
-#include "core/f64.inc"
 
 namespace
 {
@@ -74,38 +72,10 @@ template <class T> struct product {
             v += bias[j];
         if (pre)
             pre[at] = v;
-        v = activate(act, v);
+        v = rk__activate(act, v);
         if (relu_mask)
             v = relu_mask[at] > 0 ? v : (T)0;
         c[at] = v;
-    }
-
-    static __device__ __forceinline__ float activate(rk_act f, float x)
-    {
-        switch (f) {
-        case RK_ACT_RELU:
-            return v_relu(x);
-        case RK_ACT_GELU:
-            return v_gelu(x);
-        case RK_ACT_GELU_TANH:
-            return v_gelu_tanh(x);
-        default:
-            return x;
-        }
-    }
-
-    static __device__ __forceinline__ double activate(rk_act f, double x)
-    {
-        switch (f) {
-        case RK_ACT_RELU:
-            return 0 > x ? 0 : x; /* a NaN stays one */
-        case RK_ACT_GELU:
-            return d_gelu(x);
-        case RK_ACT_GELU_TANH:
-            return d_gelu_tanh(x);
-        default:
-            return x;
-        }
     }
 };
 
@@ -138,12 +108,12 @@ template <class T> rk_status gemm(rk_dev *dev, const rk_gemm *g)
 
 } // namespace
 
-extern "C" rk_status rk__cuda_f32_gemm(rk_dev *dev, const rk_gemm *g)
+extern "C" rk_status rk__cuda_f32_ordered_gemm(rk_dev *dev, const rk_gemm *g)
 {
     return gemm<float>(dev, g);
 }
 
-extern "C" rk_status rk__cuda_f64_gemm(rk_dev *dev, const rk_gemm *g)
+extern "C" rk_status rk__cuda_f64_ordered_gemm(rk_dev *dev, const rk_gemm *g)
 {
     return gemm<double>(dev, g);
 }

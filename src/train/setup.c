@@ -96,7 +96,9 @@ static void apply_grid(rk_ctx *ctx, const rk_config *cfg)
                             .shards = (int)cfg->grid_data };
     ctx->exact = cfg->parallel_exact;
     ctx->shards.count = (int)cfg->grid_tensor;
-    rk_set_compute(ctx, !strcmp(cfg->compute, "bf16") ? RK_BF16 : RK_F32);
+    rk_set_compute(ctx, !strcmp(cfg->compute, "bf16")  ? RK_BF16
+                        : !strcmp(cfg->compute, "f16") ? RK_F16
+                                                       : RK_F32);
 }
 
 static rk_status check_ranks(rk_ctx *ctx, const rk_config *cfg)

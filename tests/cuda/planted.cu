@@ -2,10 +2,14 @@
  * that a report has to name carries "bug N". A build that stops seeing accesses turns the test red. */
 #include "cuda/rk_cuda.h"
 
+#if __has_include(<cublasLt.h>)
+#include <cublasLt.h>
+#define HAS_BLAS 1
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { N = 256 };
+enum { N = 256, NOT_BUILT = 77 };
 
 struct row {
     float v[16]; /* too big for registers: copied by memcpy */
@@ -267,6 +271,45 @@ static void pageable_in_capture(world *w)
     launch_captured(w);
 }
 
+/* 8 x 8 times 8 x 8 by cuBLASLt: x = y y. */
+static void multiply(world *w, int bug)
+{
+#ifdef HAS_BLAS
+    enum { SIDE = 8 };
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, c;
+    cublasLtMatmulPreference_t pref;
+    cublasLtMatmulHeuristicResult_t best;
+    const float one = 1, zero = 0;
+    const uint64_t most = 1 << 20;
+    void *work = NULL;
+    int found;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, SIDE, SIDE, bug == 40 ? 3 * SIDE * SIDE : (int)SIDE);
+    cublasLtMatrixLayoutCreate(&c, CUDA_R_32F, SIDE, SIDE, SIDE);
+    cublasLtMatmulPreferenceCreate(&pref);
+    cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
+    cublasLtMatmulAlgoGetHeuristic(handle, desc, a, a, c, c, pref, 1, &best, &found);
+    cudaMalloc(&work, best.workspaceSize);
+    if (bug == 43)
+        cublasLtMatrixLayoutDestroy(a);
+    /* 40: columns reach past the end; 41: 256 bytes were promised; 42: too little to work in; 43: destroyed */
+    cublasLtMatmul(handle, desc, /* bug 40, bug 41, bug 42, bug 43 */
+                   &one, w->y + (bug == 41), a, w->y, a, &zero, w->x, c, w->x, c, &best.algo, work,
+                   best.workspaceSize / (bug == 42 ? 2 : 1), w->s);
+    cublasLtMatmulPreferenceDestroy(pref);
+    cublasLtMatmulDescDestroy(desc);
+    cublasLtMatrixLayoutDestroy(c);
+    cublasLtDestroy(handle); /* bug 44: a layout is left */
+    cudaFree(work);
+#else
+    (void)w, (void)bug;
+    exit(NOT_BUILT);
+#endif
+}
+
 static void plant(world *w, int bug)
 {
     switch (bug) {
@@ -344,6 +387,13 @@ static void plant(world *w, int bug)
         break;
     case 34:
         pageable_in_capture(w);
+        break;
+    case 40:
+    case 41:
+    case 42:
+    case 43:
+    case 44:
+        multiply(w, bug);
         break;
     default:
         exit(2);
