@@ -4,7 +4,7 @@ DEPS := tools/install-deps.sh
 build = cmake --preset $(1) >/dev/null && cmake --build --preset $(1) -j $(JOBS)
 product = $(call build,release) --target rankine_program rankine rankine_shared
 
-.PHONY: all help deps release dev tsan check check-all bench demo format lint install clean
+.PHONY: all help deps release dev tsan check check-all bench gpu-check gpu-bench demo format lint install clean
 
 all: release
 
@@ -14,6 +14,8 @@ help:
 	@echo "make check      installs what is missing, builds, runs the short tests (under 10 minutes on 2 cores)"
 	@echo "make check-all  the long tests too: kills, fault sweeps, fuzzing"
 	@echo "make bench      the benchmarks"
+	@echo "make gpu-check  on a machine with a GPU: the kernels and trainings of the tests on it; build/gpu-check.md"
+	@echo "make gpu-bench  its speed against a model, cuBLAS and PyTorch (PYTHON=...); build/gpu-bench.md"
 	@echo "make lint       format, include arrows, headers alone; make format mends the format"
 	@echo "make install    PREFIX=/usr/local DESTDIR="
 	@echo "make deps       only installs what is missing (Debian packages, packages.txt)"
@@ -49,6 +51,16 @@ bench:
 	@$(DEPS) build data bench
 	@$(call build,release)
 	benchmarks/run.sh build | tee build/bench.md
+
+gpu-check:
+	@$(DEPS) build test data
+	@$(call build,release)
+	tools/gpu-check.sh build
+
+gpu-bench:
+	@$(DEPS) build data bench
+	@$(call build,release)
+	tools/gpu-bench.sh build
 
 demo:
 	@$(DEPS) build data

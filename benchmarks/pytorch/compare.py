@@ -61,10 +61,11 @@ class Worker:
         self.process.wait()
 
 
-def workers(model, batch, threads, build, compiled):
-    args = [model, str(batch), str(threads)]
+def workers(model, batch, threads, build, compiled, device, inexact):
+    args = [model, str(batch), str(threads)] + (["cuda"] if device == "cuda" else [])
     torch = [python(), str(HERE / "models.py"), *args]
-    made = {"rankine": Worker([str(build / "benchmarks" / "bench_models"), *args], threads),
+    made = {"rankine": Worker([str(build / "benchmarks" / "bench_models"), *args,
+                               *(["inexact"] if inexact else [])], threads),
             "eager": Worker(torch, threads)}
     if compiled:
         made["compiled"] = Worker([*torch, "compiled"], threads)
@@ -76,7 +77,7 @@ def spread(values):
 
 
 def compare_training(model, batch, threads, args):
-    made = workers(model, batch, threads, args.build, args.compiled)
+    made = workers(model, batch, threads, args.build, args.compiled, args.device, args.inexact)
     rates = {name: [] for name in made}
     for _ in range(args.rounds):
         for name, worker in made.items():
@@ -160,6 +161,8 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=2)
     p.add_argument("--models", default="mlp,cnn,resnet")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--inexact", action="store_true", help="ours with parallel.exact: false")
     p.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     args = p.parse_args()
     args.build = args.build.resolve()

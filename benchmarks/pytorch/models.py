@@ -1,6 +1,6 @@
 """The PyTorch side of bench_models: the same models, batches and optimiser, one process that is told what to run.
 
-    models.py MODEL BATCH THREADS [compiled]
+    models.py MODEL BATCH THREADS [compiled] [cuda]
 
 Reads lines "run SECONDS" from standard input and answers each with one JSON line: samples_per_s, steps, loss.
 MODEL: mlp, cnn, resnet, finetune.
@@ -65,8 +65,12 @@ def main():
     name, batch, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(threads)
     torch.manual_seed(1)
+    device = "cuda" if "cuda" in sys.argv else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32, as Rankine's
     model, shape = MODELS[name]()
+    model = model.to(device)
     x, y = torch.randn(batch, *shape), torch.randint(0, 10, (batch,))
+    x, y = x.to(device), y.to(device)
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     forward = torch.compile(model) if "compiled" in sys.argv else model
 
@@ -75,7 +79,7 @@ def main():
         loss = F.cross_entropy(forward(x), y)
         loss.backward()
         opt.step()
-        return loss
+        return loss if device == "cpu" else loss.item()  # both sides wait for the loss of each step
 
     for _ in range(5):
         loss = step()
@@ -89,7 +93,7 @@ def main():
             times.append(time.perf_counter() - t)
         times.sort()
         print(json.dumps({"samples_per_s": batch / times[len(times) // 2], "steps": len(times),
-                          "loss": loss.item()}), flush=True)
+                          "loss": float(loss)}), flush=True)
 
 
 if __name__ == "__main__":

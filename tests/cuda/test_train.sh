@@ -1,9 +1,10 @@
 #!/bin/sh
 # Whole trainings on the CUDA device, run on the host: small networks of every kind end with the CPU's weights, optimiser state and
-# logged numbers, bit by bit, on any number of ranks and in any layout; a run continues from one device on the other.
+# logged numbers, bit by bit, on any number of ranks and in any layout; a run continues from one device on the other. RANKINE_CUDA
+# names another library, such as that for GPUs.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
-module=$build/librankine_cuda_host.so
+module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
 if [ ! -e "$module" ]; then
     echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
     exit 77
@@ -22,7 +23,7 @@ train() # DEVICE RUN CONFIG RANKS OPTION...
     ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@" >out 2>err ||
         fail "$config on $n ranks, $device $*"
     if [ "$device" = cuda ]; then
-        grep -q 'cuda run on the host' out || fail "$config was not trained on the CUDA device"
+        grep -q ' rankine [0-9.]*: cuda ' out || fail "$config was not trained on the CUDA device"
     fi
 )
 

@@ -1,0 +1,32 @@
+#!/bin/sh
+# The commands for machines with a GPU, where there is none: they say so. The model of docs/gpu-model.md is what the program says.
+. "$(dirname "$0")/../cli/lib.sh"
+if [ ! -x "$build/benchmarks/bench_gpu" ]; then
+    echo "skipped: built without the benchmarks"
+    exit 77
+fi
+"$build/benchmarks/bench_gpu" model >model
+sed -n '/^| kernel/,$p' "$root/docs/gpu-model.md" | sed '/^## /,/^$/d' | grep '^|' >documented
+grep '^|' model | diff - documented >differs || fail "docs/gpu-model.md is not what bench_gpu model says: $(head -n 5 differs)"
+
+without() # COMMAND...: ends with 69 and one sentence where no GPU is
+{
+    status=0
+    RANKINE_CUDA=$dir/nothing.so "$@" >out 2>err || status=$?
+    [ $status -eq 69 ] || fail "exit $status instead of 69 without a GPU: $*"
+    grep -q 'no GPU can be used: .*nothing.so' err || fail "does not say what is missing: $*"
+}
+without "$root/tools/gpu-check.sh" "$build"
+without "$root/tools/gpu-bench.sh" "$build"
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ]; then
+    echo "no GPU is told in a sentence; no librankine_cuda_host.so to time"
+    exit 0
+fi
+RANKINE_CUDA=$module "$build/benchmarks/bench_gpu" kernels relu >out 2>err || fail "bench_gpu kernels"
+grep -q '^| relu_grad | 256 x 512 x 1 | [0-9.]* | [0-9.]* | - | - |' out || fail "bench_gpu tells no kernel"
+status=0
+RANKINE_CUDA=$module "$build/benchmarks/bench_gemm_vs_cublas" >out 2>err || status=$?
+[ $status -eq 69 ] || fail "bench_gemm_vs_cublas ends with $status on the host"
+grep -q 'a GPU is needed: this library runs on the host' err || fail "bench_gemm_vs_cublas does not say what it needs"
+echo "no GPU is told in a sentence; the model is the documented one"
