@@ -1,0 +1,82 @@
+#!/bin/sh
+# The n-th call of CUDA's or cuBLAS's fails in a short training with snapshots: the program says so in one line with CUDA's words, or
+# does without; nothing hangs or leaks; and the same command then goes on from the last snapshot to the same weights.
+# EVERY=1 tries each n; otherwise a sample of them.
+. "$(dirname "$0")/../cli/lib.sh"
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ]; then
+    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
+    exit 77
+fi
+. "$root/tests/equivalence/table.sh"
+export RANKINE_CUDA="$module"
+cat >small.yaml <<END
+data: {path: kinds.csv, split: 0.2}
+model: {layers: [{linear: 40}, relu, {layer_norm: {}}, {linear: 24}, gelu, linear]}
+batch: {global: 64}
+optim: {lr: 0.01, clip_norm: 1, ema: 0.9}
+run: {steps: 3, seed: 5}
+ckpt: {every: 1}
+eval: {every: 2, batch: 40}
+END
+
+# attempt RUN OPTION...: its exit status
+attempt()
+{
+    run=$1
+    shift
+    status=0
+    timeout 60 "$rankine" train small.yaml "run.dir=$run" device=cuda parallel.threads=1 "$@" >out 2>err || status=$?
+    grep -v '^rk_emu: call ' err >said || true
+}
+
+# every N-TH... of a training with these options
+failing() # WHAT OPTION...
+{
+    what=$1
+    shift
+    rm -rf whole stats
+    RK_EMU_STATS=$dir/stats
+    export RK_EMU_STATS
+    attempt whole "$@"
+    unset RK_EMU_STATS
+    [ $status -eq 0 ] || fail "$what: does not train"
+    calls=$(sed -n 's/^calls *\([0-9]*\) .*/\1/p' stats)
+    step=${EVERY:-$((calls / 16 + 1))}
+    failures=0
+    n=1
+    while [ "$n" -le "$calls" ]; do
+        rm -rf run
+        RK_EMU_FAIL=$n
+        export RK_EMU_FAIL
+        attempt run "$@"
+        unset RK_EMU_FAIL
+        case $status in
+        0) [ "$(hash_of run)" = "$(hash_of whole)" ] || fail "$what: call $n failed, and other weights came of it" ;;
+        70 | 71 | 78)
+            failures=$((failures + 1))
+            [ "$(wc -l <said)" -eq 1 ] || fail "$what: call $n failed, and not one line tells of it"
+            grep -Eq '^rankine: .*(GPU|CUDA|cuda|cuBLAS)' said || fail "$what: call $n failed, and the message does not say what"
+            attempt run "$@"
+            [ $status -eq 0 ] || fail "$what: call $n failed, and the same command does not go on"
+            [ "$(hash_of run)" = "$(hash_of whole)" ] || fail "$what: call $n failed, and going on came to other weights"
+            ;;
+        *) fail "$what: call $n failed, and the exit status is $status" ;;
+        esac
+        n=$((n + step))
+    done
+    [ $failures -gt 4 ] || fail "$what: only $failures of the calls that were made to fail did"
+    echo "$what: $failures failed trainings of $calls calls, each $step"
+}
+
+failing exact
+failing inexact parallel.exact=false
+
+# A GPU that is gone amid the run: all calls fail from there on.
+rm -rf lost
+RK_EMU_FAIL=$((calls * 3 / 4))+ RK_EMU_ERROR=214 sh -c 'exec "$0" "$@"' "$rankine" train small.yaml run.dir=lost device=cuda >out 2>err && fail "lost: trains without a GPU"
+grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*the last good one is of step [0-9]' err || fail "lost: the message does not help"
+"$rankine" verify lost >out 2>err || fail "lost: its snapshots are damaged"
+attempt lost
+[ "$(hash_of lost)" = "$(rm -rf whole; attempt whole; hash_of whole)" ] || fail "lost: going on came to other weights"
+echo "every failure was told, nothing leaked, and each run went on to the same weights"
