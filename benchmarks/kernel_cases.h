@@ -73,9 +73,7 @@ RUN(normal, normal(w->dev, size(w), ((rk_rng){ { 1, 2 }, { 0, 0, 3 } }), p[2]))
 
 static void run_adamw(work *w)
 {
-    rk_optim_args o = { .n = size(w),
-                        .lr = 1e-9,
-                        .weight_decay = 0.01,
+    rk_optim_args o = { .lr = 1e-9,
                         .grad_scale = 1,
                         .beta1 = 0.9,
                         .beta2 = 0.999,
@@ -83,13 +81,13 @@ static void run_adamw(work *w)
                         .bias1 = 0.1,
                         .bias2 = 0.001,
                         .decoupled = true };
-    w->k->adam(w->dev, &o, w->p[2], w->p[1], w->p[3], w->p[4]);
+    w->k->adam(w->dev, &o, 1, &(rk_optim_piece){ size(w), w->p[2], w->p[1], w->p[3], w->p[4], 0.01 });
 }
 
 static void run_sgd(work *w)
 {
-    rk_optim_args o = { .n = size(w), .lr = 1e-9, .grad_scale = 1, .momentum = 0.9 };
-    w->k->sgd(w->dev, &o, w->p[2], w->p[1], w->p[3]);
+    rk_optim_args o = { .lr = 1e-9, .grad_scale = 1, .momentum = 0.9 };
+    w->k->sgd(w->dev, &o, 1, &(rk_optim_piece){ size(w), w->p[2], w->p[1], w->p[3], NULL, 0 });
 }
 
 static void run_sum_squares(work *w)

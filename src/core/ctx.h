@@ -101,6 +101,9 @@ struct rk_ctx {
     int64_t first_sample;
     bool training;
     rk_round round; /* rk_set_compute */
+    /* Device memory, or NULL: what outlives a step and is no weight (running statistics) stands still, too,
+     * when it has halted. */
+    rk_watch *watch;
     int no_grad;
     rk__tape *tape;
     rk__memory *memory;

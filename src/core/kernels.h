@@ -65,14 +65,50 @@ typedef struct rk_pool2d {
     int64_t stride_h, stride_w, pad_h, pad_w;
 } rk_pool2d;
 
-typedef struct rk_optim_args {
+/* One tensor of an optimiser's step: n elements each. */
+typedef struct rk_optim_piece {
     int64_t n;
-    double lr, weight_decay, grad_scale; /* g is multiplied by grad_scale first (clipping) */
-    double beta1, beta2, eps;            /* adam */
-    double bias1, bias2;                 /* 1 - beta^t, computed by the caller */
-    double momentum, dampening;          /* sgd */
-    bool nesterov, decoupled, first;     /* decoupled: AdamW; first: momentum buffer is set to g */
+    void *w;
+    const void *g;
+    void *m, *v; /* adam: both; sgd: m, in all pieces or in none (no momentum) */
+    double weight_decay;
+} rk_optim_piece;
+
+typedef struct rk_optim_args {
+    double lr, grad_scale;    /* g is multiplied by grad_scale first (clipping) */
+    double beta1, beta2, eps; /* adam */
+    double bias1, bias2;      /* 1 - beta^t, computed by the caller */
+    double momentum, dampening;
+    bool nesterov, decoupled, first; /* decoupled: AdamW; first: momentum buffers are set to g */
+    const struct rk_watch *watch;    /* NULL, or the device decides: its scale in place of grad_scale */
 } rk_optim_args;
+
+/* How a device goes on by itself where the host does not wait for the loss and the norm of each step: judge()
+ * looks at them, and what it finds stays in device memory, for the updates that follow on the stream and, some
+ * steps later, for the host. From the first verdict that is bad on no update changes anything, so that the
+ * state is still the one that the bad step found when the host comes to read of it. An update knows of its
+ * gradients what `scale` and `halted` say, and nothing else: whoever scales a loss divides the scale here. */
+enum { RK_WATCH_STEPS = 64, RK_VERDICT_GOOD = -1, RK_VERDICT_LOSS = -2 };
+
+typedef struct rk_verdict {
+    double loss, norm; /* norm: of all gradients before they are clipped, if all are finite */
+    int64_t bad;       /* what is not finite: RK_VERDICT_LOSS, or the number of the first such piece */
+} rk_verdict;
+
+/* Device memory, cleared by the host at first. */
+typedef struct rk_watch {
+    double scale;    /* of gradients: what clips them, else 1 */
+    int64_t halted;  /* 1: a verdict was bad */
+    uint64_t ticket; /* the device's own; 0 between calls */
+    rk_verdict verdict[RK_WATCH_STEPS];
+} rk_watch;
+
+typedef struct rk_judge_args {
+    const void *loss; /* (1), device memory; NULL: there is none to look at, and 0 is noted */
+    double clip_norm; /* 0: gradients are not clipped */
+    rk_watch *watch;
+    int slot; /* of watch->verdict */
+} rk_judge_args;
 
 /* Philox4x32-10 stream: key (k0, k1), counter words c1..c3; word c0 counts blocks of 4 numbers. */
 typedef struct rk_rng {
@@ -228,12 +264,13 @@ typedef struct rk_kernels {
     rk_status (*normal)(rk_dev *, int64_t n, rk_rng,
                         void *y); /* Box-Muller over pairs of words, our own log, sin, cos */
 
-    /* ---- optimisers: one pass; w, m, v are updated ---- */
-    rk_status (*adam)(rk_dev *, const rk_optim_args *, void *w, const void *g, void *m, void *v);
-    rk_status (*sgd)(rk_dev *, const rk_optim_args *, void *w, const void *g,
-                     void *m); /* m NULL: no momentum */
-    rk_status (*ema)(rk_dev *, int64_t n, double decay, const void *w,
-                     void *avg); /* avg += (1-decay) * (w - avg) */
+    /* ---- optimisers: one pass over all pieces, whose w, m, v are updated ---- */
+    /* The sums of squares of all g in the order of sum_squares, added by piece; see rk_watch. */
+    rk_status (*judge)(rk_dev *, const rk_judge_args *, int pieces, const rk_optim_piece *);
+    rk_status (*adam)(rk_dev *, const rk_optim_args *, int pieces, const rk_optim_piece *);
+    rk_status (*sgd)(rk_dev *, const rk_optim_args *, int pieces, const rk_optim_piece *);
+    /* averages w follow g: w += (1 - decay) * (g - w). watch: NULL, or as in rk_optim_args */
+    rk_status (*ema)(rk_dev *, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *);
 } rk_kernels;
 
 enum { RK_TICK_US = 100 };

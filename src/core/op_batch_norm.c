@@ -192,7 +192,8 @@ static rk_status move_running(rk_tensor *running, double momentum, rk_tensor *su
     int64_t n = rk__size(running);
     if (shards > 1)
         RK_TRY(k->mul_scalar(ctx->dev, n, rk__data(sum), 1.0 / (double)shards, rk__data(sum)));
-    return shards > 0 ? k->ema(ctx->dev, n, 1 - momentum, rk__data(sum), rk__data(running)) : RK_OK;
+    const rk_optim_piece piece = { .n = n, .w = rk__data(running), .g = rk__data(sum) };
+    return shards > 0 ? k->ema(ctx->dev, 1 - momentum, ctx->watch, 1, &piece) : RK_OK;
 }
 
 /* The sums of the parts of all ranks. */

@@ -19,6 +19,14 @@ typedef struct rk__cuda_block {
     size_t bytes;
 } rk__cuda_block;
 
+enum { RK__CUDA_TABLES = 16 };
+
+typedef struct rk__cuda_kept {
+    void *device, *host; /* the same; host: pinned */
+    size_t bytes;
+    uint64_t used; /* when last */
+} rk__cuda_kept;
+
 struct rk_dev {
     int ordinal; /* among the GPUs that this process sees */
     cudaStream_t stream;
@@ -27,10 +35,12 @@ struct rk_dev {
     size_t memory_bytes; /* of the whole device */
     rk__cuda_block work[RK__CUDA_SLOTS];
     rk__cuda_block host; /* pinned */
-    cudaError_t error;   /* the last failure */
-    size_t held;         /* bytes that alloc gave out */
-    char library[96];       /* a library's own words of that failure; "": it was the runtime's */
-    struct rk__blas *blas;  /* cuda/blas.h; NULL: our own kernels multiply */
+    rk__cuda_kept tables[RK__CUDA_TABLES];
+    uint64_t tables_used;  /* how often one was */
+    cudaError_t error;     /* the last failure */
+    size_t held;           /* bytes that alloc gave out */
+    char library[96];      /* a library's own words of that failure; "": it was the runtime's */
+    struct rk__blas *blas; /* cuda/blas.h; NULL: our own kernels multiply */
     char description[256];
 };
 
@@ -60,6 +70,12 @@ void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes);
 
 /* Pinned host memory to read results into, until the next call. NULL: out of memory. */
 void *rk__cuda_host(rk_dev *dev, size_t bytes);
+
+/* Device memory with the same bytes as `rows`, which is the caller's again; 0 < bytes. It is uploaded unless it
+ * was among the last RK__CUDA_TABLES, and holds until as many others were asked for. NULL: out of memory, or the
+ * device has failed (rk__cuda_status() was told). */
+const void *rk__cuda_table(rk_dev *dev, const void *rows, size_t bytes);
+void rk__cuda_tables_free(rk_dev *dev);
 
 /* Copies device memory to the host and waits: for entries that give host values. */
 rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes);

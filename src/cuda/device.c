@@ -96,6 +96,7 @@ static void close_cuda(rk_dev *dev)
         for (int i = 0; i < RK__CUDA_SLOTS; i++)
             cudaFree(dev->work[i].p);
         cudaFreeHost(dev->host.p);
+        rk__cuda_tables_free(dev);
         cudaStreamDestroy(dev->stream);
     }
     cudaGetLastError();

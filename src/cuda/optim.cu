@@ -4,13 +4,27 @@
 #include "core/kernels.h"
 #include "cuda/cuda.h"
 #include "cuda/entry.cuh"
+#include "cuda/pieces.cuh"
 #include "cuda/vec.cuh"
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, PART = 4 * BLOCK };
 
 /* g * scale + decay * w; w * shrink - step * .. */
 template <class T> struct common {
     T scale, decay, shrink, step;
+    double lr;
+    bool decoupled;
+
+    __device__ __forceinline__ void scaled_by(double by)
+    {
+        scale = (T)by;
+    }
+
+    __device__ __forceinline__ void begin_piece(double weight_decay)
+    {
+        decay = decoupled ? (T)0 : (T)weight_decay;
+        shrink = decoupled ? (T)(1 - lr * weight_decay) : (T)1;
+    }
 
     __device__ __forceinline__ T gradient(T g, T w) const
     {
@@ -64,9 +78,21 @@ template <class T> struct momentum_step {
     }
 };
 
-/* An average follows: here `w` is the average and the gradient's place has the weights. */
+/* Averages have no gradient to scale and nothing decays. */
+struct plain {
+    __device__ __forceinline__ void scaled_by(double)
+    {
+    }
+
+    __device__ __forceinline__ void begin_piece(double)
+    {
+    }
+};
+
+/* An average follows what stands in the gradient's place. */
 template <class T> struct ema_step {
     enum { MOMENTS = 0 };
+    plain c;
     T take;
 
     __device__ __forceinline__ void operator()(T &avg, T w, T &, T &) const
@@ -75,14 +101,17 @@ template <class T> struct ema_step {
     }
 };
 
-/* The first `packs` times 16 bytes by packs, the others one by one. */
+/* Elements lo .. hi - 1 of a piece: by packs of 16 bytes as far as they go. */
 template <class T, class S>
-static __global__ void step_kernel(int64_t n, int64_t packs, S step, T *w, const T *g, T *m1, T *m2)
+RK_INLINE void update(const S &step, const rk_optim_piece &p, int64_t lo, int64_t hi)
 {
     enum { N = rk__pack<T>::N };
-    const int64_t threads = (int64_t)gridDim.x * blockDim.x;
-    const int64_t me = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    for (int64_t i = me; i < packs; i += threads) {
+    T *w = (T *)p.w + lo, *m1 = (T *)p.m + lo, *m2 = (T *)p.v + lo;
+    const T *g = (const T *)p.g + lo;
+    const bool aligned = rk__aligned(w) && rk__aligned(g) && (S::MOMENTS < 1 || rk__aligned(m1)) &&
+                         (S::MOMENTS < 2 || rk__aligned(m2));
+    const int n = (int)(hi - lo), packs = aligned ? n / N : 0;
+    for (int i = (int)threadIdx.x; i < packs; i += BLOCK) {
         rk__pack<T> a = rk__load_pack(w + i * N), b = rk__load_pack(g + i * N), c = {}, d = {};
         if (S::MOMENTS > 0)
             c = rk__load_pack(m1 + i * N);
@@ -97,36 +126,57 @@ static __global__ void step_kernel(int64_t n, int64_t packs, S step, T *w, const
         if (S::MOMENTS > 1)
             rk__store_pack(m2 + i * N, d);
     }
-    for (int64_t i = packs * N + me; i < n; i += threads) {
+    for (int i = packs * N + (int)threadIdx.x; i < n; i += BLOCK) {
         T none1 = 0, none2 = 0;
         step(w[i], g[i], S::MOMENTS > 0 ? m1[i] : none1, S::MOMENTS > 1 ? m2[i] : none2);
     }
 }
 
-template <class T, class S>
-static rk_status run(rk_dev *dev, int64_t n, S step, void *w, const void *g, void *m1, void *m2)
+/* A block takes neighbouring parts, so that it looks for its first piece alone. */
+template <class T, class S, class TABLE>
+static __global__ void step_kernel(int64_t parts, S step, const rk_watch *watch, TABLE table)
 {
-    if (n == 0)
-        return RK_OK;
-    const bool aligned = rk__aligned(w) && rk__aligned(g) && rk__aligned(m1) && rk__aligned(m2);
-    const int64_t packs = aligned ? n / rk__pack<T>::N : 0;
-    RK_LAUNCH((step_kernel<T, S>), rk__cuda_grid(dev, rk__pack_work<T>(n, packs), BLOCK), BLOCK, 0,
-              dev->stream, n, packs, step, (T *)w, (const T *)g, (T *)m1, (T *)m2);
-    return rk__cuda_launched(dev);
+    int64_t part = parts * blockIdx.x / gridDim.x;
+    const int64_t end = parts * (blockIdx.x + 1) / gridDim.x;
+    if (watch && watch->halted)
+        return;
+    if (watch)
+        step.c.scaled_by(watch->scale);
+    for (int i = rk__piece_of(table, part); part < end; i++) {
+        const rk_optim_piece p = table.row[i].p;
+        const int64_t first = table.row[i].first;
+        step.c.begin_piece(p.weight_decay);
+        for (; part < end && (part - first) * PART < p.n; part++) {
+            const int64_t lo = (part - first) * PART;
+            update<T>(step, p, lo, lo + PART < p.n ? lo + PART : p.n);
+        }
+    }
+}
+
+template <class T, class S>
+static rk_status run(rk_dev *dev, S step, const rk_watch *watch, int pieces, const rk_optim_piece *piece)
+{
+    return rk__with_pieces(dev, pieces, piece, PART, [=](auto table, int64_t parts) {
+        if (parts == 0)
+            return RK_OK;
+        RK_LAUNCH((step_kernel<T, S, decltype(table)>), rk__cuda_grid(dev, parts * BLOCK, BLOCK), BLOCK, 0,
+                  dev->stream, parts, step, watch, table);
+        return rk__cuda_launched(dev);
+    });
 }
 
 template <class T> static common<T> common_of(const rk_optim_args *o, double step)
 {
-    common<T> c;
+    common<T> c = {};
     c.scale = (T)o->grad_scale;
-    c.decay = o->decoupled ? (T)0 : (T)o->weight_decay;
-    c.shrink = o->decoupled ? (T)(1 - o->lr * o->weight_decay) : (T)1;
+    c.lr = o->lr;
+    c.decoupled = o->decoupled;
     c.step = (T)step;
     return c;
 }
 
 template <class T>
-static rk_status adam(rk_dev *dev, const rk_optim_args *o, void *w, const void *g, void *m, void *v)
+static rk_status adam(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
     adam_step<T> s;
     s.c = common_of<T>(o, o->lr / o->bias1);
@@ -135,29 +185,34 @@ static rk_status adam(rk_dev *dev, const rk_optim_args *o, void *w, const void *
     s.take2 = (T)(1 - o->beta2);
     s.inverse_root = (T)(1 / sqrt(o->bias2));
     s.eps = (T)o->eps;
-    return run<T>(dev, o->n, s, w, g, m, v);
+    return run<T>(dev, s, o->watch, pieces, piece);
 }
 
-template <class T> static rk_status sgd(rk_dev *dev, const rk_optim_args *o, void *w, const void *g, void *m)
+template <class T>
+static rk_status sgd(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
     const common<T> c = common_of<T>(o, o->lr);
-    if (!m)
-        return run<T>(dev, o->n, sgd_step<T>{ c }, w, g, NULL, NULL);
+    if (pieces == 0 || !piece[0].m)
+        return run<T>(dev, sgd_step<T>{ c }, o->watch, pieces, piece);
     momentum_step<T> s;
     s.c = c;
     s.momentum = (T)o->momentum;
     s.take = (T)(1 - o->dampening);
     s.nesterov = o->nesterov;
     s.first = o->first;
-    return run<T>(dev, o->n, s, w, g, m, NULL);
+    return run<T>(dev, s, o->watch, pieces, piece);
 }
 
-template <class T> static rk_status ema(rk_dev *dev, int64_t n, double decay, const void *w, void *avg)
+template <class T>
+static rk_status ema(rk_dev *dev, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *piece)
 {
-    return run<T>(dev, n, ema_step<T>{ (T)(1 - decay) }, avg, w, NULL, NULL);
+    return run<T>(dev, ema_step<T>{ plain(), (T)(1 - decay) }, watch, pieces, piece);
 }
 
-RK__ENTRIES(adam, (rk_dev * dev, const rk_optim_args *o, void *w, const void *g, void *m, void *v),
-            (dev, o, w, g, m, v))
-RK__ENTRIES(sgd, (rk_dev * dev, const rk_optim_args *o, void *w, const void *g, void *m), (dev, o, w, g, m))
-RK__ENTRIES(ema, (rk_dev * dev, int64_t n, double decay, const void *w, void *avg), (dev, n, decay, w, avg))
+RK__ENTRIES(adam, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
+            (dev, o, pieces, piece))
+RK__ENTRIES(sgd, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
+            (dev, o, pieces, piece))
+RK__ENTRIES(ema,
+            (rk_dev * dev, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *piece),
+            (dev, decay, watch, pieces, piece))

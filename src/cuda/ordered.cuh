@@ -17,13 +17,13 @@ static __device__ __forceinline__ double rk__fma(double a, double b, double c)
     return fma(a, b, c);
 }
 
-/* The tree over up to 2^RK__TREE_LEVELS leaves, added from left to right: a binary counter, whose levels stay in
- * registers because every index is a constant. */
+/* The tree over up to 2^LEVELS leaves, added from left to right: a binary counter, whose levels stay in registers
+ * because every index is a constant. */
 enum { RK__TREE_LEVELS = 10 };
 
-template <class T>
+template <class T, int LEVELS = RK__TREE_LEVELS>
 struct rk__tree {
-    T held[RK__TREE_LEVELS];
+    T held[LEVELS];
     int leaves;
 
     __device__ __forceinline__ void begin()
@@ -37,7 +37,7 @@ struct rk__tree {
     {
         bool carry = true;
 #pragma unroll
-        for (int d = 0; d < RK__TREE_LEVELS; d++)
+        for (int d = 0; d < LEVELS; d++)
             if (carry) {
                 if (leaves >> d & 1) {
                     leaf = held[d] + leaf;

@@ -1,7 +1,9 @@
 /* Reductions, in the order of core/order.h: a column's sum is a chain a segment, a row's sum goes by lanes,
  * sums of squares by chunks in double. In f32 the bits are the CPU's. */
+#include "core/watch.h"
 #include "cuda/columns.cuh"
 #include "cuda/entry.cuh"
+#include "cuda/pieces.cuh"
 #include "cuda/rows.cuh"
 
 /* ---- sums ---- */
@@ -217,6 +219,114 @@ template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const vo
     return RK_OK;
 }
 
+/* ---- of all gradients ---- */
+
+/* Chunk r of all pieces is a row. sums (chunks). */
+template <class T, class ROW, class TABLE>
+static __global__ void piece_squares_kernel(int64_t chunks, TABLE table, double *sums)
+{
+    RK__EACH_ROW(ROW, chunks, r)
+    {
+        const int i = rk__piece_of(table, r < chunks ? r : chunks - 1);
+        const int64_t at = (r - table.row[i].first) * RK_CHUNK, left = table.row[i].p.n - at;
+        const ROW row(chunks, left < RK_CHUNK ? left : (int64_t)RK_CHUNK, r);
+        const T *from = (const T *)table.row[i].p.g + at;
+        const double sum = row.template sum<double>(
+            0, row.n, [=](int64_t k) { return from[k]; },
+            [](double acc, T x) { return acc + (double)x * (double)x; });
+        if (row.first)
+            sums[r] = sum;
+    }
+}
+
+enum { JUDGES = 256 };
+
+/* The tree over n sums, +0 of none: each thread a subtree of as many leaves, some of them of nothing, then
+ * halves. In thread 0. */
+RK_INLINE double block_tree(const double *sums, int64_t n, double *half)
+{
+    rk__tree<double, 20> tree;
+    int64_t lo, hi, each = 1;
+    rk_order_leaf(n, JUDGES, (int)threadIdx.x, &lo, &hi);
+    while (each < hi - lo)
+        each *= 2;
+    tree.begin();
+    for (int64_t k = 0; k < each; k++) {
+        int64_t from, to;
+        rk_order_leaf(hi - lo, (int)each, (int)k, &from, &to);
+        half[threadIdx.x] = tree.add(to > from ? sums[lo + from] : 0);
+    }
+    for (int leaves = JUDGES / 2; leaves > 0; leaves /= 2) {
+        double sum = 0;
+        __syncthreads();
+        if ((int)threadIdx.x < leaves)
+            sum = half[2 * threadIdx.x] + half[2 * threadIdx.x + 1];
+        __syncthreads();
+        if ((int)threadIdx.x < leaves)
+            half[threadIdx.x] = sum;
+    }
+    return half[0];
+}
+
+/* A block a piece; the last one to end judges. */
+template <class T, class TABLE>
+static __global__ void judge_kernel(int64_t chunks, TABLE table, const double *sums, double *part,
+                                    const T *loss, double clip_norm, int slot, rk_watch *watch)
+{
+    RK_SHARED(double, half, [JUDGES]);
+    RK_SHARED(int, last, [1]);
+    const int i = (int)blockIdx.x;
+    const int64_t from = i < table.n ? table.row[i].first : chunks,
+                  to = i + 1 < table.n ? table.row[i + 1].first : chunks;
+    const double sum = block_tree(sums + from, to - from, half);
+    if (threadIdx.x == 0) {
+        if (i < table.n)
+            part[i] = sum;
+        __threadfence();
+        last[0] = atomicAdd((unsigned long long *)&watch->ticket, 1ull) + 1 == gridDim.x;
+        __threadfence();
+    }
+    __syncthreads();
+    if (!last[0])
+        return;
+    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    for (int at = 0; at < table.n; at += JUDGES) {
+        const int n = table.n - at < JUDGES ? table.n - at : (int)JUDGES;
+        __syncthreads();
+        if ((int)threadIdx.x < n)
+            half[threadIdx.x] = part[at + (int)threadIdx.x];
+        __syncthreads();
+        if (threadIdx.x == 0)
+            rk_judged_add(&judged, at, n, half);
+    }
+    if (threadIdx.x == 0) {
+        rk_judged_end(&judged, loss ? (double)*loss : 0, clip_norm, slot, watch);
+        watch->ticket = 0;
+    }
+}
+
+template <class T>
+static rk_status judge(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+{
+    const rk_judge_args args = *a;
+    return rk__with_pieces(dev, pieces, piece, RK_CHUNK, [=](auto table, int64_t chunks) {
+        double *sums = (double *)rk__cuda_work(dev, 0, (size_t)(chunks + pieces) * sizeof *sums);
+        if (!sums)
+            return RK_ENOMEM;
+        if (chunks > 0 && rk__rows_long(dev, chunks, RK_CHUNK))
+            RK_LAUNCH((piece_squares_kernel<T, rk__block_row, decltype(table)>),
+                      rk__cuda_grid(dev, chunks * RK__ROW_BLOCK, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream,
+                      chunks, table, sums);
+        else if (chunks > 0)
+            RK_LAUNCH((piece_squares_kernel<T, rk__lanes_row, decltype(table)>),
+                      rk__cuda_grid(dev, chunks * RK_LANES, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream,
+                      chunks, table, sums);
+        RK_LAUNCH((judge_kernel<T, decltype(table)>), (unsigned)(pieces ? pieces : 1), JUDGES, 0, dev->stream, chunks, table,
+                  sums, sums + chunks, (const T *)args.loss, args.clip_norm, args.slot, args.watch);
+        return rk__cuda_launched(dev);
+    });
+}
+
 RK__ENTRIES(reduce_sum,
             (rk_dev * dev, int64_t outer, int64_t n, int64_t inner, rk_order order, const void *x, void *y),
             (dev, outer, n, inner, order, x, y))
@@ -232,3 +342,5 @@ RK__ENTRIES(chunk_squares, (rk_dev * dev, int64_t n, const void *x, double *sums
 RK__ENTRIES(row_squares,
             (rk_dev * dev, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step, double *sums),
             (dev, rows, cols, ld, x, step, sums))
+RK__ENTRIES(judge, (rk_dev * dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece),
+            (dev, a, pieces, piece))

@@ -152,10 +152,11 @@ static rk_status move_piece(rk__average *a)
     float *w = a->outer + lo;
     if (moved > 0) {
         const rk_optim_args step = {
-            .n = moved, .lr = a->cfg.lr, .grad_scale = 1, .momentum = a->cfg.momentum, .nesterov = true
+            .lr = a->cfg.lr, .grad_scale = 1, .momentum = a->cfg.momentum, .nesterov = true
         };
+        const rk_optim_piece piece = { .n = moved, .w = w, .g = a->mean, .m = a->momentum };
         RK_TRY(k->sub(ctx->dev, moved, w, a->mean, 0, a->mean));
-        RK_TRY(k->sgd(ctx->dev, &step, w, a->mean, a->momentum));
+        RK_TRY(k->sgd(ctx->dev, &step, 1, &piece));
     }
     return rk__device_copy(ctx, (size_t)(n - moved) * sizeof *w, a->mean + moved, w + moved);
 }

@@ -1,8 +1,9 @@
 #include "train/optim.h"
 
 #include "core/cut.h"
+#include "core/watch.h"
 
-#include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ static void optim_free(void *arg)
 {
     rk_optim *o = arg;
     free(o->slots);
+    free(o->pieces);
+    free(o->averages);
     free(o->squares);
     free(o);
 }
@@ -93,6 +96,14 @@ rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
     return o;
 }
 
+static bool any_cut(const rk_optim *o)
+{
+    for (int i = 0; i < o->n; i++)
+        if (o->slots[i].param.tensor->cut)
+            return true;
+    return false;
+}
+
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
 {
     rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
@@ -105,7 +116,9 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg, .grads = grads };
     o->squares = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->squares);
     o->slots = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->slots);
-    if (!o->slots || !o->squares || rk__at_close(ctx, optim_free, o)) {
+    o->pieces = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->pieces);
+    o->averages = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->averages);
+    if (!o->slots || !o->squares || !o->pieces || !o->averages || rk__at_close(ctx, optim_free, o)) {
         optim_free(o);
         return NULL;
     }
@@ -117,6 +130,8 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     if (!o->n)
         rk_fail(ctx, RK_ECONFIG, "nothing to train: every parameter is frozen");
     qsort(o->slots, (size_t)o->n, sizeof *o->slots, by_name);
+    if (!grads && !any_cut(o))
+        o->watch = rk_tensor_make(ctx, RK_U8, RK_SHAPE(sizeof(rk_watch)));
     return o;
 }
 
@@ -132,7 +147,7 @@ static double power(double x, int64_t n)
     return y;
 }
 
-/* The same of a cut parameter. */
+/* The sum of squares of a cut parameter's gradient. */
 static rk_status cut_squares(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
 {
     rk_ctx *ctx = o->ctx;
@@ -145,55 +160,117 @@ static rk_status cut_squares(rk_optim *o, const rk__optim_slot *s, rk_tensor *g,
     return rk__cut_squares(ctx, rows, axis, sums, sum);
 }
 
-/* The sum of squares of a slot's gradient; not finite if an element is not. */
-static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
+/* That of a slot; not finite if an element is not. */
+static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, double *sum)
 {
     rk_ctx *ctx = o->ctx;
+    rk_tensor *g = rk_grad(s->param.tensor);
     bool bad = false;
-    if (o->grads) {
-        *sum = o->squares[s->number];
+    *sum = 0;
+    if (!g)
         return RK_OK;
-    }
-    if (s->param.tensor->cut)
-        return cut_squares(o, s, g, sum);
-    rk_status st = rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), sum, &bad);
-    return st ? rk_fail(ctx, st, "optimiser: the norm of %s cannot be computed", s->param.name) : RK_OK;
-}
-
-/* [C] The norm over all gradients. RK_EDIVERGED names the first parameter whose gradient is not finite. */
-static rk_status measure(rk_optim *o)
-{
-    rk_ctx *ctx = o->ctx;
-    double sum = 0;
     if (o->grads)
-        RK_TRY(rk__grads_squares(o->grads, o->squares));
-    for (int i = 0; i < o->n; i++) {
-        rk_tensor *g = rk_grad(o->slots[i].param.tensor);
-        if (!g)
-            continue;
-        double part = 0;
-        RK_TRY(squares_of(o, &o->slots[i], g, &part));
-        if (!isfinite(part))
-            return rk_fail(ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
-                           o->slots[i].param.name);
-        sum += part;
-    }
-    o->norm = sqrt(sum);
+        *sum = o->squares[s->number];
+    else if (s->param.tensor->cut)
+        return cut_squares(o, s, g, sum);
+    else if (rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), sum, &bad))
+        return rk_fail(ctx, RK_EDEVICE, "optimiser: the norm of %s cannot be computed", s->param.name);
     return RK_OK;
 }
 
-static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_scale)
+/* [C] The verdict where sums of squares meet on the host. */
+static rk_status judge_here(rk_optim *o, rk_watch *watch)
+{
+    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    if (o->grads)
+        RK_TRY(rk__grads_squares(o->grads, o->squares));
+    for (int i = 0; i < o->n; i++) {
+        double part;
+        RK_TRY(squares_of(o, &o->slots[i], &part));
+        rk_judged_add(&judged, i, 1, &part);
+    }
+    rk_judged_end(&judged, 0, o->cfg.clip_norm, 0, watch);
+    return RK_OK;
+}
+
+/* The verdict of the device, which stays there. loss may be NULL. */
+static rk_status judge_there(rk_optim *o, const rk_tensor *loss, int slot)
+{
+    rk_ctx *ctx = o->ctx;
+    const rk_judge_args args = { .loss = loss ? rk__data(loss) : NULL,
+                                 .clip_norm = o->cfg.clip_norm,
+                                 .watch = rk__data(o->watch),
+                                 .slot = slot };
+    RK_TRY(rk_failed(ctx));
+    rk_status st = rk__kernels(ctx, RK_F32)->judge(ctx->dev, &args, o->n, o->pieces);
+    return st ? rk_fail(ctx, st, "optimiser: the norm of the gradients cannot be computed") : RK_OK;
+}
+
+/* Reads the head of the watch and its first n verdicts. */
+static rk_status read_watch(rk_optim *o, int n, rk_watch *to)
+{
+    rk_ctx *ctx = o->ctx;
+    const size_t bytes = offsetof(rk_watch, verdict) + (size_t)n * sizeof *to->verdict;
+    const void *from = rk__data(o->watch);
+    RK_TRY(rk_failed(ctx));
+    rk_status st = ctx->device->copy_out(ctx->dev, to, from, bytes);
+    return st ? rk_fail(ctx, st, "optimiser: the verdicts cannot be read from the device") : RK_OK;
+}
+
+rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v)
+{
+    return rk_fail(o->ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
+                   o->slots[v->bad].param.name);
+}
+
+/* The host waits: the caller may go on after a bad verdict, so the device does not halt. */
+static rk_status decide(rk_optim *o, double *scale)
+{
+    rk_watch watch;
+    if (!o->watch) {
+        RK_TRY(judge_here(o, &watch));
+    } else {
+        RK_TRY(judge_there(o, NULL, 0));
+        RK_TRY(read_watch(o, 1, &watch));
+    }
+    *scale = watch.scale;
+    if (watch.verdict[0].bad == RK_VERDICT_GOOD) {
+        o->norm = watch.verdict[0].norm;
+        return RK_OK;
+    }
+    if (o->watch)
+        RK_TRY(o->ctx->device->zero(o->ctx->dev, rk__data(o->watch), sizeof watch));
+    return rk__optim_bad(o, &watch.verdict[0]);
+}
+
+static rk_status list_pieces(rk_optim *o)
+{
+    const rk_optim_cfg *c = &o->cfg;
+    for (int i = 0; i < o->n; i++) {
+        const rk__optim_slot *s = &o->slots[i];
+        const rk_tensor *w = s->param.tensor, *g = rk_grad(w);
+        rk_optim_piece *p = &o->pieces[i];
+        *p = (rk_optim_piece){ .m = s->m ? rk__data(s->m) : NULL,
+                               .v = s->v ? rk__data(s->v) : NULL,
+                               .weight_decay = s->param.no_decay && !c->decay_all ? 0 : c->weight_decay };
+        if (g) {
+            p->n = s->to - s->from;
+            p->w = rk__data_range(w, s->from, s->to);
+            p->g = rk__data_range(g, s->from, s->to);
+        }
+        o->averages[i] =
+            (rk_optim_piece){ .n = p->n, .w = s->ema ? rk__data(s->ema) : NULL, .g = p->w };
+    }
+    return rk_failed(o->ctx);
+}
+
+static rk_status update(rk_optim *o, double lr, double grad_scale, const rk_watch *watch)
 {
     rk_ctx *ctx = o->ctx;
     const rk_kernels *k = rk__kernels(ctx, RK_F32);
     const rk_optim_cfg *c = &o->cfg;
-    rk_tensor *w = s->param.tensor, *g = rk_grad(w);
-    if (!g)
-        return RK_OK;
-    rk_optim_args a = {
-        .n = s->to - s->from,
+    const rk_optim_args a = {
         .lr = lr,
-        .weight_decay = s->param.no_decay && !c->decay_all ? 0 : c->weight_decay,
         .grad_scale = grad_scale,
         .beta1 = c->beta1,
         .beta2 = c->beta2,
@@ -204,29 +281,14 @@ static rk_status update(rk_optim *o, rk__optim_slot *s, double lr, double grad_s
         .nesterov = c->nesterov,
         .decoupled = c->kind == RK_ADAMW,
         .first = o->steps == 1,
+        .watch = watch,
     };
-    float *weight = rk__data_range(w, s->from, s->to), *gradient = rk__data_range(g, s->from, s->to);
-    if (!weight || !gradient)
-        return rk_failed(ctx);
-    rk_status st = c->kind == RK_SGD
-                       ? k->sgd(ctx->dev, &a, weight, gradient, s->m ? rk__data(s->m) : NULL)
-                       : k->adam(ctx->dev, &a, weight, gradient, rk__data(s->m), rk__data(s->v));
-    return st ? rk_fail(ctx, st, "optimiser: %s cannot be updated", s->param.name) : RK_OK;
-}
-
-/* The averages follow the weights. */
-static rk_status follow(rk_optim *o, const rk__optim_slot *s)
-{
-    rk_ctx *ctx = o->ctx;
-    rk_tensor *w = s->param.tensor;
-    if (!s->ema || !rk_grad(w))
-        return RK_OK;
-    const float *weight = rk__data_range(w, s->from, s->to);
-    if (!weight)
-        return rk_failed(ctx);
-    rk_status st =
-        rk__kernels(ctx, RK_F32)->ema(ctx->dev, s->to - s->from, o->cfg.ema_decay, weight, rk__data(s->ema));
-    return st ? rk_fail(ctx, st, "optimiser: the average of %s cannot be updated", s->param.name) : RK_OK;
+    rk_status st = (c->kind == RK_SGD ? k->sgd : k->adam)(ctx->dev, &a, o->n, o->pieces);
+    if (st)
+        return rk_fail(ctx, st, "optimiser: the weights cannot be updated");
+    if (c->ema_decay > 0 && k->ema(ctx->dev, c->ema_decay, watch, o->n, o->averages))
+        return rk_fail(ctx, RK_EDEVICE, "optimiser: the averages cannot be updated");
+    return RK_OK;
 }
 
 static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)
@@ -246,24 +308,13 @@ static rk_status begin_ema(rk_optim *o)
     return RK_OK;
 }
 
-rk_status rk_optim_step(rk_optim *o, double lr_scale)
+/* Weights, momenta and averages move; gradients are used up. */
+static rk_status move(rk_optim *o, double lr_scale, double grad_scale, const rk_watch *watch)
 {
-    if (!o)
-        return RK_EUSAGE;
-    RK_TRY(rk_failed(o->ctx));
-    if (o->sums)
-        RK_TRY(rk__grads_sum(o->grads));
-    RK_TRY(measure(o));
     if (!o->steps)
         RK_TRY(begin_ema(o));
-    double scale = 1;
-    if (o->cfg.clip_norm > 0 && o->norm > o->cfg.clip_norm)
-        scale = o->cfg.clip_norm / o->norm;
     o->steps++;
-    for (int i = 0; i < o->n; i++)
-        RK_TRY(update(o, &o->slots[i], o->cfg.lr * lr_scale, scale));
-    for (int i = 0; i < o->n; i++)
-        RK_TRY(follow(o, &o->slots[i]));
+    RK_TRY(update(o, o->cfg.lr * lr_scale, grad_scale, watch));
     if (o->grads)
         RK_TRY(rk__grads_weights_changed(o->grads));
     if (o->sums) /* the caller may read them on some ranks only */
@@ -271,6 +322,51 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
     for (int i = 0; i < o->n; i++)
         rk_grad_zero(o->slots[i].param.tensor);
     return RK_OK;
+}
+
+rk_status rk_optim_step(rk_optim *o, double lr_scale)
+{
+    double scale;
+    if (!o)
+        return RK_EUSAGE;
+    RK_TRY(rk_failed(o->ctx));
+    if (o->sums)
+        RK_TRY(rk__grads_sum(o->grads));
+    if (o->watch)
+        RK_TRY(list_pieces(o));
+    RK_TRY(decide(o, &scale));
+    if (!o->watch) /* weights are asked for when all ranks are done with the norm */
+        RK_TRY(list_pieces(o));
+    return move(o, lr_scale, scale, NULL);
+}
+
+/* ---- without the host ---- */
+
+bool rk__optim_alone(const rk_optim *o)
+{
+    return o->watch && !rk__on_host(o->ctx);
+}
+
+rk_status rk__optim_step_alone(rk_optim *o, double lr_scale, const rk_tensor *loss, int slot)
+{
+    RK_TRY(rk_failed(o->ctx));
+    RK_TRY(list_pieces(o));
+    RK_TRY(judge_there(o, loss, slot));
+    return move(o, lr_scale, 1, rk__optim_watch(o));
+}
+
+rk_status rk__optim_look(rk_optim *o, int n, rk_verdict *verdicts)
+{
+    rk_watch watch;
+    RK_TRY(read_watch(o, n, &watch));
+    memcpy(verdicts, watch.verdict, (size_t)n * sizeof *verdicts);
+    o->norm = watch.verdict[n - 1].norm;
+    return RK_OK;
+}
+
+rk_watch *rk__optim_watch(rk_optim *o)
+{
+    return rk__data(o->watch);
 }
 
 double rk_optim_grad_norm(const rk_optim *o)

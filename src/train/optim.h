@@ -24,13 +24,28 @@ struct rk_optim {
     int n;
     int64_t steps;
     double norm;
-    rk__grads *grads; /* NULL: one rank */
+    rk_optim_piece *pieces;   /* (n) of slots, as the step at hand has them; empty without a gradient */
+    rk_optim_piece *averages; /* (n) for ema */
+    rk_tensor *watch;         /* holds a rk_watch; NULL: sums of squares meet on the host */
+    rk__grads *grads;         /* NULL: one rank */
     bool sums;        /* its step sums the gradients of all ranks first: nobody else does */
     double *squares;  /* of each parameter in grads */
 };
 
 /* rk_optim_make() for the ranks whose gradients meet in grads (NULL: one rank). */
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads);
+
+/* Can the device take steps by itself, without the host in between? */
+bool rk__optim_alone(const rk_optim *o);
+/* rk_optim_step() on such a device, which goes on at once: it notes the verdict on the step, with the loss
+ * (f32, a scalar), in `slot` (0 .. RK_WATCH_STEPS - 1). From a bad verdict on nothing changes any more. */
+rk_status rk__optim_step_alone(rk_optim *o, double lr_scale, const rk_tensor *loss, int slot);
+/* Waits for what was noted in the first n slots. rk_optim_grad_norm() is that of the last one then. */
+rk_status rk__optim_look(rk_optim *o, int n, rk_verdict *verdicts);
+/* What stops running statistics when the device halts: for rk_ctx.watch. */
+rk_watch *rk__optim_watch(rk_optim *o);
+/* Says which gradient is not finite, as rk_optim_step() does. */
+rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v);
 
 /* Adds "optim/NAME/m", "optim/NAME/v", "ema/NAME" and the counter "optim/steps". */
 rk_status rk__optim_state(rk_optim *o, rk_state *st);

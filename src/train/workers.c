@@ -373,8 +373,10 @@ static rk_status follow(const rk__workers *w, const value *v, int64_t steps)
         return RK_OK;
     for (int64_t i = 0; i < steps; i++)
         decay *= w->ema_decay;
-    rk_status st = rk__kernels(ctx, RK_F32)
-                       ->ema(ctx->dev, rk__size(v->ema), decay, rk__data(v->param.tensor), rk__data(v->ema));
+    const rk_optim_piece piece = { .n = rk__size(v->ema),
+                                   .w = rk__data(v->ema),
+                                   .g = rk__data(v->param.tensor) };
+    rk_status st = rk__kernels(ctx, RK_F32)->ema(ctx->dev, decay, NULL, 1, &piece);
     return st ? rk_fail(ctx, st, "the average of %s cannot be updated", v->param.name) : RK_OK;
 }
 

@@ -328,9 +328,7 @@ CALL(normal)
     return k->normal(dev, CELLS, RNG, p[0]);
 }
 
-static const rk_optim_args OPTIM = { .n = CELLS,
-                                     .lr = 0.01,
-                                     .weight_decay = 0.1,
+static const rk_optim_args OPTIM = { .lr = 0.01,
                                      .grad_scale = 0.5,
                                      .beta1 = 0.9,
                                      .beta2 = 0.99,
@@ -341,22 +339,48 @@ static const rk_optim_args OPTIM = { .n = CELLS,
                                      .nesterov = true,
                                      .decoupled = true };
 
+/* Half of each array is a piece, and half of what is left. */
+static const rk_optim_piece *in_pieces(const rk_kernels *k, void *const *p, rk_optim_piece piece[2])
+{
+    const size_t cut = (CELLS / 2) * rk_dtype_size(k->dtype);
+    piece[0] = (rk_optim_piece){ CELLS / 2, p[0], p[1], p[2], p[3], 0.1 };
+    piece[1] = (rk_optim_piece){ CELLS / 4, (char *)p[0] + cut, (char *)p[1] + cut, NULL, NULL, 0 };
+    piece[1].m = p[2] ? (char *)p[2] + cut : NULL;
+    piece[1].v = p[3] ? (char *)p[3] + cut : NULL;
+    return piece;
+}
+
 CALL(adam)
 {
     (void)arg;
-    return k->adam(dev, &OPTIM, p[0], p[1], p[2], p[3]);
+    rk_optim_piece piece[2];
+    return k->adam(dev, &OPTIM, 2, in_pieces(k, p, piece));
 }
 
 CALL(sgd)
 {
     (void)arg;
-    return k->sgd(dev, &OPTIM, p[0], p[1], p[2]);
+    rk_optim_piece piece[2];
+    return k->sgd(dev, &OPTIM, 2, in_pieces(k, (void *const[]){ p[0], p[1], p[2], NULL }, piece));
 }
 
 CALL(ema)
 {
     (void)arg;
-    return k->ema(dev, CELLS, 0.9, p[0], p[1]);
+    rk_optim_piece piece[2];
+    return k->ema(dev, 0.9, NULL, 2, in_pieces(k, (void *const[]){ p[0], p[1], NULL, NULL }, piece));
+}
+
+/* An update by what the device has decided: p are w, g, m, v, and room for a watch. */
+CALL(judge)
+{
+    (void)arg;
+    rk_optim_piece piece[2];
+    rk_optim_args o = OPTIM;
+    o.watch = p[4];
+    in_pieces(k, p, piece);
+    rk_status st = k->judge(dev, &(rk_judge_args){ p[0], 2, p[4], 7 }, 2, piece);
+    return st ? st : k->adam(dev, &o, 2, piece);
 }
 
 /* ---- the rows ---- */
@@ -439,7 +463,9 @@ static const row rows[] = {
     ROW(adam, 4, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
         UPDATED(CELLS, 0.1, 1, 1e-6)),
     ROW(sgd, 3, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
-    ROW(ema, 2, IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
+    ROW(ema, 2, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1)),
+    ROW(judge, 5, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
+        UPDATED(CELLS, 0, 1, 1e-6), { sizeof(rk_watch) / 8, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ }),
 };
 /* clang-format on */
 enum { ENTRIES = sizeof rows / sizeof *rows };

@@ -7,10 +7,14 @@ typedef struct state {
     float *w, *m, *v;
 } state;
 
-static rk_optim_args args_of(int variant, int64_t n, int step)
+static double decay_of(int variant)
 {
-    rk_optim_args o = { .n = n, .lr = 0.01, .grad_scale = 0.7, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 };
-    o.weight_decay = variant & 1 ? 0.1 : 0;
+    return variant & 1 ? 0.1 : 0;
+}
+
+static rk_optim_args args_of(int variant, int step)
+{
+    rk_optim_args o = { .lr = 0.01, .grad_scale = 0.7, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 };
     o.decoupled = variant & 2;
     o.momentum = 0.9;
     o.nesterov = variant & 4;
@@ -22,25 +26,25 @@ static rk_optim_args args_of(int variant, int64_t n, int step)
 }
 
 /* Adam as PyTorch documents it. */
-static void adam_double(const rk_optim_args *o, double *w, double g, double *m, double *v)
+static void adam_double(const rk_optim_args *o, double decay, double *w, double g, double *m, double *v)
 {
     g *= o->grad_scale;
     if (o->decoupled)
-        *w *= 1 - o->lr * o->weight_decay;
+        *w *= 1 - o->lr * decay;
     else
-        g += o->weight_decay * *w;
+        g += decay * *w;
     *m = o->beta1 * *m + (1 - o->beta1) * g;
     *v = o->beta2 * *v + (1 - o->beta2) * g * g;
     *w -= o->lr * (*m / o->bias1) / (sqrt(*v / o->bias2) + o->eps);
 }
 
-static void sgd_double(const rk_optim_args *o, double *w, double g, double *m)
+static void sgd_double(const rk_optim_args *o, double decay, double *w, double g, double *m)
 {
     g *= o->grad_scale;
     if (o->decoupled)
-        *w *= 1 - o->lr * o->weight_decay;
+        *w *= 1 - o->lr * decay;
     else
-        g += o->weight_decay * *w;
+        g += decay * *w;
     if (m) {
         *m = o->first ? g : o->momentum * *m + (1 - o->dampening) * g;
         g = o->nesterov ? g + o->momentum * *m : *m;
@@ -53,9 +57,9 @@ typedef enum kind { ADAM, SGD, SGD_PLAIN } kind;
 static bool steps_on(const cpu_iter *it, kind k, int variant, int64_t n, float *const *g, state *s)
 {
     for (int step = 0; step < STEPS; step++) {
-        rk_optim_args o = args_of(variant, n, step);
-        rk_status st = k == ADAM ? it->k->adam(it->dev, &o, s->w, g[step], s->m, s->v)
-                                 : it->k->sgd(it->dev, &o, s->w, g[step], k == SGD ? s->m : NULL);
+        rk_optim_args o = args_of(variant, step);
+        const rk_optim_piece p = { n, s->w, g[step], k == SGD_PLAIN ? NULL : s->m, s->v, decay_of(variant) };
+        rk_status st = k == ADAM ? it->k->adam(it->dev, &o, 1, &p) : it->k->sgd(it->dev, &o, 1, &p);
         if (st)
             return false;
     }
@@ -67,11 +71,11 @@ static bool close_to_double(kind k, int variant, int64_t n, const float *w0, flo
     for (int64_t i = 0; i < n; i++) {
         double want = (double)w0[i], m = 0, v = 0;
         for (int step = 0; step < STEPS; step++) {
-            rk_optim_args o = args_of(variant, n, step);
+            rk_optim_args o = args_of(variant, step);
             if (k == ADAM)
-                adam_double(&o, &want, (double)g[step][i], &m, &v);
+                adam_double(&o, decay_of(variant), &want, (double)g[step][i], &m, &v);
             else
-                sgd_double(&o, &want, (double)g[step][i], k == SGD ? &m : NULL);
+                sgd_double(&o, decay_of(variant), &want, (double)g[step][i], k == SGD ? &m : NULL);
         }
         if (!(fabs((double)w[i] - want) <= 5e-7)) {
             fprintf(stderr, "kind %d, variant %d, element %lld: %.9g, not %.9g\n", (int)k, variant,
@@ -132,15 +136,59 @@ TEST(pieces_are_the_whole)
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         float *w1 = ref_copy(w, N), *m1 = ref_copy(m, N), *v1 = ref_copy(v, N);
         float *w2 = ref_copy(w, N), *m2 = ref_copy(m, N), *v2 = ref_copy(v, N);
-        rk_optim_args o = args_of(3, N, 2), a = args_of(3, CUT, 2), b = args_of(3, N - CUT, 2);
-        it.k->adam(it.dev, &o, w1, g, m1, v1);
-        it.k->adam(it.dev, &a, w2, g, m2, v2);
-        it.k->adam(it.dev, &b, w2 + CUT, g + CUT, m2 + CUT, v2 + CUT);
+        const rk_optim_args o = args_of(3, 2);
+        const rk_optim_piece whole = { N, w1, g, m1, v1, 0.1 };
+        const rk_optim_piece cut[] = { { CUT, w2, g, m2, v2, 0.1 },
+                                       { 0, w2, g, m2, v2, 0.1 },
+                                       { N - CUT, w2 + CUT, g + CUT, m2 + CUT, v2 + CUT, 0.1 } };
+        it.k->adam(it.dev, &o, 1, &whole);
+        it.k->adam(it.dev, &o, 3, cut);
         CHECK(ref_same(w1, w2, N) && ref_same(m1, m2, N) && ref_same(v1, v2, N));
         CHECK(ref_free(w1, N) && ref_free(m1, N) && ref_free(v1, N));
         CHECK(ref_free(w2, N) && ref_free(m2, N) && ref_free(v2, N));
     }
     CHECK(ref_free(w, N) && ref_free(g, N) && ref_free(m, N) && ref_free(v, N));
+}
+
+/* What clips an update, and what stops all of them from a bad step on. */
+TEST(verdicts)
+{
+    enum { N = 9000, PIECES = 3, STEPS_SEEN = 4 };
+    float *w = ref_random(N, 1, -1, 1), *g = ref_random(N, 2, -1, 1);
+    for (cpu_iter it = { 0 }; cpu_next(&it);) {
+        rk_watch watch = { 0 };
+        rk_optim_piece p[PIECES];
+        double sum = 0, part;
+        bool bad;
+        float *w1 = ref_copy(w, N), *m = ref_random(N, 0, 0, 0), *v = ref_random(N, 0, 0, 0), loss = 2;
+        for (int i = 0; i < PIECES; i++) {
+            p[i] = (rk_optim_piece){ N / PIECES, w1 + i * 3000, g + i * 3000, m + i * 3000, v + i * 3000, 0 };
+            CHECK_INT(it.k->sum_squares(it.dev, p[i].n, p[i].g, &part, &bad), RK_OK);
+            sum += part;
+        }
+        for (int step = 0; step < STEPS_SEEN; step++) {
+            float *before = ref_copy(w1, N), kept = g[8500];
+            rk_optim_args o = args_of(0, step);
+            o.watch = &watch;
+            loss = step == 1 ? NAN : 2;
+            g[8500] = step == 2 ? -INFINITY : kept;
+            CHECK_INT(it.k->judge(it.dev, &(rk_judge_args){ &loss, 3, &watch, step }, PIECES, p), RK_OK);
+            CHECK_INT(it.k->adam(it.dev, &o, PIECES, p), RK_OK);
+            CHECK_INT(it.k->ema(it.dev, 0.5, &watch, 1, &(rk_optim_piece){ .n = N, .w = m, .g = v }), RK_OK);
+            CHECK(ref_same(before, w1, N) == (step > 0));
+            g[8500] = kept;
+            ref_free(before, N);
+        }
+        const rk_verdict *x = watch.verdict;
+        CHECK(x[0].loss == 2 && x[0].norm == sqrt(sum) && x[0].bad == RK_VERDICT_GOOD);
+        CHECK(x[1].bad == RK_VERDICT_LOSS && x[2].bad == 2 && x[3].bad == RK_VERDICT_GOOD);
+        CHECK(watch.halted == 1 && watch.scale == 3 / sqrt(sum));
+        ref_free(w1, N);
+        ref_free(m, N);
+        ref_free(v, N);
+    }
+    ref_free(w, N);
+    ref_free(g, N);
 }
 
 TEST(averaged_weights)
@@ -149,7 +197,7 @@ TEST(averaged_weights)
         float *w = ref_random(n, 1, -1, 1), *old = ref_random(n, 2, -1, 1), *first = NULL;
         for (cpu_iter it = { 0 }; cpu_next(&it);) {
             float *avg = ref_copy(old, n);
-            CHECK_INT(it.k->ema(it.dev, n, 0.99, w, avg), RK_OK);
+            CHECK_INT(it.k->ema(it.dev, 0.99, NULL, 1, &(rk_optim_piece){ .n = n, .w = avg, .g = w }), RK_OK);
             for (int64_t i = 0; i < n; i++)
                 CHECK_CLOSE((double)avg[i], 0.99 * (double)old[i] + 0.01 * (double)w[i], 0, 1e-7);
             CHECK(ref_agree(&first, avg, n));

@@ -479,9 +479,7 @@ TEST(random_numbers)
 static rk_optim_args optim_of(const shape *s)
 {
     const int way = s->segments;
-    return (rk_optim_args){ .n = s->rows,
-                            .lr = 0.01,
-                            .weight_decay = way & 1 ? 0.1 : 0,
+    return (rk_optim_args){ .lr = 0.01,
                             .grad_scale = 0.5,
                             .beta1 = 0.9,
                             .beta2 = 0.99,
@@ -495,31 +493,119 @@ static rk_optim_args optim_of(const shape *s)
                             .first = way & 16 };
 }
 
+enum { MOST_PIECES = 40 };
+
+/* s->cols pieces of unlike lengths, empty ones among them, of arrays of s->rows elements. */
+static int pieces_of(const rk_kernels *k, const shape *s, void *const *p, rk_optim_piece piece[MOST_PIECES])
+{
+    const size_t size = k->dtype == RK_F64 ? 8 : 4;
+    const int n = (int)s->cols;
+    for (int i = 0; i < n; i++) {
+        const int64_t lo = s->rows * i / n * (i % 3 != 1), hi = s->rows * (i + 1) / n;
+        const int64_t from = i % 3 == 1 ? s->rows * i / n + (hi - s->rows * i / n) / 2 : lo;
+        void *at[4];
+        for (int a = 0; a < 4; a++)
+            at[a] = p[a] ? (char *)p[a] + (size_t)from * size : NULL;
+        piece[i] = (rk_optim_piece){ .n = i % 7 == 6 ? 0 : hi - from,
+                                     .w = at[0],
+                                     .g = at[1],
+                                     .m = at[2],
+                                     .v = at[3],
+                                     .weight_decay = s->segments & 1 ? 0.1 * (i % 2 + 1) : 0 };
+    }
+    return n;
+}
+
 CALL(adam)
 {
     UNUSED;
+    rk_optim_piece piece[MOST_PIECES];
     const rk_optim_args o = optim_of(s);
-    return k->adam(dev, &o, p[0], p[1], p[2], p[3]);
+    return k->adam(dev, &o, pieces_of(k, s, p, piece), piece);
 }
 
 CALL(sgd)
 {
     UNUSED;
+    rk_optim_piece piece[MOST_PIECES];
     const rk_optim_args o = optim_of(s);
-    return k->sgd(dev, &o, p[0], p[1], s->flag ? p[2] : NULL);
+    void *const mine[] = { p[0], p[1], s->flag ? p[2] : NULL, NULL };
+    return k->sgd(dev, &o, pieces_of(k, s, mine, piece), piece);
 }
 
 CALL(ema)
 {
     UNUSED;
-    return k->ema(dev, s->rows, 0.97, p[0], p[1]);
+    rk_optim_piece piece[MOST_PIECES];
+    void *const mine[] = { p[0], p[1], NULL, NULL };
+    return k->ema(dev, 0.97, NULL, pieces_of(k, s, mine, piece), piece);
+}
+
+static const rk_device *device_of(const rk_dev *dev)
+{
+    return dev == gpu ? cuda : &rk_device_cpu;
+}
+
+/* Two steps that the device decides about by itself: p are w, g, m, v, avg, loss (2). host: what it noted. */
+CALL(watched)
+{
+    rk_optim_piece piece[MOST_PIECES], follow[MOST_PIECES];
+    rk_watch now, *watch;
+    rk_optim_args o = optim_of(s);
+    const size_t size = k->dtype == RK_F64 ? 8 : 4;
+    const int n = pieces_of(k, s, p, piece);
+    pieces_of(k, s, (void *const[]){ p[4], p[0], NULL, NULL }, follow);
+    rk_status st = device_of(dev)->alloc(dev, sizeof *watch, (void **)&watch);
+    if (!st)
+        st = device_of(dev)->zero(dev, watch, sizeof *watch);
+    o.watch = watch;
+    for (int step = 0; step < 2 && !st; step++) {
+        const rk_judge_args a = { .loss = s->flag ? (char *)p[5] + (size_t)step * size : NULL,
+                                  .clip_norm = s->p,
+                                  .watch = watch,
+                                  .slot = 3 * step };
+        st = k->judge(dev, &a, n, piece);
+        if (!st)
+            st = k->adam(dev, &o, n, piece);
+        if (!st)
+            st = k->ema(dev, 0.9, watch, n, follow);
+    }
+    if (!st)
+        st = device_of(dev)->copy_out(dev, &now, watch, sizeof now);
+    device_of(dev)->release(dev, watch, sizeof *watch);
+    host[0] = now.scale;
+    host[1] = (double)now.halted;
+    host[2] = (double)now.ticket;
+    for (int i = 0; i < 2; i++) {
+        host[3 + 3 * i] = now.verdict[3 * i].loss;
+        host[4 + 3 * i] = now.verdict[3 * i].norm;
+        host[5 + 3 * i] = (double)now.verdict[3 * i].bad;
+    }
+    return st;
+}
+
+/* Tables of pieces that travel with the launch, and those that do not. */
+TEST(decisions_of_the_device)
+{
+    static const int64_t cut[] = { 0, 1, 5, 16, 17, 40 };
+    static const kind kinds[] = { TAME, WILD, FAINT };
+    for (size_t c = 0; c < sizeof cut / sizeof *cut; c++)
+        for (int64_t rows = 40; rows < 60000; rows *= 37)
+            for (int k = 0; k < 3; k++) {
+                shape s = { .rows = rows, .cols = cut[c], .p = k == 0 ? 1.5 : 1e9, .flag = c % 2 };
+                const array g = { kinds[k], rows, 0 }, w = { ABOVE, rows, 0 };
+                const array loss = { k == 2 ? WILD : TAME, 2, 0 };
+                CHECK(agree_at(call_watched, &s, RK_F32, 6, (array[]){ w, g, w, w, w, loss }, k % 2));
+                if (k == 0)
+                    CHECK(agree_at(call_watched, &s, RK_F64, 6, (array[]){ w, g, w, w, w, loss }, 0));
+            }
 }
 
 TEST(optimisers)
 {
     for (int i = 0; i < LENGTHS; i++)
         for (int way = 0; way < 32; way += lengths[i] == 1023 ? 1 : 5) {
-            shape s = { .rows = lengths[i], .segments = way, .flag = way % 3 };
+            shape s = { .rows = lengths[i], .cols = way % 4 ? way % 5 + 1 : 30, .segments = way, .flag = way % 3 };
             const array w = { WILD, lengths[i], 0 }, above = { ABOVE, lengths[i], 0 };
             CHECK(agree_at(call_adam, &s, RK_F32, 4, (array[]){ w, w, w, w }, way % 2));
             CHECK(agree_at(call_adam, &s, RK_F64, 4, (array[]){ above, above, above, above }, 0));

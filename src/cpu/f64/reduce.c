@@ -1,6 +1,8 @@
 /* Reductions in double. */
 #include "cpu/f64/f64.h"
 
+#include "core/watch.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -112,6 +114,19 @@ rk_status rk__row_squares_f64(rk_dev *dev, int64_t rows, int64_t cols, int64_t l
     (void)dev;
     for (int64_t r = 0; r < rows; r++)
         sums[r * step] = rk__lanes_f64(square_term, (const double *)x + r * ld, cols);
+    return RK_OK;
+}
+
+rk_status rk__judge_f64(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+{
+    (void)dev;
+    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    for (int p = 0; p < pieces; p++) {
+        const int64_t n = piece[p].n;
+        const double part = n > 0 ? chunk_squares(piece[p].g, n, 0, (n + RK_CHUNK - 1) / RK_CHUNK) : 0;
+        rk_judged_add(&judged, p, 1, &part);
+    }
+    rk_judged_end(&judged, a->loss ? *(const double *)a->loss : 0, a->clip_norm, a->slot, a->watch);
     return RK_OK;
 }
 

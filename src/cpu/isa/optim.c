@@ -6,10 +6,17 @@
 #include "cpu/isa/rows.h"
 
 typedef struct job {
-    int64_t n, each;
+    int pieces;
+    const rk_optim_piece *piece;
+    int64_t n, each; /* elements of all pieces; of a task */
+    double lr;
+    bool decoupled;
+    /* of the piece at hand */
     float *w, *m1, *m2;
     const float *g;
-    float scale, decay, shrink, step; /* g * scale + decay * w; w * shrink - step * .. */
+    float decay, shrink; /* g * scale + decay * w; w * shrink - step * .. */
+    /* of all */
+    float scale, step;
     float keep1, take1, keep2, take2; /* moving averages: keep * old + take * new */
     float inverse_root, eps;          /* of 1 - beta2^t */
     bool nesterov, first;
@@ -51,72 +58,100 @@ RK_INLINE void sgd_vector(const job *j, int64_t i, int m)
 
 RK_INLINE void ema_vector(const job *j, int64_t i, int m)
 {
-    vf avg = v_get(j->m1 + i, m);
-    v_put(j->m1 + i, m, v_fma(v_set1(j->take1), v_sub(v_get(j->w + i, m), avg), avg));
+    vf avg = v_get(j->w + i, m);
+    v_put(j->w + i, m, v_fma(v_set1(j->take1), v_sub(v_get(j->g + i, m), avg), avg));
 }
 
-#define TASK(name)                                                    \
-    static void name##_task(void *arg, int64_t task, int worker)      \
-    {                                                                 \
-        (void)worker;                                                 \
-        const job j = *(const job *)arg;                              \
-        int64_t i = task * j.each, end = rows_end(j.n, j.each, task); \
-        for (; i + VL <= end; i += VL)                                \
-            name##_vector(&j, i, VL);                                 \
-        if (i < end)                                                  \
-            name##_vector(&j, i, (int)(end - i));                     \
+RK_INLINE job piece_of(const job *all, const rk_optim_piece *p)
+{
+    job j = *all;
+    j.w = p->w;
+    j.g = p->g;
+    j.m1 = p->m;
+    j.m2 = p->v;
+    j.decay = j.decoupled ? 0 : (float)p->weight_decay;
+    j.shrink = j.decoupled ? (float)(1 - j.lr * p->weight_decay) : 1;
+    return j;
+}
+
+/* Where a piece of n elements is cut between two tasks: at a cache line, so that vectors stay aligned. */
+RK_INLINE int64_t cut_at(int64_t i, int64_t n)
+{
+    i = i <= 0 ? 0 : (i + RK_LANES - 1) / RK_LANES * RK_LANES;
+    return i < n ? i : n;
+}
+
+#define TASK(name)                                                                           \
+    static void name##_task(void *arg, int64_t task, int worker)                             \
+    {                                                                                        \
+        (void)worker;                                                                        \
+        const job *all = arg;                                                                \
+        int64_t from = task * all->each, to = rows_end(all->n, all->each, task);             \
+        for (int p = 0; p < all->pieces && to > 0; p++) {                                    \
+            const int64_t n = all->piece[p].n, end = cut_at(to, n);                          \
+            const job j = piece_of(all, &all->piece[p]);                                     \
+            int64_t i = cut_at(from, n);                                                     \
+            for (; i + VL <= end; i += VL)                                                   \
+                name##_vector(&j, i, VL);                                                    \
+            if (i < end)                                                                     \
+                name##_vector(&j, i, (int)(end - i));                                        \
+            from -= n;                                                                       \
+            to -= n;                                                                         \
+        }                                                                                    \
     }
 TASK(adam)
 TASK(sgd)
 TASK(ema)
 
-static rk_status run(rk_dev *dev, job *j, double ns, rk__task *task)
+static rk_status run(rk_dev *dev, job *j, int pieces, const rk_optim_piece *piece, double ns, rk__task *task)
 {
     int64_t tasks;
+    j->pieces = pieces;
+    j->piece = piece;
+    for (int p = 0; p < pieces; p++)
+        j->n += piece[p].n;
     j->each = rk__grain(dev, j->n, ns, &tasks);
     rk__parallel(dev, tasks, task, j);
     return RK_OK;
 }
 
-static job decayed(const rk_optim_args *o, void *w, const void *g)
+static job job_of(const rk_optim_args *o)
 {
-    return (job){ .n = o->n,
-                  .w = w,
-                  .g = g,
-                  .scale = (float)o->grad_scale,
-                  .decay = o->decoupled ? 0 : (float)o->weight_decay,
-                  .shrink = o->decoupled ? (float)(1 - o->lr * o->weight_decay) : 1 };
+    return (job){ .lr = o->lr,
+                  .decoupled = o->decoupled,
+                  .scale = (float)(o->watch ? o->watch->scale : o->grad_scale) };
 }
 
-rk_status RK_NAME(adam)(rk_dev *dev, const rk_optim_args *o, void *w, const void *g, void *m, void *v)
+rk_status RK_NAME(adam)(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
-    job j = decayed(o, w, g);
-    j.m1 = m;
-    j.m2 = v;
+    job j = job_of(o);
+    if (o->watch && o->watch->halted)
+        return RK_OK;
     j.take1 = (float)(1 - o->beta1);
     j.keep2 = (float)o->beta2;
     j.take2 = (float)(1 - o->beta2);
     j.step = (float)(o->lr / o->bias1);
     j.inverse_root = (float)(1 / sqrt(o->bias2));
     j.eps = (float)o->eps;
-    return run(dev, &j, 0.6, adam_task);
+    return run(dev, &j, pieces, piece, 0.6, adam_task);
 }
 
-rk_status RK_NAME(sgd)(rk_dev *dev, const rk_optim_args *o, void *w, const void *g, void *m)
+rk_status RK_NAME(sgd)(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
-    job j = decayed(o, w, g);
-    j.m1 = m;
+    job j = job_of(o);
+    if (o->watch && o->watch->halted)
+        return RK_OK;
     j.first = o->first;
     j.keep1 = j.keep2 = (float)o->momentum;
     j.take1 = (float)(1 - o->dampening);
     j.nesterov = o->nesterov;
     j.step = (float)o->lr;
-    return run(dev, &j, 0.2, sgd_task);
+    return run(dev, &j, pieces, piece, 0.2, sgd_task);
 }
 
-rk_status RK_NAME(ema)(rk_dev *dev, int64_t n, double decay, const void *w, void *avg)
+rk_status RK_NAME(ema)(rk_dev *dev, double decay, const rk_watch *watch, int pieces,
+                       const rk_optim_piece *piece)
 {
-    /* w is only read here */
-    job j = { .n = n, .w = (float *)(uintptr_t)w, .m1 = avg, .take1 = (float)(1 - decay) };
-    return run(dev, &j, 0.12, ema_task);
+    job j = { .take1 = (float)(1 - decay) };
+    return watch && watch->halted ? RK_OK : run(dev, &j, pieces, piece, 0.12, ema_task);
 }

@@ -2,6 +2,7 @@
  * sums of squares by chunks in double. */
 #include "cpu/isa/isa.h"
 
+#include "core/watch.h"
 #include "cpu/isa/columns.h"
 
 /* ---- sums ---- */
@@ -220,5 +221,61 @@ rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *ou
     RK_NAME(chunk_squares)(dev, n, x, sums);
     *out = rk_order_tree(sums, 0, chunks);
     *bad = !isfinite(*out); /* squares of finite floats cannot overflow a double's range */
+    return RK_OK;
+}
+
+/* ---- of all gradients ---- */
+
+typedef struct judge_job {
+    int pieces;
+    const rk_optim_piece *piece;
+    int64_t chunks, each;
+    double *sums; /* (chunks) */
+} judge_job;
+
+static int64_t chunks_of(int64_t n)
+{
+    return (n + RK_CHUNK - 1) / RK_CHUNK;
+}
+
+static void judge_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const judge_job *j = arg;
+    int64_t from = task * j->each, to = rows_end(j->chunks, j->each, task);
+    double *sums = j->sums;
+    for (int p = 0; p < j->pieces && to > 0; p++) {
+        const int64_t n = j->piece[p].n, chunks = chunks_of(n);
+        for (int64_t c = from > 0 ? from : 0; c < chunks && c < to; c++) {
+            const int64_t left = n - c * RK_CHUNK;
+            const float *g = j->piece[p].g;
+            sums[c] = chunk_squares(g + c * RK_CHUNK, left < RK_CHUNK ? left : RK_CHUNK);
+        }
+        from -= chunks;
+        to -= chunks;
+        sums += chunks;
+    }
+}
+
+rk_status RK_NAME(judge)(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+{
+    judge_job j = { .pieces = pieces, .piece = piece };
+    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    int64_t tasks;
+    for (int p = 0; p < pieces; p++)
+        j.chunks += chunks_of(piece[p].n);
+    double *sums = j.sums = rk__workspace(dev, 0, RK__WS_A, (size_t)j.chunks * sizeof *j.sums);
+    if (!sums)
+        return RK_ENOMEM;
+    j.each = rows_split(dev, j.chunks, 0.1 * RK_CHUNK, &tasks);
+    if (j.chunks > 0)
+        rk__parallel(dev, tasks, judge_task, &j);
+    for (int p = 0; p < pieces; p++) {
+        const int64_t chunks = chunks_of(piece[p].n);
+        const double part = chunks > 0 ? rk_order_tree(sums, 0, chunks) : 0;
+        rk_judged_add(&judged, p, 1, &part);
+        sums += chunks;
+    }
+    rk_judged_end(&judged, a->loss ? (double)*(const float *)a->loss : 0, a->clip_norm, a->slot, a->watch);
     return RK_OK;
 }
