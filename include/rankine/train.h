@@ -50,7 +50,8 @@ RK_API bool rk_config_option(int i, rk_option_info *info);
 typedef struct rk_progress {
     int64_t step, steps;
     double epoch;
-    double loss, lr, grad_norm, accuracy; /* accuracy: NAN if none */
+    /* accuracy: NAN if none. Of steps without a log line, on a GPU: loss and grad_norm of the last one read. */
+    double loss, lr, grad_norm, accuracy;
     double samples_per_s, flops_per_s;    /* of the window since the last call */
     double step_s, data_s;                /* seconds a step; of them waiting for data */
     double eta_s;

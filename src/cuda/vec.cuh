@@ -4,6 +4,7 @@
 #ifndef RK_CUDA_VEC_CUH
 #define RK_CUDA_VEC_CUH
 
+#include "core/hd.h"
 #include "cuda/rk_cuda.h"
 
 #include <math.h>
@@ -207,7 +208,7 @@ template <class T> struct alignas(16) rk__pack {
     T e[N];
 };
 
-static inline bool rk__aligned(const void *p)
+RK_HD static inline bool rk__aligned(const void *p)
 {
     return (uintptr_t)p % 16 == 0;
 }

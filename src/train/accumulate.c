@@ -82,14 +82,24 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
                           &a->grads);
 }
 
+/* The host waits for it, unless the device goes on by itself. */
+static rk_status note_loss(rk__accumulator *a, rk_tensor *loss, double *value)
+{
+    *value = 0;
+    if (!a->unread)
+        *value = rk_item(loss);
+    else
+        a->loss_at_hand = rk_keep(rk_tensor_dtype(loss) == RK_F32 ? loss : rk__converted(loss, RK_F32));
+    return rk_failed(a->ctx);
+}
+
 /* ---- the whole batch at once ---- */
 
 static rk_status whole(rk__accumulator *a, const rk_batch *b, double *loss_value)
 {
     double begin = rk__trace_begin(a->job);
     rk_tensor *loss = a->loss(a->loss_arg, rk_forward(a->net, b->x), b->y);
-    *loss_value = rk_item(loss);
-    RK_TRY(rk_failed(a->ctx));
+    RK_TRY(note_loss(a, loss, loss_value));
     rk__trace_end(a->job, RK__TRACK_STEP, "forward", begin);
     begin = rk__trace_begin(a->job);
     rk_status st = isfinite(*loss_value) ? rk_backward(loss) : RK_OK;
@@ -213,9 +223,9 @@ static rk_status one_piece(rk__accumulator *a, const rk_batch *b, int64_t lo, in
 static rk_status whole_loss(rk__accumulator *a, const rk_batch *b, rk_tensor **outs, int n, double *value)
 {
     rk_no_grad_begin(a->ctx);
-    *value = rk_item(a->loss(a->loss_arg, rk_concat(outs, n, 0), b->y));
+    rk_status st = note_loss(a, a->loss(a->loss_arg, rk_concat(outs, n, 0), b->y), value);
     rk_no_grad_end(a->ctx);
-    return rk_failed(a->ctx);
+    return st;
 }
 
 /* Once: batches of a run do not grow. */

@@ -18,6 +18,8 @@ typedef struct rk__accumulator {
     rk__loss_fn *loss;
     void *loss_arg;
     int64_t micro;       /* samples at most of one pass; 0: all */
+    bool unread;         /* losses stay on the device */
+    rk_tensor *loss_at_hand; /* unread: of the last batch (f32), until the step's end */
     bool by_piece;       /* ranks keep pieces of the weights: all have to read them in the same order */
     rk_tensor **trained; /* parameters with a gradient; behind them what batch norms keep of micro-batches */
     int n_trained, n_params; /* of both; of the former */
@@ -30,7 +32,8 @@ typedef struct rk__accumulator {
 /* [C] Owned by ctx. zero, bucket: rk__grads_cfg. */
 rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net, rk__loss_fn *loss, void *arg,
                                int64_t micro, rk__zero zero, int64_t bucket);
-/* [C] Gradients of the mean loss over the batch are left in the parameters; *loss_value is that mean.
+/* [C] Gradients of the mean loss over the batch are left in the parameters; *loss_value is that mean (0:
+ * unread).
  *
  * In pieces: the batch is halved recursively into a power of two of them. With at most V pieces each one is a
  * subtree of V / pieces shards, and gradients are added in the binary tree above; with more, the pieces of a

@@ -2,6 +2,7 @@
 #include "nn/module.h"
 #include "parallel/trace.h"
 #include "train/fit.h"
+#include "train/late.h"
 #include "train/workers.h"
 
 #include <math.h>
@@ -233,6 +234,7 @@ static rk_status prepare(rk__trainer *t)
     RK_TRY_GOTO(done, rk_barrier(t->ctx)); /* all are well so far: what follows shares memory */
     RK_TRY_GOTO(done, make_optim(t));
     RK_TRY_GOTO(done, list_state(t));
+    RK_TRY_GOTO(done, rk__late_begin(t));
     if (has)
         RK_TRY_GOTO(done, resume(t));
     RK_TRY_GOTO(done, write_config(t));
@@ -475,6 +477,8 @@ static rk_status ask_before(rk__trainer *t)
     const bool due = t->step >= t->next_ask || t->step % t->cfg->log_every == 0;
     if (t->ctx->ranks == 1 || (t->workers ? due : !t->next_ask))
         RK_TRY(ask(t, t->step));
+    if (t->snapshot || t->stop)
+        RK_TRY(rk__late_look(t));
     if (t->snapshot && !t->stop)
         begin_save(t, false);
     t->snapshot = false;
@@ -484,6 +488,8 @@ static rk_status ask_before(rk__trainer *t)
 /* [C] One step of the whole batch. */
 static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scale)
 {
+    if (t->late.on)
+        return rk__late_step(t, b, lr_scale);
     RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
     if (!isfinite(t->loss))
         return rk__diverged(t, b, -1, "the loss is not finite");
@@ -547,12 +553,15 @@ static rk_status preempted(rk__trainer *t)
 static rk_status after_step(rk__trainer *t, bool *stop)
 {
     bool best = false, log = t->step % t->cfg->log_every == 0 || t->step == t->total;
+    const bool evaluates = t->setup.eval && t->step % t->eval_every == 0, saves = t->step % t->ckpt_every == 0;
+    if (log || evaluates || saves || rk__late_full(t))
+        RK_TRY(rk__late_look(t));
     if (log && t->acc.grads) /* what the line counts was sent */
         RK_TRY(rk__grads_settle(t->acc.grads));
     if (log)
         RK_TRY(rk__crew_compare(&t->crew, rk__seconds() - t->window.begin - rk__crew_waited(&t->crew)));
     rk__report_step(t, log);
-    if (t->setup.eval && t->step % t->eval_every == 0) {
+    if (evaluates) {
         double begin = rk__seconds(), waited = rk__crew_waited(&t->crew);
         uint64_t sent = rk__crew_sent(&t->crew);
         RK_TRY(evaluate(t, &best));
@@ -561,7 +570,7 @@ static rk_status after_step(rk__trainer *t, bool *stop)
         t->crew.waited += rk__crew_waited(&t->crew) - waited;
         t->crew.sent += rk__crew_sent(&t->crew) - sent;
     }
-    if (best || t->step % t->ckpt_every == 0)
+    if (best || saves)
         begin_save(t, best);
     poll_save(t);
     return rk_failed(t->ctx);
@@ -679,6 +688,7 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
         rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
         rk__trace_write_own(t.setup.job);
     }
+    ctx->watch = NULL;
     if (t.run)
         rk__run_close(t.run);
     rk__journal_close(&t.journal);

@@ -14,6 +14,13 @@ typedef struct rk__window { /* what is measured between two log lines */
     int64_t steps, samples;
 } rk__window;
 
+/* Steps that nobody has looked at (train/late.h). */
+typedef struct rk__late {
+    bool on; /* the device goes on by itself */
+    int steps;
+    int64_t cursor[RK_WATCH_STEPS]; /* where the loader stood before each */
+} rk__late;
+
 typedef struct rk__trainer {
     rk_ctx *ctx;
     const rk_config *cfg;
@@ -43,6 +50,7 @@ typedef struct rk__trainer {
     double save_begun;    /* for a trace; 0: none */
     double loss, grad_norm, lr, started, last_saved, data_s;
     rk__window window;
+    rk__late late;
     size_t persistent_bytes;
     int64_t eval_step; /* of `evaluated` */
     rk_metric_value evaluated[RK__MAX_METRICS];
