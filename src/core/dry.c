@@ -43,8 +43,8 @@ enum { EXP = 20, LOG = 25, ERF = 30, TANH = 30, POW = 60, PHILOX = 15 };
                 M(layer_norm_dx) M(layer_norm_dparam) M(rms_norm) M(rms_norm_dx) M(batch_norm_stats)         \
                     M(sum_channel_squares) M(batch_norm) M(batch_norm_dparam) M(batch_norm_dx) M(max_pool2d) \
                         M(max_pool2d_grad) M(avg_pool2d) M(avg_pool2d_grad) M(take_rows) M(take_rows_grad)   \
-                            M(gather) M(gather_grad) M(fill) M(dropout) M(uniform) M(normal) M(adam) M(sgd)  \
-                                M(ema)
+                            M(gather) M(gather_grad) M(fill) M(dropout) M(uniform) M(normal) M(judge)        \
+                                M(adam) M(sgd) M(ema)
 
 /* An index is 64 bits, in elements. */
 #define INDEX (sizeof(int64_t) / SIZE)
@@ -86,6 +86,14 @@ static double pool_in(const rk_pool2d *p)
 static double pool_out(const rk_pool2d *p)
 {
     return (double)p->n * (double)(p->c * p->oh * p->ow);
+}
+
+static double all_of(int pieces, const rk_optim_piece *p)
+{
+    double n = 0;
+    for (int i = 0; i < pieces; i++)
+        n += (double)p[i].n;
+    return n;
 }
 
 #define E(name) f32_##name

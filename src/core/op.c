@@ -231,6 +231,12 @@ static rk_status check_range(rk_ctx *ctx, const char *name, rk_tensor *index, in
     return RK_OK;
 }
 
+static bool known_in_range(const rk_tensor *index, int64_t limit)
+{
+    const rk__storage *s = index->storage;
+    return s && s->bounded && s->least >= 0 && s->most < limit;
+}
+
 rk_tensor *rk__indices(rk_ctx *ctx, const char *name, rk_tensor *index, int64_t limit, const int64_t *ignore,
                        const char *what)
 {
@@ -239,7 +245,9 @@ rk_tensor *rk__indices(rk_ctx *ctx, const char *name, rk_tensor *index, int64_t 
         return NULL;
     }
     rk_tensor *wide = rk__dense(rk_cast(index, RK_I64));
-    if (rk__is_inert(wide) || check_range(ctx, name, wide, limit, ignore, what))
+    if (rk__is_inert(wide))
+        return NULL;
+    if (!known_in_range(index, limit) && check_range(ctx, name, wide, limit, ignore, what))
         return NULL;
     return wide;
 }

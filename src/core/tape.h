@@ -40,6 +40,10 @@ typedef struct rk__storage {
     int64_t slot;           /* number in the memory plan; -1: persistent */
     bool foreign;           /* data belongs to somebody else */
     const rk__guard *guard; /* of persistent tensors; NULL: the values are there */
+    bool constant;          /* every element is `value`, which is written when somebody asks for the memory */
+    double value;
+    bool bounded; /* integers, all in [least, most]: what the host knew when it wrote them */
+    int64_t least, most;
 } rk__storage;
 
 struct rk_tensor {
@@ -101,6 +105,8 @@ rk_tensor *rk__inert(rk_ctx *ctx);
  * argument). */
 rk_ctx *rk__ready(rk_tensor *const *ts, int n);
 rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
+/* A step tensor of one value in all elements, which rk_item() knows without the device. */
+rk_tensor *rk__constant(rk_ctx *ctx, rk_dtype t, rk_shape s, double value);
 /* A persistent tensor over memory of the caller's, who keeps it as long as the context lives; not cleared. */
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
 /* Moves the values of a persistent tensor to such memory; what it had is released. */
@@ -117,6 +123,8 @@ bool rk__is_contiguous(const rk_tensor *t);
 /* Elements at .. at + n - 1 of a contiguous tensor, from or to host memory. */
 rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host);
 rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void *host);
+/* Notes the bounds of integers that were written to all of t's memory from `host`. */
+void rk__note_bounds(rk_tensor *t, const void *host);
 rk_tensor *rk__converted(rk_tensor *x, rk_dtype t); /* a contiguous copy of that type, no history */
 rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */

@@ -127,10 +127,16 @@ rk_tensor *rk__out(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
     return t;
 }
 
+/* A constant that nobody has asked the memory of. */
+static bool known(const rk_tensor *t)
+{
+    return t && !rk_failed(t->ctx) && t->storage && t->storage->constant && !t->dropped;
+}
+
 rk_tensor *rk__view(rk_tensor *x, rk_shape shape, const int64_t *stride, int64_t offset)
 {
     rk_ctx *ctx = x->ctx;
-    if (!rk__data(x))
+    if (!known(x) && !rk__data(x))
         return rk__inert(ctx);
     rk_tensor *t = step_handle(ctx, x->dtype, &shape);
     if (!t)
@@ -165,6 +171,18 @@ rk_tensor *rk_keep(rk_tensor *t)
     return t;
 }
 
+/* From now on it is memory like any other. */
+static void write_constant(const rk_tensor *t)
+{
+    rk_ctx *ctx = t->ctx;
+    rk__storage *s = t->storage;
+    const int64_t n = (int64_t)(s->bytes / rk_dtype_size(t->dtype));
+    rk_status st = rk__kernels(ctx, t->dtype)->fill(ctx->dev, n, s->value, s->data);
+    s->constant = false;
+    if (st)
+        rk_fail(ctx, st, "a constant cannot be written");
+}
+
 /* Where its memory begins, to be used from element `from` to `to` (negative: all). */
 static char *values(const rk_tensor *t, int64_t from, int64_t to)
 {
@@ -178,6 +196,8 @@ static char *values(const rk_tensor *t, int64_t from, int64_t to)
     const rk__guard *g = t->storage->guard;
     if (g)
         g->need(g->arg, g->number, from, to);
+    if (t->storage->constant)
+        write_constant(t);
     return rk_failed(t->ctx) ? NULL : t->storage->data;
 }
 
@@ -355,6 +375,18 @@ rk_tensor *rk_full(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, double value)
     return st ? rk__op_failed(ctx, "fill", st) : rk_cast(t, dtype);
 }
 
+rk_tensor *rk__constant(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, double value)
+{
+    if (dtype != RK_F32 && dtype != RK_F64)
+        return rk_full(ctx, dtype, shape, value);
+    rk_tensor *t = rk__out(ctx, dtype, shape);
+    if (!rk__is_inert(t)) {
+        t->storage->constant = true;
+        t->storage->value = dtype == RK_F32 ? (double)(float)value : value;
+    }
+    return t;
+}
+
 typedef rk_status random_fn(rk_dev *, int64_t, rk_rng, void *);
 
 static rk_tensor *random_tensor(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, uint64_t stream,
@@ -428,6 +460,28 @@ rk_status rk_tensor_read(const rk_tensor *t, void *host, size_t bytes)
     return st ? rk_fail(t->ctx, st, "cannot read a tensor from the device") : RK_OK;
 }
 
+static int64_t integer_at(rk_dtype t, const void *p, int64_t i)
+{
+    return t == RK_I64   ? ((const int64_t *)p)[i]
+           : t == RK_I32 ? ((const int32_t *)p)[i]
+                         : ((const uint8_t *)p)[i];
+}
+
+void rk__note_bounds(rk_tensor *t, const void *host)
+{
+    rk__storage *s = t->storage;
+    const int64_t n = rk__size(t);
+    s->bounded = !rk__is_float(t->dtype) && n > 0 && (size_t)n * rk_dtype_size(t->dtype) == s->bytes;
+    if (!s->bounded)
+        return;
+    s->least = s->most = integer_at(t->dtype, host, 0);
+    for (int64_t i = 1; i < n; i++) {
+        const int64_t v = integer_at(t->dtype, host, i);
+        s->least = v < s->least ? v : s->least;
+        s->most = v > s->most ? v : s->most;
+    }
+}
+
 rk_status rk_tensor_write(rk_tensor *t, const void *host, size_t bytes)
 {
     void *p = rk__data(t);
@@ -436,6 +490,8 @@ rk_status rk_tensor_write(rk_tensor *t, const void *host, size_t bytes)
     RK_TRY(check_bytes(t, bytes));
     if (!rk__is_contiguous(t))
         return rk_fail(t->ctx, RK_EUSAGE, "only a contiguous tensor can be written");
+    if (!rk__on_host(t->ctx)) /* there it can look at them at any time */
+        rk__note_bounds(t, host);
     rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, bytes);
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }
@@ -454,12 +510,15 @@ rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void
     char *p = rk__data_range(t, at, at + n);
     if (!p)
         return RK_EUSAGE;
+    t->storage->bounded = false;
     rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, (size_t)n * rk_dtype_size(t->dtype));
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }
 
 double rk_item(const rk_tensor *t)
 {
+    if (known(t) && rk__size(t) == 1)
+        return t->storage->value;
     if (!rk__data(t))
         return NAN;
     if (rk__size(t) != 1) {

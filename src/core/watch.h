@@ -10,7 +10,7 @@
 /* The sum over the pieces so far. */
 typedef struct rk_judged {
     double sum;
-    int64_t bad; /* RK_VERDICT_GOOD, or the first piece whose sum is not finite: nothing is added from it on */
+    int64_t bad; /* as in rk_verdict; nothing is added from that piece on */
 } rk_judged;
 
 /* Adds the sums of squares of pieces first .. first + n - 1. */
@@ -20,7 +20,7 @@ RK_HD static inline void rk_judged_add(rk_judged *j, int first, int n, const dou
         if (part[i] < (double)INFINITY)
             j->sum += part[i];
         else
-            j->bad = first + i;
+            j->bad = first + i + 1;
     }
 }
 

@@ -220,7 +220,7 @@ static rk_status read_watch(rk_optim *o, int n, rk_watch *to)
 rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v)
 {
     return rk_fail(o->ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
-                   o->slots[v->bad].param.name);
+                   o->slots[v->bad - 1].param.name);
 }
 
 /* The host waits: the caller may go on after a bad verdict, so the device does not halt. */

@@ -181,7 +181,7 @@ TEST(verdicts)
         }
         const rk_verdict *x = watch.verdict;
         CHECK(x[0].loss == 2 && x[0].norm == sqrt(sum) && x[0].bad == RK_VERDICT_GOOD);
-        CHECK(x[1].bad == RK_VERDICT_LOSS && x[2].bad == 2 && x[3].bad == RK_VERDICT_GOOD);
+        CHECK(x[1].bad == RK_VERDICT_LOSS && x[2].bad == 3 && x[3].bad == RK_VERDICT_GOOD);
         CHECK(watch.halted == 1 && watch.scale == 3 / sqrt(sum));
         ref_free(w1, N);
         ref_free(m, N);

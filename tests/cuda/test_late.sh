@@ -1,0 +1,91 @@
+#!/bin/sh
+# A device that takes steps by itself finds a bad one later than the CPU does. It tells the same: the step, what was not finite first,
+# the samples; nothing of the steps behind it is logged or saved, and the snapshot before it is the CPU's.
+. "$(dirname "$0")/../cli/lib.sh"
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ]; then
+    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
+    exit 77
+fi
+export RANKINE_CUDA="$module"
+
+make_csv points.csv 200
+awk 'BEGIN {
+    s = 4711
+    print "a,b,c,d,y"
+    for (i = 0; i < 64; i++) {
+        for (j = 0; j < 4; j++) {
+            s = (s * 1103515245 + 12345) % 2147483648
+            printf("%s,", i == 37 && j == 2 ? "3.3e19" : s / 1073741824 - 1)
+        }
+        print i % 5
+    }
+}' >huge.csv
+
+# A rate at which the loss leaves the numbers within some steps.
+cat >loss.yaml <<END
+data: {path: points.csv, split: 0.2, task: regression, label_column: c}
+model: {layers: [{linear: 24}, batch_norm, relu, {linear: 1}]}
+batch: {global: 16}
+loss: {kind: mse}
+optim: {kind: sgd, lr: 0.7, momentum: 0, ema: 0.9}
+run: {steps: 60, seed: 3}
+ckpt: {every: 4, keep: 100}
+END
+# A sample whose loss is a number and whose gradient is none.
+cat >gradient.yaml <<END
+data: {path: huge.csv, task: regression, label_column: y, normalize: none, shuffle: true}
+model: {layers: [{linear: {out: 1}}]}
+batch: {global: 1}
+loss: {kind: mse}
+optim: {kind: adamw, lr: 0.001}
+run: {steps: 64, seed: 5}
+ckpt: {every: 3, keep: 100}
+END
+
+# What a run has told, but for times and speeds.
+told() # RUN
+{
+    sed -e 's/"time":"[^"]*",//; s/,"samples_per_s".*//' "$1/metrics.jsonl"
+    sed -e 's/"time":"[^"]*",//' "$1/events.jsonl" | grep diverged
+}
+
+diverges() # DEVICE CONFIG RUN OPTION...
+{
+    device=$1
+    config=$2
+    run=$3
+    shift 3
+    expect 79 'not finite' "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@"
+    cp err "$run.err"
+    told "$run" >"$run.told"
+    ls "$run/snap" >"$run.snapshots"
+}
+
+for config in loss gradient; do
+    for every in 1 10 1000; do
+        diverges cpu $config cpu-$config-$every log.every=$every
+        diverges cuda $config cuda-$config-$every log.every=$every
+        for what in err told snapshots; do
+            cmp -s cpu-$config-$every.$what cuda-$config-$every.$what || {
+                diff cpu-$config-$every.$what cuda-$config-$every.$what >&2 || true
+                fail "$config, a line every $every steps: $what of the CPU and the CUDA device differ"
+            }
+        done
+        [ "$(hash_of cpu-$config-$every)" = "$(hash_of cuda-$config-$every)" ] || fail "$config: other weights in the last snapshot"
+    done
+    [ -s cpu-$config-1.snapshots ] || fail "$config: no snapshot before the bad step, so nothing was compared"
+    cmp -s cuda-$config-1.err cuda-$config-1000.err || fail "$config: how often a line is written changes what is told"
+done
+grep -q 'the gradient of' cuda-gradient-1.err || fail "the loss, not the gradient, was not finite: $(cat cuda-gradient-1.err)"
+grep -q 'the loss is' cuda-loss-1.err || fail "the gradient, not the loss, was not finite: $(cat cuda-loss-1.err)"
+
+# A run that is stopped looks before it saves; so does one that was asked for more steps than the device notes.
+sed -e 's/lr: 0.7/lr: 0.01/; s/steps: 60/steps: 150/; s/every: 4,/every: 1000,/' loss.yaml >long.yaml
+"$rankine" train long.yaml run.dir=cpu-long device=cpu log.every=1000 >out 2>err || fail "150 steps on the CPU"
+"$rankine" train long.yaml run.dir=cuda-long device=cuda log.every=1000 >out 2>err || fail "150 steps on the CUDA device"
+told cpu-long >cpu-long.told || true
+told cuda-long >cuda-long.told || true
+cmp -s cpu-long.told cuda-long.told || fail "150 steps: other lines than the CPU's"
+[ "$(hash_of cpu-long)" = "$(hash_of cuda-long)" ] || fail "150 steps: other weights than the CPU's"
+echo "bad steps on CUDA, run on the host: told as on the CPU"
