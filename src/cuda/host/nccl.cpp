@@ -1,7 +1,7 @@
 /* NCCL's calls over files: a folder for each communicator, a file for each message. It is stricter than NCCL: ranks
  * that call different things end with a report, and so do messages that nobody takes. Like NCCL it never ends what a
- * missing rank keeps waiting. RK_EMU_NCCL_ASYNC=next: this process's next operation gets stuck with an asynchronous
- * error. With RK_EMU_GUARD=off, where the host sees device memory, the host's memory is as good. */
+ * missing rank keeps waiting, but for one whose process is gone. RK_EMU_NCCL_FAIL=N: this process's N-th call of NCCL
+ * fails. RK_EMU_NCCL_ASYNC=next: its next operation gets stuck with an asynchronous error; N: its N-th one. With RK_EMU_GUARD=off, where the host sees device memory, the host's memory is as good. */
 #include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
 #include "cuda/nccl_calls.h"
@@ -63,6 +63,20 @@ struct {
     int depth;
     std::vector<waiting> group;
 } g;
+
+/* Counted here alone, beside all calls of the stand-ins. */
+bool nccl_fails(const char *call)
+{
+    static uint64_t calls;
+    const char *text = getenv("RK_EMU_NCCL_FAIL");
+    const uint64_t wanted = text ? strtoull(text, nullptr, 10) : 0;
+    if (rk_emu_fails(call))
+        return true;
+    if (++calls != wanted)
+        return false;
+    fprintf(stderr, "rk_emu: call %llu of NCCL, %s, is made to fail\n", (unsigned long long)calls, call);
+    return true;
+}
 
 size_t size_of(ncclDataType_t t)
 {
@@ -134,6 +148,13 @@ bool all_joined(const state &c)
     return true;
 }
 
+/* Ended without having left. */
+bool is_gone(const state &c, int rank)
+{
+    int process = process_of(c, rank);
+    return process && kill(process, 0) && !there(c.dir + number("left", rank));
+}
+
 bool has_left(const state &c, int rank)
 {
     int process = process_of(c, rank);
@@ -174,11 +195,14 @@ void check_heading(const state &c, const part &want, const heading &have)
 
 void post(operation &o)
 {
+    static uint64_t operations;
     const char *async = getenv("RK_EMU_NCCL_ASYNC");
     state &c = *o.c;
     o.posted = true;
-    o.stuck = async && !strcmp(async, "next");
+    operations++;
+    o.stuck = async && (!strcmp(async, "next") || strtoull(async, nullptr, 10) == operations);
     if (o.stuck) {
+        fprintf(stderr, "rk_emu: operation %llu of NCCL gets stuck\n", (unsigned long long)operations);
         c.error = ncclRemoteError;
         return;
     }
@@ -201,8 +225,11 @@ bool ready(operation &o)
     if (o.stuck)
         return false;
     for (const part &p : o.parts)
-        if (!p.leaves && !there(p.file))
+        if (!p.leaves && !there(p.file)) {
+            if (is_gone(*o.c, p.peer) && !there(p.file))
+                o.c->error = ncclRemoteError;
             return false;
+        }
     return true;
 }
 
@@ -350,7 +377,7 @@ void sum(operation &o, const void *mine, void *out, size_t n)
 
 #define NCCL_CALL(name)              \
     rk_emu_guard rk_emu_guard_here;  \
-    if (rk_emu_fails(name))          \
+    if (nccl_fails(name))            \
         return ncclInternalError
 
 extern "C" {
@@ -440,7 +467,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t c)
 ncclResult_t ncclCommDestroy(ncclComm_t c)
 {
     rk_emu_guard guard;
-    bool fails = rk_emu_fails("ncclCommDestroy");
+    bool fails = nccl_fails("ncclCommDestroy");
     state &s = *c->s;
     for (int r = 0; r < s.ranks; r++)
         if (there(message_name(s, r, s.rank, s.got[(size_t)r])))
@@ -453,7 +480,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c)
 ncclResult_t ncclCommAbort(ncclComm_t c)
 {
     rk_emu_guard guard;
-    bool fails = rk_emu_fails("ncclCommAbort");
+    bool fails = nccl_fails("ncclCommAbort");
     c->s->aborted = true;
     leave(*c->s);
     delete c;
@@ -470,7 +497,7 @@ ncclResult_t ncclGroupStart(void)
 ncclResult_t ncclGroupEnd(void)
 {
     rk_emu_guard guard;
-    bool fails = rk_emu_fails("ncclGroupEnd");
+    bool fails = nccl_fails("ncclGroupEnd");
     if (g.depth-- <= 0)
         rk_emu_report("nccl", "a group ends that did not begin");
     if (fails) {

@@ -1,0 +1,17 @@
+#!/bin/sh
+# test_nccl_failures.sh for every call and every operation of NCCL in a short training, with weights by piece too.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
+. "$root/tests/cuda/nccl_failures.sh"
+made=0
+for zero in 1 3; do
+    for kind in FAIL ASYNC; do
+        n=1
+        while fails_at RK_EMU_NCCL_$kind=$n; do
+            n=$((n + 1))
+        done
+        [ $n -gt 10 ] || fail "only $n of RK_EMU_NCCL_$kind"
+        made=$((made + n - 1))
+    done
+done
+echo "$made failures of NCCL: all end cleanly"
