@@ -111,6 +111,8 @@ rk_tensor *rk__constant(rk_ctx *ctx, rk_dtype t, rk_shape s, double value);
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
 /* Moves the values of a persistent tensor to such memory; what it had is released. */
 rk_status rk__tensor_move(rk_tensor *t, void *data);
+/* Releases that memory: whoever guards t has its values from now on. */
+void rk__tensor_give_up(rk_tensor *t);
 /* The persistent t becomes what `other` is, and the memory it had is released. */
 rk_status rk__tensor_swap(rk_tensor *t, rk_tensor *other);
 rk_tensor *rk__view(rk_tensor *x, rk_shape s, const int64_t *stride,

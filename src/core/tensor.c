@@ -333,6 +333,16 @@ rk_status rk__tensor_move(rk_tensor *t, void *data)
     return RK_OK;
 }
 
+void rk__tensor_give_up(rk_tensor *t)
+{
+    rk__storage *s = t->storage;
+    RK_ASSERT(t->persistent && s->refs == 1);
+    if (!s->foreign)
+        t->ctx->device->release(t->ctx->dev, s->data, s->bytes);
+    s->data = NULL;
+    s->foreign = true;
+}
+
 rk_status rk__tensor_swap(rk_tensor *t, rk_tensor *other)
 {
     rk_ctx *ctx = t->ctx;

@@ -57,6 +57,18 @@ int64_t rk__buckets_own(const rk__buckets *b)
     return own;
 }
 
+void rk__buckets_pack(const rk__buckets *b, int64_t *packed)
+{
+    const int me = b->job->rank;
+    int64_t at = 0;
+    for (int k = 0; k < b->count; k++) {
+        const int64_t *bound = b->bucket[k].bound;
+        packed[k] = at + bound[me] % ALIGN;
+        at = (packed[k] + bound[me + 1] - bound[me] + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    packed[b->count] = at;
+}
+
 size_t rk__buckets_largest(const rk__buckets *b)
 {
     int64_t most = 0;
@@ -138,13 +150,18 @@ static rk_status time_gather(rk__job *j, float *room, int64_t n, rk_leg *piece, 
     return RK_OK;
 }
 
+/* Elements of the largest message that is measured: little beside the whole where memory counts. */
+static int64_t measured(const rk__buckets *b, bool small)
+{
+    return clamp(rk__buckets_total(b) / (small ? 8 : 1), 1, 1 << 20);
+}
+
 /* [C] The size at which a message takes eight times as long as an empty one: larger ones gain little speed,
  * and set out later. */
-static rk_status measure(const rk__buckets *b, float *room, int64_t *bytes)
+static rk_status measure(const rk__buckets *b, float *room, int64_t many, int64_t *bytes)
 {
     rk__job *j = b->job;
-    const int64_t total = rk__buckets_total(b), few = total < 256 ? total : 256,
-                  many = total < 1 << 20 ? total : 1 << 20;
+    const int64_t few = many < 256 ? many : 256;
     double fast = 0, slow = 0;
     rk_leg *piece = rk__calloc(j->ctx, (size_t)j->ranks, sizeof *piece);
     if (!piece)
@@ -161,10 +178,15 @@ static rk_status measure(const rk__buckets *b, float *room, int64_t *bytes)
 }
 
 /* [C] */
-static rk_status choose(const rk__buckets *b, float *room, bool small, int64_t *bytes)
+static rk_status choose(const rk__buckets *b, bool small, int64_t *bytes)
 {
-    const int64_t total = rk__buckets_total(b) * (int64_t)sizeof(float);
-    RK_TRY(measure(b, room, bytes));
+    const int64_t total = rk__buckets_total(b) * (int64_t)sizeof(float), many = measured(b, small);
+    rk_comm *c = b->job->tensors;
+    float *room = c->table->alloc(c, (size_t)many * sizeof *room);
+    if (!room)
+        return rk_failed(c->ctx);
+    RK_TRY(measure(b, room, many, bytes));
+    c->table->release(c, room);
     if (small)
         *bytes = clamp(total / MANY_BUCKETS, LEAST_SMALL, *bytes);
     else if (total / FEW_BUCKETS > LEAST_BUCKET)
@@ -172,10 +194,10 @@ static rk_status choose(const rk__buckets *b, float *room, bool small, int64_t *
     return RK_OK;
 }
 
-rk_status rk__buckets_cut(rk__buckets *b, int64_t bytes, float *room, bool small)
+rk_status rk__buckets_cut(rk__buckets *b, int64_t bytes, bool small)
 {
     if (bytes <= 0)
-        RK_TRY(choose(b, room, small, &bytes));
+        RK_TRY(choose(b, small, &bytes));
     b->bytes = bytes;
     b->bucket = rk__calloc(b->job->ctx, (size_t)b->n + 1, sizeof *b->bucket);
     if (!b->bucket)

@@ -65,6 +65,10 @@ typedef struct rk_comm_table {
     rk_status (*meet)(rk_comm *c, const char *name, int root, size_t bytes, rk_request **out);
     /* Not collective: fails if another rank has failed, for waits that are not for this communicator. */
     rk_status (*look)(rk_comm *c);
+    /* Not collective: from now on fn(arg) is called whenever this rank waits in c or in any that was split with it from
+     * the same, so that what travels otherwise sets out meanwhile: the one that is waited for may be waiting for that.
+     * fn may call progress() and look() alone. fn NULL: arg's no more. */
+    void (*on_wait)(rk_comm *c, void (*fn)(void *arg), void *arg);
 } rk_comm_table;
 
 struct rk_comm {

@@ -37,6 +37,7 @@ typedef struct nccl {
     const rk_nccl_table *call;
     rk_nccl *comm;
     int *node_of;                     /* (size) */
+    bool pushed;                      /* by waits of the host */
     rk_request *flight, **flight_end; /* not waited for, oldest first */
     rk_request *limbo, *pool;
 } nccl;
@@ -383,6 +384,20 @@ static rk_status barrier_nccl(rk_comm *c, const char *name)
     return st ? given_up(nccl_of(c)) : RK_OK;
 }
 
+/* While this rank waits for another, what all have called sets out: the other may be waiting for that, as where the
+ * GPU gives memory back. And NCCL is asked whether it has failed. */
+static void push_on(void *arg)
+{
+    nccl *n = arg;
+    const rk_request *last = NULL;
+    if (!n->flight || advance(n))
+        return;
+    for (const rk_request *r = n->flight; r && r->launched; r = r->next)
+        last = r->empty ? last : r;
+    if (last && n->call->look(n->comm, last->done) == RK_NCCL_FAILED)
+        nccl_failed(n, op_names[last->op], last->name);
+}
+
 /* ---- closing ---- */
 
 static void free_list(nccl *n, rk_request *r)
@@ -396,6 +411,9 @@ static void free_list(nccl *n, rk_request *r)
 /* What is still under way is ended first: it may write to memory that goes. */
 static void give_back(nccl *n)
 {
+    if (n->pushed)
+        n->over.under->table->on_wait(n->over.under, NULL, n);
+    n->pushed = false;
     if (n->flight || rk_failed(n->over.base.ctx))
         n->call->abort(n->comm);
     n->call->close(n->comm);
@@ -487,6 +505,8 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
         return rk_failed(ctx);
     }
     RK_TRY(join(n));
+    under->table->on_wait(under, push_on, n);
+    n->pushed = true;
     *out = &n->over.base;
     return RK_OK;
 }

@@ -279,6 +279,22 @@ static rk_status look_ranks(rk_comm *base)
     return st;
 }
 
+static void on_wait_ranks(rk_comm *base, void (*fn)(void *arg), void *arg)
+{
+    rk__ranks *root = rk__ranks_of(base)->root;
+    struct rk__waiter **at = &root->waiters, *it;
+    while (*at && (*at)->arg != arg)
+        at = &(*at)->next;
+    it = *at;
+    if (it && !fn) {
+        *at = it->next;
+        free(it);
+    } else if (!it && fn && (it = rk__calloc(base->ctx, 1, sizeof *it))) {
+        *it = (struct rk__waiter){ root->waiters, fn, arg };
+        root->waiters = it;
+    }
+}
+
 /* ---- messages ---- */
 
 static rk_status message(rk_comm *base, int peer, int tag, void *data, size_t bytes, bool leaves)
@@ -383,4 +399,5 @@ const rk_comm_table rk__ranks_table = {
     .abort = abort_ranks,
     .meet = meet_ranks,
     .look = look_ranks,
+    .on_wait = on_wait_ranks,
 };

@@ -47,6 +47,12 @@ struct rk__ranks {
     uint64_t *closed_at; /* (size): the last call of a rank that has closed; 0: it has not */
     int far_failed;      /* a rank of another node that said far_failure; -1: none */
     rk__failure far_failure;
+    struct rk__waiter { /* of a root: on_wait */
+        struct rk__waiter *next;
+        void (*fn)(void *arg);
+        void *arg;
+    } * waiters;
+    bool waiting;    /* of a root: they are being called */
     uint64_t called; /* the last call that was made, not only counted */
     bool announced;  /* the others know of this rank's failure */
     bool theirs;     /* of a root: the failure was another rank's, or everyone's */

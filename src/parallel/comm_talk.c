@@ -261,6 +261,16 @@ static rk_status look_far(rk__ranks *c, const rk_request *r, rk__watch *w, doubl
     return check_heard(c);
 }
 
+static void call_waiters(rk__ranks *root)
+{
+    if (root->waiting)
+        return;
+    root->waiting = true;
+    for (struct rk__waiter *it = root->waiters; it; it = it->next)
+        it->fn(it->arg);
+    root->waiting = false;
+}
+
 rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
 {
     bool messages = c->base.nodes > 1 || !r || r->posted;
@@ -269,6 +279,8 @@ rk_status rk__watch_idle(rk__ranks *c, rk_request *r, rk__watch *w)
         rk__node_idle(c->shm, &w->idle, NAP_FAR);
         return RK_OK;
     }
+    if (c->root->waiters)
+        call_waiters(c->root);
     double now = rk__seconds();
     if (w->begun <= 0)
         w->begun = now;

@@ -3,6 +3,7 @@
 #include "core/cut.h"
 #include "core/tape.h"
 #include "parallel/scatter.h"
+#include "parallel/slots.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +31,13 @@ struct rk__grads {
     int trips;
     int started, added, discarded; /* buckets */
     int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
-    float *part;                   /* (parts, total): this rank's subtrees */
-    float *sum;          /* (total): what all of them come to; others' pieces only with RK__ZERO_NONE */
+    float *part;                   /* (parts, total): this rank's subtrees; NULL: in slots, by bucket */
+    rk__slots slots;
+    float **slot;        /* (buckets) (parts, size of the bucket); NULL: nothing was written */
+    rk__guard *guard;    /* (parts, n) of gradients in slots */
+    bool summed;         /* gradients are where the sums are */
+    float *sum;          /* what all of them come to: (total) with RK__ZERO_NONE, else this rank's pieces, packed */
+    int64_t *packed;     /* (buckets + 1) */
     double *squares;     /* (chunks) by rank, bucket, parameter */
     double *sorted;      /* (chunks) by parameter */
     rk__scatter scatter; /* the subtrees of all ranks */
@@ -51,6 +57,10 @@ static void grads_free(void *arg)
         free(g->trip[k].chunks);
     }
     free(g->trip);
+    rk__slots_free(&g->slots);
+    free(g->slot);
+    free(g->guard);
+    free(g->packed);
     rk__reads_free(&g->reads);
     free(g->chunk);
     free(g->squares);
@@ -67,17 +77,57 @@ static int64_t sums_of(const rk_tensor *t, int64_t n)
     return (n + rk__chunk_of(t) - 1) / rk__chunk_of(t) * each;
 }
 
+/* ---- where gradients are ---- */
+
+/* Those of bucket k: the flat vector of part p is *stride * p further on. NULL: recorded. */
+static float *parts_of(rk__grads *g, int k, int64_t *stride)
+{
+    const int64_t first = g->b->at[g->b->bucket[k].first], n = g->b->at[g->b->bucket[k].end] - first;
+    *stride = g->part ? total(g) : n;
+    if (g->part)
+        return g->part;
+    if (!g->slot[k])
+        g->slot[k] = rk__slots_take(&g->slots, n * rk__job_parts(g->job));
+    return g->slot[k] ? rk__flat_from(g->slot[k], first) : NULL;
+}
+
+/* The flat vector of the sums, for this rank's piece of bucket k. */
+static float *sums_in(const rk__grads *g, int k)
+{
+    return g->packed ? rk__flat_from(g->sum + g->packed[k], g->b->bucket[k].bound[g->job->rank]) : g->sum;
+}
+
+/* A gradient in a slot is about to be written or read. */
+static void need_slot(void *arg, int number, int64_t from, int64_t to)
+{
+    rk__grads *g = arg;
+    const int i = number % g->b->n, p = number / g->b->n;
+    int64_t stride;
+    (void)from, (void)to;
+    if (g->summed)
+        return;
+    float *flat = parts_of(g, g->b->of[i], &stride);
+    rk_tensor *leaf = flat ? rk__part_leaf(g->b->t[i], p) : NULL;
+    if (leaf)
+        leaf->grad->storage->data = rk__flat_at(flat, p * stride + g->b->at[i]);
+}
+
 /* ---- the exchange ---- */
 
 /* Gradients that nothing wrote are sums of nothing; those that were written elsewhere come home. */
-static rk_status complete(rk__grads *g, const rk__bucket *b)
+static rk_status complete(rk__grads *g, int k)
 {
+    const rk__bucket *b = &g->b->bucket[k];
+    int64_t stride;
+    float *flat = parts_of(g, k, &stride);
+    if (!flat)
+        return rk_failed(g->job->ctx);
     for (int i = b->first; i < b->end; i++)
         for (int p = 0; p < rk__job_parts(g->job); p++) {
             rk_tensor *leaf = rk__part_leaf(g->b->t[i], p);
             if (!leaf)
                 return RK_ENOMEM;
-            float *home = g->part + p * total(g) + g->b->at[i];
+            float *home = rk__flat_at(flat, p * stride + g->b->at[i]);
             const size_t bytes = (size_t)rk_tensor_size(g->b->t[i]) * sizeof(float);
             rk_ctx *ctx = leaf->ctx;
             if (!leaf->grad_set && ctx->device->zero(ctx->dev, home, bytes))
@@ -88,11 +138,17 @@ static rk_status complete(rk__grads *g, const rk__bucket *b)
     return RK_OK;
 }
 
+static void give_slot(rk__grads *g, int k)
+{
+    rk__slots_give(&g->slots, g->slot[k]);
+    g->slot[k] = NULL;
+}
+
 /* This rank's parts of buckets [g->discarded, end) have been read by everyone. */
 static void discard_parts(rk__grads *g, int end)
 {
     rk_comm *c = g->job->tensors;
-    for (; g->zero >= RK__ZERO_GRADIENTS && g->discarded < end; g->discarded++) {
+    for (; g->part && g->zero >= RK__ZERO_GRADIENTS && g->discarded < end; g->discarded++) {
         const rk__bucket *b = &g->b->bucket[g->discarded];
         for (int p = 0; p < rk__job_parts(g->job); p++)
             c->table->discard(c, g->part + p * total(g) + g->b->at[b->first],
@@ -107,8 +163,11 @@ static rk_status add_bucket(rk__grads *g)
     const int k = g->added++;
     trip *t = &g->trip[k];
     const int64_t *bound = g->b->bucket[k].bound;
-    RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request, g->sum + bound[g->job->rank]));
+    RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request,
+                           rk__flat_at(sums_in(g, k), bound[g->job->rank])));
     discard_parts(g, k - BUCKETS_AHEAD + 1);
+    if (!g->part)
+        give_slot(g, k); /* what left has left, and nobody reads it here */
     return RK_OK;
 }
 
@@ -118,11 +177,13 @@ static rk_status start_bucket(rk__grads *g)
                       : MOST_EXCHANGES > g->scatter.most ? MOST_EXCHANGES / g->scatter.most
                                                          : 1;
     const int k = g->started++;
-    RK_TRY(complete(g, &g->b->bucket[k]));
+    int64_t stride;
+    RK_TRY(complete(g, k));
     while (k - g->added >= ahead)
         RK_TRY(add_bucket(g));
-    return rk__scatter_start(&g->scatter, "gradients", g->part, total(g), g->b->bucket[k].bound,
-                             g->trip[k].recv, g->trip[k].request);
+    const float *flat = parts_of(g, k, &stride);
+    return rk__scatter_start(&g->scatter, "gradients", flat, stride, g->b->bucket[k].bound, g->trip[k].recv,
+                             g->trip[k].request);
 }
 
 /* The walk is done with a parameter. Buckets set out in their order, which is the same on all ranks. */
@@ -148,8 +209,12 @@ void rk__grads_begin(rk__grads *g, bool overlap)
 {
     rk_ctx *ctx = g->job->ctx;
     discard_parts(g, g->added); /* norms and weights have met since */
+    g->summed = false;
+    for (int k = 0; !g->part && k < g->b->count; k++)
+        give_slot(g, k); /* of a batch that was given up */
     for (int i = 0; i < g->b->n; i++) {
-        g->b->t[i]->grad->storage->data = g->part + g->b->at[i];
+        if (g->part)
+            g->b->t[i]->grad->storage->data = g->part + g->b->at[i];
         g->b->t[i]->pending = 0;
     }
     for (int k = 0; k < g->b->count; k++)
@@ -188,9 +253,10 @@ rk_status rk__grads_sum(rk__grads *g)
     if (g->zero == RK__ZERO_NONE)
         RK_TRY(gather_sums(g));
     for (int i = 0; i < g->b->n; i++) {
-        g->b->t[i]->grad->storage->data = g->sum + g->b->at[i];
+        g->b->t[i]->grad->storage->data = rk__flat_at(sums_in(g, g->b->of[i]), g->b->at[i]);
         g->b->t[i]->grad_set = true;
     }
+    g->summed = true;
     return RK_OK;
 }
 
@@ -289,8 +355,8 @@ static rk_status place(rk_tensor *leaf, float *to)
     return RK_OK;
 }
 
-/* [C] Memory that the ranks share, in which pages take room only when something is written there. */
-static rk_status share(rk__job *j, int64_t n, float **out)
+/* [C] Memory that the ranks share, in which pages of the host take room only when something is written there. */
+static rk_status share(const rk__job *j, int64_t n, float **out)
 {
     *out = j->tensors->table->alloc(j->tensors, (size_t)n * sizeof(float));
     return *out ? RK_OK : rk_failed(j->ctx);
@@ -299,17 +365,50 @@ static rk_status share(rk__job *j, int64_t n, float **out)
 static rk_status make_weights(rk__grads *g, const rk__grads_cfg *cfg)
 {
     rk__reads *by_piece = g->zero >= RK__ZERO_WEIGHTS ? &g->reads : NULL;
-    float *flat;
     if (g->zero == RK__ZERO_NONE)
         return RK_OK;
-    RK_TRY(share(g->job, total(g), &flat));
-    RK_TRY(rk__weights_make(g->b, flat, by_piece, &g->weights));
+    RK_TRY(rk__weights_make(g->b, by_piece, &g->weights));
     if (!by_piece || cfg->n_frozen == 0)
         return RK_OK;
     RK_TRY(rk__buckets_lay_out(g->job, cfg->frozen, cfg->n_frozen, &g->frozen));
-    RK_TRY(share(g->job, rk__buckets_total(g->frozen), &flat));
-    RK_TRY(rk__buckets_cut(g->frozen, cfg->bucket, flat, true));
-    return rk__weights_make(g->frozen, flat, by_piece, &g->frozen_weights);
+    RK_TRY(rk__buckets_cut(g->frozen, cfg->bucket, true));
+    return rk__weights_make(g->frozen, by_piece, &g->frozen_weights);
+}
+
+static rk_status make_sum(rk__grads *g)
+{
+    if (g->zero == RK__ZERO_NONE)
+        return share(g->job, total(g), &g->sum);
+    g->packed = rk__calloc(g->job->ctx, (size_t)g->b->count + 1, sizeof *g->packed);
+    if (!g->packed)
+        return RK_ENOMEM;
+    rk__buckets_pack(g->b, g->packed);
+    return share(g->job, g->packed[g->b->count], &g->sum);
+}
+
+/* Gradients that stand in slots begin nowhere. */
+static rk_status make_parts(rk__grads *g)
+{
+    rk__job *j = g->job;
+    const int parts = rk__job_parts(j), n = g->b->n;
+    const bool in_slots = g->zero >= RK__ZERO_GRADIENTS && rk__slots_save(j->tensors);
+    rk__slots_init(&g->slots, j->tensors);
+    if (in_slots) {
+        g->slot = rk__calloc(j->ctx, (size_t)g->b->count + 1, sizeof(float *));
+        g->guard = rk__calloc(j->ctx, (size_t)(n * parts) + 1, sizeof *g->guard);
+        RK_TRY(rk_failed(j->ctx));
+    } else {
+        RK_TRY(share(j, total(g) * parts, &g->part));
+    }
+    for (int i = 0; i < n * parts; i++) {
+        rk_tensor *leaf = rk__part_leaf(g->b->t[i % n], i / n);
+        RK_TRY(place(leaf, in_slots ? g->sum : g->part + i / n * total(g) + g->b->at[i % n]));
+        if (!in_slots)
+            continue;
+        g->guard[i] = (rk__guard){ g, i, need_slot };
+        leaf->grad->storage->guard = &g->guard[i];
+    }
+    return RK_OK;
 }
 
 rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out)
@@ -324,14 +423,11 @@ rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out)
     *g = (rk__grads){ .job = j, .zero = cfg->zero };
     RK_TRY(rk__buckets_lay_out(j, cfg->t, cfg->n, &g->b));
     RK_TRY(take_lists(g));
-    RK_TRY(share(j, total(g) * rk__job_parts(j), &g->part));
-    RK_TRY(share(j, total(g), &g->sum));
-    RK_TRY(rk__buckets_cut(g->b, cfg->bucket, g->sum, cfg->zero >= RK__ZERO_GRADIENTS));
+    RK_TRY(rk__buckets_cut(g->b, cfg->bucket, cfg->zero >= RK__ZERO_GRADIENTS));
     RK_TRY(make_trips(g));
-    for (int i = 0; i < cfg->n; i++)
-        for (int p = 0; p < rk__job_parts(j); p++)
-            RK_TRY(place(rk__part_leaf(cfg->t[i], p), g->part + p * total(g) + g->b->at[i]));
-    RK_TRY(make_weights(g, cfg));
+    RK_TRY(make_weights(g, cfg)); /* first: it may give memory back */
+    RK_TRY(make_sum(g));
+    RK_TRY(make_parts(g));
     *out = g;
     return RK_OK;
 }
@@ -380,7 +476,7 @@ static rk_status own_squares(rk__grads *g)
         for (int i = b->first; i < b->end; i++) {
             int64_t from, to;
             rk__bucket_piece(g->b, i, g->job->rank, &from, &to);
-            RK_TRY(squares_of(ctx, g->b->t[i], to - from, g->sum + g->b->at[i] + from, at));
+            RK_TRY(squares_of(ctx, g->b->t[i], to - from, rk__flat_at(sums_in(g, k), g->b->at[i] + from), at));
             at += sums_of(g->b->t[i], to - from);
         }
     }

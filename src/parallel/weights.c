@@ -1,6 +1,7 @@
 #include "parallel/weights.h"
 
 #include "core/tape.h"
+#include "parallel/slots.h"
 
 #include <stdlib.h>
 
@@ -13,7 +14,11 @@ typedef enum place { AWAY, COMING, HERE } place;
 
 struct rk__weights {
     const rk__buckets *buckets;
-    float *flat;
+    float *flat; /* the whole vector; NULL: in slots */
+    rk__slots slots;
+    float *own;      /* with slots: this rank's pieces, that of bucket k at packed[k] */
+    int64_t *packed; /* (count + 1) */
+    float **slot;    /* (count) NULL: AWAY */
     rk__reads *reads; /* NULL: all weights are kept */
     int arrived;      /* buckets that are not COMING */
     place *is;        /* (count) */
@@ -28,6 +33,9 @@ struct rk__weights {
 static void weights_free(void *arg)
 {
     rk__weights *w = arg;
+    rk__slots_free(&w->slots);
+    free(w->packed);
+    free(w->slot);
     free(w->is);
     free(w->request);
     free(w->read);
@@ -36,13 +44,43 @@ static void weights_free(void *arg)
     free(w);
 }
 
+/* ---- where ---- */
+
+/* The flat vector, for the elements of a bucket that is not AWAY. */
+static float *whole(const rk__weights *w, int k)
+{
+    return w->flat ? w->flat : rk__flat_from(w->slot[k], w->buckets->bucket[k].bound[0]);
+}
+
+/* The flat vector, for this rank's piece of a bucket. */
+static float *home(const rk__weights *w, int k)
+{
+    const int64_t first = w->buckets->bucket[k].bound[w->buckets->job->rank];
+    return w->flat ? w->flat : rk__flat_from(w->own + w->packed[k], first);
+}
+
+/* A slot for the bucket, with this rank's piece in it. */
+static rk_status take_slot(rk__weights *w, int k)
+{
+    const rk__job *j = w->buckets->job;
+    const int64_t *bound = w->buckets->bucket[k].bound, me = bound[j->rank];
+    if (w->flat)
+        return RK_OK;
+    w->slot[k] = rk__slots_take(&w->slots, bound[j->ranks] - bound[0]);
+    return w->slot[k] ? rk__device_copy(j->ctx, (size_t)(bound[j->rank + 1] - me) * sizeof(float),
+                                        rk__flat_at(home(w, k), me), rk__flat_at(whole(w, k), me))
+                      : rk_failed(j->ctx);
+}
+
 /* [C] A bucket sets out. */
 static rk_status start(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
     const int64_t *bound = w->buckets->bucket[k].bound;
+    RK_TRY(take_slot(w, k));
     for (int r = 0; r < j->ranks; r++)
-        w->piece[r] = (rk_leg){ w->flat + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
+        w->piece[r] = (rk_leg){ rk__flat_at(whole(w, k), bound[r]),
+                                (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
     RK_TRY(j->tensors->table->all_gather(j->tensors, "weights", w->piece, &w->request[k]));
     w->is[k] = COMING;
     w->arrived--;
@@ -65,9 +103,14 @@ static void forget(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
     const int64_t *bound = w->buckets->bucket[k].bound, lo = bound[j->rank], hi = bound[j->rank + 1];
+    w->is[k] = AWAY;
+    if (!w->flat) {
+        rk__slots_give(&w->slots, w->slot[k]);
+        w->slot[k] = NULL;
+        return;
+    }
     j->tensors->table->discard(j->tensors, w->flat + bound[0], (size_t)(lo - bound[0]) * sizeof(float));
     j->tensors->table->discard(j->tensors, w->flat + hi, (size_t)(bound[j->ranks] - hi) * sizeof(float));
-    w->is[k] = AWAY;
 }
 
 /* No more than KEPT are here. */
@@ -151,6 +194,12 @@ size_t rk__weights_at_hand(const rk__weights *w)
 
 /* ---- reading ---- */
 
+/* The values of a parameter are in that flat vector for now. */
+static void point(const rk__weights *w, int number, float *flat)
+{
+    w->buckets->t[number]->storage->data = rk__flat_at(flat, w->buckets->at[number]);
+}
+
 static void need(void *arg, int number, int64_t from, int64_t to)
 {
     rk__weights *w = arg;
@@ -160,13 +209,16 @@ static void need(void *arg, int number, int64_t from, int64_t to)
     if (to < 0 && w->reads) {
         if (w->reads->on)
             note(w->reads, w, k);
-        come(w, k);
+        if (!come(w, k))
+            point(w, number, whole(w, k));
         return;
     }
     rk__bucket_piece(b, number, b->job->rank, &own, &own_end);
-    if (w->is[k] == HERE || (to >= 0 && from >= own && to <= own_end))
-        return;
-    if (w->reads)
+    if (to >= 0 && from >= own && to <= own_end)
+        point(w, number, home(w, k));
+    else if (w->is[k] == HERE)
+        point(w, number, whole(w, k));
+    else if (w->reads)
         rk_fail(b->job->ctx, RK_EINTERNAL, "weights that another rank holds were read on this one alone");
     else
         arrive(w, k);
@@ -199,29 +251,88 @@ rk_status rk__weights_changed(rk__weights *w)
     return RK_OK;
 }
 
-rk_status rk__weights_make(const rk__buckets *b, float *flat, rk__reads *reads, rk__weights **out)
+/* ---- making ---- */
+
+/* The parameters' values move into the vector. */
+static rk_status move_all(rk__weights *w)
+{
+    const rk__buckets *b = w->buckets;
+    rk_comm *c = b->job->tensors;
+    w->flat = c->table->alloc(c, (size_t)rk__buckets_total(b) * sizeof *w->flat);
+    if (!w->flat)
+        return rk_failed(c->ctx);
+    for (int i = 0; i < b->n; i++)
+        RK_TRY(rk__tensor_move(b->t[i], w->flat + b->at[i]));
+    return RK_OK;
+}
+
+/* This rank's part of each parameter to the host, and the memory of all of it back to the device. */
+static rk_status save_own(const rk__weights *w, float *host)
+{
+    const rk__buckets *b = w->buckets;
+    for (int i = 0; i < b->n; i++) {
+        const int k = b->of[i];
+        const int64_t first = b->bucket[k].bound[b->job->rank];
+        int64_t from, to;
+        rk__bucket_piece(b, i, b->job->rank, &from, &to);
+        if (from < to)
+            RK_TRY(rk__tensor_read_range(b->t[i], from, to - from, host + w->packed[k] + b->at[i] + from - first));
+        rk__tensor_give_up(b->t[i]);
+    }
+    return RK_OK;
+}
+
+/* This rank's pieces alone, side by side: by way of the host, so that never more than the network is on the device. */
+static rk_status move_own(rk__weights *w)
+{
+    rk_comm *c = w->buckets->job->tensors;
+    const size_t bytes = (size_t)w->packed[w->buckets->count] * sizeof(float);
+    float *host = rk__calloc(c->ctx, bytes, 1);
+    if (!host)
+        return RK_ENOMEM;
+    rk_status st = save_own(w, host);
+    if (!st && !(w->own = c->table->alloc(c, bytes)))
+        st = rk_failed(c->ctx);
+    if (!st && c->ctx->device->copy_in(c->ctx->dev, w->own, host, bytes))
+        st = rk_fail(c->ctx, RK_EDEVICE, "weights cannot be copied to the device");
+    free(host);
+    return st;
+}
+
+static rk_status make_lists(rk__weights *w)
+{
+    rk_ctx *ctx = w->buckets->job->ctx;
+    const size_t count = (size_t)w->buckets->count + 1;
+    w->is = rk__calloc(ctx, count, sizeof *w->is);
+    w->request = rk__calloc(ctx, count, sizeof *w->request);
+    w->read = rk__calloc(ctx, count, sizeof *w->read);
+    w->piece = rk__calloc(ctx, (size_t)w->buckets->job->ranks, sizeof *w->piece);
+    w->guard = rk__calloc(ctx, (size_t)w->buckets->n + 1, sizeof *w->guard);
+    w->packed = rk__calloc(ctx, count, sizeof *w->packed);
+    w->slot = rk__calloc(ctx, count, sizeof(float *));
+    RK_TRY(rk_failed(ctx));
+    rk__buckets_pack(w->buckets, w->packed);
+    return RK_OK;
+}
+
+rk_status rk__weights_make(const rk__buckets *b, rk__reads *reads, rk__weights **out)
 {
     rk_ctx *ctx = b->job->ctx;
-    const size_t count = (size_t)b->count + 1;
     *out = NULL;
     rk__weights *w = rk__calloc(ctx, 1, sizeof *w);
     if (!w || rk__at_close(ctx, weights_free, w)) {
         free(w);
         return RK_ENOMEM;
     }
-    *w = (rk__weights){ .buckets = b, .flat = flat, .reads = reads, .arrived = b->count, .last = b->count };
-    w->is = rk__calloc(ctx, count, sizeof *w->is);
-    w->request = rk__calloc(ctx, count, sizeof *w->request);
-    w->read = rk__calloc(ctx, count, sizeof *w->read);
-    w->piece = rk__calloc(ctx, (size_t)b->job->ranks, sizeof *w->piece);
-    w->guard = rk__calloc(ctx, (size_t)b->n + 1, sizeof *w->guard);
-    RK_TRY(rk_failed(ctx));
+    *w = (rk__weights){ .buckets = b, .reads = reads, .arrived = b->count, .last = b->count };
+    rk__slots_init(&w->slots, b->job->tensors);
+    RK_TRY(make_lists(w));
+    RK_TRY(reads && rk__slots_save(b->job->tensors) ? move_own(w) : move_all(w));
+    for (int i = 0; i < b->n; i++) {
+        w->guard[i] = (rk__guard){ w, i, need };
+        b->t[i]->storage->guard = &w->guard[i];
+    }
     for (int k = b->count - 1; k >= 0; k--) {
-        for (int i = b->bucket[k].first; i < b->bucket[k].end; i++) {
-            RK_TRY(rk__tensor_move(b->t[i], flat + b->at[i]));
-            w->guard[i] = (rk__guard){ w, i, need };
-            b->t[i]->storage->guard = &w->guard[i];
-        }
         w->is[k] = HERE;
         if (reads)
             forget(w, k);

@@ -52,6 +52,32 @@ frozen 2 parallel.zero=3
 values 2
 END
 
+# The same from GPU to GPU: each rank has one of its own.
+export RK_EMU_DEVICES=8
+while read -r config n more; do
+    train cuda "run-$compared" "$config" "$n" run.steps=$steps $more
+    grep -q 'tensors go from GPU to GPU by NCCL' out || fail "tensors of $config on $n ranks do not go by NCCL"
+    same_training "cpu-$config" "run-$compared" "$config on $n ranks with GPUs of their own $more"
+    compared=$((compared + 1))
+done <<END
+mlp 2 parallel.zero=2 parallel.bucket=64
+mlp 3 batch.micro=3
+cnn 4 parallel.zero=0
+resnet 2
+shard 3 parallel.zero=3 parallel.bucket=64
+frozen 4 parallel.zero=3
+END
+
+# Workers that are averaged.
+average="parallel.strategy=average average.workers=2 average.every=3 average.outer=nesterov optim.ema=0"
+train cpu straight-average mlp 1 run.steps=$steps $average
+for n in 1 2; do
+    train cuda average-$n mlp $n run.steps=$steps $average
+    same_training straight-average average-$n "workers on $n ranks of the CUDA device"
+    compared=$((compared + 1))
+done
+unset RK_EMU_DEVICES
+
 # From the CPU to CUDA and back, in the middle of the run; a constant rate does not know where an attempt ends.
 sed -e 's/schedule: cosine/schedule: constant/; s/warmup: 5/warmup: 0/' mlp.yaml >turns.yaml
 train cpu straight turns 1 run.steps=$steps
