@@ -613,7 +613,11 @@ bool rk_config_option(int i, rk_option_info *info)
 static char *recorded_value(const rk_doc *doc, const option *o)
 {
     const rk_doc *d = rk__doc_path(doc, o->key);
-    return d ? rk__doc_json(d, true, 0) : NULL;
+    if (!d || o->kind != KIND_NUM || (d->kind != RK_DOC_FLOAT && d->kind != RK_DOC_INT))
+        return d ? rk__doc_json(d, true, 0) : NULL;
+    rk__text t = { 0 };
+    rk__text_double(&t, d->f); /* 100 has more than one spelling */
+    return rk__text_take(&t);
 }
 
 static char *present_value(const rk_config *cfg, const option *o)

@@ -124,7 +124,7 @@ static void count(void *user, const char *line)
 
 TEST(continuing_with_changes)
 {
-    rk_config *c = load("run: {seed: 3}\noptim: {lr: 0.1}\n");
+    rk_config *c = load("run: {seed: 3}\noptim: {lr: 0.1, clip_norm: 100, min_lr: 1e-2}\n");
     char *json = rk_config_json(c, 0);
     int notes = 0;
     const char *free_change[] = { "log.every=3", "run.steps=9" }, *allow[] = { "optim.lr=0.2" },
