@@ -50,10 +50,11 @@ RK_API bool rk_config_option(int i, rk_option_info *info);
 typedef struct rk_progress {
     int64_t step, steps;
     double epoch;
-    /* accuracy: NAN if none. Of steps without a log line, on a GPU: loss and grad_norm of the last one read. */
+    /* accuracy: NAN if none. Of steps without a log line, on a GPU: loss and grad_norm of the last one read.
+     */
     double loss, lr, grad_norm, accuracy;
-    double samples_per_s, flops_per_s;    /* of the window since the last call */
-    double step_s, data_s;                /* seconds a step; of them waiting for data */
+    double samples_per_s, flops_per_s; /* of the window since the last call */
+    double step_s, data_s;             /* seconds a step; of them waiting for data */
     double eta_s;
     size_t memory_bytes; /* planned step memory + persistent */
     double since_ckpt_s; /* since the last durable snapshot; < 0: none yet */
@@ -64,6 +65,7 @@ typedef struct rk_progress {
     int slow_rank;  /* the slowest at the last log line, if it took more than 1.3 times the median; else -1 */
     double slow_by; /* its time over the median */
     const char *slow_host;
+    double loss_scale; /* of the next step, where it moves; else 0 */
 } rk_progress;
 
 typedef enum rk_event_kind {

@@ -182,7 +182,7 @@ static rk_status check_wanted(const rk__snap *s, const rk_state *st, bool partia
         const rk_state_entry *e = &st->entries[i];
         const rk__m_tensor *t = e->kind == RK_STATE_CURSOR ? NULL : rk__m_find(&s->m, e->name);
         bool there = e->kind == RK_STATE_CURSOR ? find_cursor(&s->m, e->name) != NULL : t != NULL;
-        if (!there && !partial)
+        if (!there && !partial && !e->optional)
             return rk_fail(st->ctx, RK_ECONFIG, "snapshot %s lacks %s, which this model has", s->name,
                            e->name);
         if (t)

@@ -183,6 +183,8 @@ static void log_step(cli_report *r, const rk_progress *p)
     number(r, "loss", p->loss);
     number(r, "lr", p->lr);
     number(r, "grad_norm", p->grad_norm);
+    if (p->loss_scale > 0)
+        number(r, "loss_scale", p->loss_scale);
     number(r, "epoch", p->epoch);
     number(r, "samples_per_s", p->samples_per_s);
     if (p->flops_per_s > 0) {

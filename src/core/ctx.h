@@ -81,6 +81,12 @@ typedef struct rk__on_batch {
     void (*fn)(void *arg, int64_t global); /* NULL: one rank */
 } rk__on_batch;
 
+/* What rk_backward() multiplies losses by. */
+typedef struct rk__loss_scale {
+    const void *arg;
+    double (*fn)(const void *arg); /* NULL: 1 */
+} rk__loss_scale;
+
 struct rk_ctx {
     rk_status status;
     char message[1024];
@@ -101,6 +107,7 @@ struct rk_ctx {
     int64_t first_sample;
     bool training;
     rk_round round; /* rk_set_compute */
+    rk__loss_scale loss_scale;
     /* Device memory, or NULL: what outlives a step and is no weight (running statistics) stands still, too,
      * when it has halted. */
     rk_watch *watch;

@@ -36,6 +36,7 @@ typedef struct rk_state_entry {
     rk_piece piece; /* the whole, unless rk__state_add_piece() said otherwise */
     int64_t
         *cursor; /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
+    bool optional; /* CURSOR: keeps what it is where a snapshot lacks it */
 } rk_state_entry;
 
 typedef struct rk_state {

@@ -420,9 +420,10 @@ static rk_status backward_of_loss(rk_tensor *loss, bool retain)
                        "rk_backward() takes a loss of one element, not %s; see rk_backward_from()",
                        rk__shape_str(&loss->shape, text, sizeof text));
     rk_keep(loss);
-    rk_tensor *one = rk__constant(loss->ctx, loss->dtype, loss->shape, 1);
-    rk_status st = backward(loss, one, retain);
-    rk__drop(one);
+    const rk__loss_scale *by = &loss->ctx->loss_scale;
+    rk_tensor *seed = rk__constant(loss->ctx, loss->dtype, loss->shape, by->fn ? by->fn(by->arg) : 1);
+    rk_status st = backward(loss, seed, retain);
+    rk__drop(seed);
     return st;
 }
 

@@ -1,6 +1,8 @@
 #include "train/config.h"
 
+#include "io/number.h"
 #include "io/text.h"
+#include "train/scale.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -254,6 +256,9 @@ rk_optim_cfg rk__config_optim(const rk_config *c)
                        .eps = c->optim_eps,
                        .clip_norm = c->optim_clip_norm,
                        .ema_decay = c->optim_ema };
+    o.loss_scale_moves = !strcmp(c->optim_loss_scale, "auto") && !strcmp(c->compute, "f16");
+    if (strcmp(c->optim_loss_scale, "auto"))
+        o.loss_scale = strtod(c->optim_loss_scale, NULL);
     for (int i = 0; i < 3; i++)
         if (!strcmp(c->optim_kind, kinds[i].name))
             o.kind = kinds[i].kind;
@@ -284,9 +289,29 @@ static rk_status check_average(rk_config *c)
     return RK_OK;
 }
 
+static rk_status check_loss_scale(rk_config *c)
+{
+    const char *text = c->optim_loss_scale;
+    const rk_doc *at = rk__doc_path(c->doc, "optim.loss_scale");
+    double scale;
+    if (!strcmp(text, "auto"))
+        return strcmp(c->compute, "f16") || !rk__config_workers(c)
+                   ? RK_OK
+                   : rk__doc_fail(
+                         c->ctx, RK_ECONFIG, rk__doc_path(c->doc, "compute"),
+                         "optim.loss_scale: auto does not go with compute f16 and parallel.strategy average, "
+                         "where a worker alone would leave steps out: give a number, such as 1024");
+    if (!rk__parse_double(text, strlen(text), &scale) || !rk__scale_fits(scale))
+        return rk__doc_fail(
+            c->ctx, RK_ECONFIG, at,
+            "optim.loss_scale: \"%s\", wanted auto or a power of two from 2^-24 to 2^40, such as 1024", text);
+    return RK_OK;
+}
+
 /* Whatever does not fit into one row. */
 static rk_status check_together(rk_config *c)
 {
+    RK_TRY(check_loss_scale(c));
     if (rk__config_workers(c))
         RK_TRY(check_average(c));
     if (c->grid_data & (c->grid_data - 1))

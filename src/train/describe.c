@@ -76,6 +76,8 @@ static void put_optim(rk__text *t, const rk_optim_cfg *o)
     put_num(t, "eps", o->eps);
     put_num(t, "clip_norm", o->clip_norm);
     put_num(t, "ema", o->ema_decay);
+    if (o->loss_scale > 0 && !o->loss_scale_moves)
+        put_num(t, "loss_scale", o->loss_scale);
     rk__text_puts(t, "}");
 }
 

@@ -3,6 +3,7 @@
 #include "core/cut.h"
 #include "core/watch.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +105,11 @@ static bool any_cut(const rk_optim *o)
     return false;
 }
 
+static double loss_scale(const void *arg)
+{
+    return rk__scale_value(&((const rk_optim *)arg)->scale);
+}
+
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
 {
     rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
@@ -114,6 +120,7 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     if (!o)
         return NULL;
     *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg, .grads = grads };
+    rk__scale_init(&o->scale, ctx, cfg->loss_scale, cfg->loss_scale_moves);
     o->squares = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->squares);
     o->slots = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->slots);
     o->pieces = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->pieces);
@@ -130,6 +137,7 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     if (!o->n)
         rk_fail(ctx, RK_ECONFIG, "nothing to train: every parameter is frozen");
     qsort(o->slots, (size_t)o->n, sizeof *o->slots, by_name);
+    ctx->loss_scale = (rk__loss_scale){ o, loss_scale };
     if (!grads && !any_cut(o))
         o->watch = rk_tensor_make(ctx, RK_U8, RK_SHAPE(sizeof(rk_watch)));
     return o;
@@ -178,6 +186,12 @@ static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, double *sum)
     return RK_OK;
 }
 
+/* Gradients have the loss's scale. */
+static double most_norm(const rk_optim *o)
+{
+    return o->cfg.clip_norm * rk__scale_value(&o->scale);
+}
+
 /* [C] The verdict where sums of squares meet on the host. */
 static rk_status judge_here(rk_optim *o, rk_watch *watch)
 {
@@ -189,7 +203,7 @@ static rk_status judge_here(rk_optim *o, rk_watch *watch)
         RK_TRY(squares_of(o, &o->slots[i], &part));
         rk_judged_add(&judged, i, 1, &part);
     }
-    rk_judged_end(&judged, 0, o->cfg.clip_norm, 0, watch);
+    rk_judged_end(&judged, 0, most_norm(o), 0, watch);
     return RK_OK;
 }
 
@@ -198,7 +212,7 @@ static rk_status judge_there(rk_optim *o, const rk_tensor *loss, int slot)
 {
     rk_ctx *ctx = o->ctx;
     const rk_judge_args args = { .loss = loss ? rk__data(loss) : NULL,
-                                 .clip_norm = o->cfg.clip_norm,
+                                 .clip_norm = most_norm(o),
                                  .watch = rk__data(o->watch),
                                  .slot = slot };
     RK_TRY(rk_failed(ctx));
@@ -219,13 +233,22 @@ static rk_status read_watch(rk_optim *o, int n, rk_watch *to)
 
 rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v)
 {
-    return rk_fail(o->ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed",
-                   o->slots[v->bad - 1].param.name);
+    const char *name = o->slots[v->bad - 1].param.name;
+    if (o->scale.moves)
+        return rk_fail(o->ctx, RK_EDIVERGED,
+                       "the gradient of %s is not finite, and the loss is not scaled up any more", name);
+    if (o->cfg.loss_scale > 1)
+        return rk_fail(o->ctx, RK_EDIVERGED,
+                       "the gradient of %s is not finite at a loss scale of %g; a smaller one may help", name,
+                       o->cfg.loss_scale);
+    return rk_fail(o->ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed", name);
 }
 
-/* The host waits: the caller may go on after a bad verdict, so the device does not halt. */
-static rk_status decide(rk_optim *o, double *scale)
+/* [C] The host waits: the caller may go on after a bad verdict, so the device does not halt. *take: the step
+ * is to be taken, with gradients times *scale; false: it is to be left out. */
+static rk_status decide(rk_optim *o, double *scale, bool *take)
 {
+    const double scaled = rk__scale_value(&o->scale);
     rk_watch watch;
     if (!o->watch) {
         RK_TRY(judge_here(o, &watch));
@@ -233,14 +256,14 @@ static rk_status decide(rk_optim *o, double *scale)
         RK_TRY(judge_there(o, NULL, 0));
         RK_TRY(read_watch(o, 1, &watch));
     }
-    *scale = watch.scale;
-    if (watch.verdict[0].bad == RK_VERDICT_GOOD) {
-        o->norm = watch.verdict[0].norm;
+    *scale = watch.scale / scaled;
+    *take = watch.verdict[0].bad == RK_VERDICT_GOOD;
+    o->norm = *take ? watch.verdict[0].norm / scaled : NAN;
+    if (*take)
         return RK_OK;
-    }
     if (o->watch)
         RK_TRY(o->ctx->device->zero(o->ctx->dev, rk__data(o->watch), sizeof watch));
-    return rk__optim_bad(o, &watch.verdict[0]);
+    return rk__scale_bad(&o->scale) ? RK_OK : rk__optim_bad(o, &watch.verdict[0]);
 }
 
 static rk_status list_pieces(rk_optim *o)
@@ -258,8 +281,7 @@ static rk_status list_pieces(rk_optim *o)
             p->w = rk__data_range(w, s->from, s->to);
             p->g = rk__data_range(g, s->from, s->to);
         }
-        o->averages[i] =
-            (rk_optim_piece){ .n = p->n, .w = s->ema ? rk__data(s->ema) : NULL, .g = p->w };
+        o->averages[i] = (rk_optim_piece){ .n = p->n, .w = s->ema ? rk__data(s->ema) : NULL, .g = p->w };
     }
     return rk_failed(o->ctx);
 }
@@ -308,6 +330,12 @@ static rk_status begin_ema(rk_optim *o)
     return RK_OK;
 }
 
+static void use_up(rk_optim *o)
+{
+    for (int i = 0; i < o->n; i++)
+        rk_grad_zero(o->slots[i].param.tensor);
+}
+
 /* Weights, momenta and averages move; gradients are used up. */
 static rk_status move(rk_optim *o, double lr_scale, double grad_scale, const rk_watch *watch)
 {
@@ -319,14 +347,15 @@ static rk_status move(rk_optim *o, double lr_scale, double grad_scale, const rk_
         RK_TRY(rk__grads_weights_changed(o->grads));
     if (o->sums) /* the caller may read them on some ranks only */
         RK_TRY(rk__grads_settle(o->grads));
-    for (int i = 0; i < o->n; i++)
-        rk_grad_zero(o->slots[i].param.tensor);
+    use_up(o);
+    rk__scale_good(&o->scale);
     return RK_OK;
 }
 
 rk_status rk_optim_step(rk_optim *o, double lr_scale)
 {
     double scale;
+    bool take;
     if (!o)
         return RK_EUSAGE;
     RK_TRY(rk_failed(o->ctx));
@@ -334,7 +363,11 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
         RK_TRY(rk__grads_sum(o->grads));
     if (o->watch)
         RK_TRY(list_pieces(o));
-    RK_TRY(decide(o, &scale));
+    RK_TRY(decide(o, &scale, &take));
+    if (!take) {
+        use_up(o);
+        return RK_OK;
+    }
     if (!o->watch) /* weights are asked for when all ranks are done with the norm */
         RK_TRY(list_pieces(o));
     return move(o, lr_scale, scale, NULL);
@@ -344,7 +377,7 @@ rk_status rk_optim_step(rk_optim *o, double lr_scale)
 
 bool rk__optim_alone(const rk_optim *o)
 {
-    return o->watch && !rk__on_host(o->ctx);
+    return o->watch && !rk__on_host(o->ctx) && !o->scale.moves && rk__scale_value(&o->scale) == 1;
 }
 
 rk_status rk__optim_step_alone(rk_optim *o, double lr_scale, const rk_tensor *loss, int slot)
@@ -379,6 +412,16 @@ int64_t rk_optim_steps(const rk_optim *o)
     return o ? o->steps : 0;
 }
 
+double rk_optim_loss_scale(const rk_optim *o)
+{
+    return o ? rk__scale_value(&o->scale) : 1;
+}
+
+int64_t rk_optim_skipped(const rk_optim *o)
+{
+    return o ? o->scale.skipped : 0;
+}
+
 /* ---- state ---- */
 
 static rk_status add_named(rk_state *st, rk_state_kind kind, const char *prefix, const rk__optim_slot *s,
@@ -402,6 +445,7 @@ rk_status rk__optim_state(rk_optim *o, rk_state *st)
         RK_TRY(add_named(st, RK_STATE_OPTIM, "optim", s, "/v", s->v));
         RK_TRY(add_named(st, RK_STATE_EMA, "ema", s, "", s->ema));
     }
+    RK_TRY(rk__scale_state(&o->scale, st));
     return rk__state_add_cursor(st, "optim/steps", &o->steps);
 }
 

@@ -7,6 +7,7 @@
 #include "core/state.h"
 #include "core/tape.h"
 #include "parallel/grads.h"
+#include "train/scale.h"
 
 typedef struct rk__optim_slot {
     rk_param param;
@@ -24,12 +25,13 @@ struct rk_optim {
     int n;
     int64_t steps;
     double norm;
+    rk__scale scale;          /* of losses */
     rk_optim_piece *pieces;   /* (n) of slots, as the step at hand has them; empty without a gradient */
     rk_optim_piece *averages; /* (n) for ema */
     rk_tensor *watch;         /* holds a rk_watch; NULL: sums of squares meet on the host */
     rk__grads *grads;         /* NULL: one rank */
-    bool sums;        /* its step sums the gradients of all ranks first: nobody else does */
-    double *squares;  /* of each parameter in grads */
+    bool sums;                /* its step sums the gradients of all ranks first: nobody else does */
+    double *squares;          /* of each parameter in grads */
 };
 
 /* rk_optim_make() for the ranks whose gradients meet in grads (NULL: one rank). */

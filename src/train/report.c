@@ -176,6 +176,8 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     put_metric(t, &j, "loss", p->loss);
     put_metric(t, &j, "lr", p->lr);
     put_metric(t, &j, "grad_norm", p->grad_norm);
+    if (p->loss_scale > 0)
+        put_metric(t, &j, "loss_scale", p->loss_scale);
     put_metric(t, &j, "samples_per_s", p->samples_per_s);
     put_metric(t, &j, "step_s", p->step_s);
     put_metric(t, &j, "data_s", p->data_s);
@@ -227,6 +229,7 @@ void rk__report_step(rk__trainer *t, bool log)
         .loss = t->loss,
         .lr = t->lr,
         .grad_norm = t->grad_norm,
+        .loss_scale = t->optim->scale.moves ? rk_optim_loss_scale(t->optim) : 0,
         .accuracy = last_accuracy(t),
         .samples_per_s = rate,
         .flops_per_s = rate * rk_train_flops(t->setup.net),
