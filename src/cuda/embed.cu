@@ -1,8 +1,8 @@
 /* Rows by index, and gather. Numeric contract: a gradient is, for each row of the table, the sum of its terms
- * in the order of r; with segments, a sum of each, added in their tree (core/order.h). No atomics: a first
- * launch links the terms of each row into a list, in order, and a second walks the lists. */
-#include "cuda/cuda.h"
+ * in the order of r; with segments, a sum of each, added in their tree (core/order.h). No atomics: the terms
+ * are sorted by row, and each element of the table walks those of its row. */
 #include "cuda/ordered.cuh"
+#include "cuda/sorted.cuh"
 
 namespace
 {
@@ -31,54 +31,18 @@ rk_status take_rows(rk_dev *dev, int64_t rows, int64_t cols, const void *table, 
     return rk__cuda_launched(dev);
 }
 
-/* The terms of a table's rows as lists: first[t] is the first r with index[r] = t, next[r] the one after r;
- * -1: none. */
-struct lists {
-    int64_t table_rows, rows;
-    const int64_t *index;
-    int64_t *first, *next;
+/* The terms of a table's rows, sorted: those of row t are from first[t] on (-1: there are none). */
+struct terms {
+    int64_t rows;
+    const int64_t *first;
+    const rk__place *sorted;
 };
 
-__global__ void __launch_bounds__(BLOCK) clear_lists_kernel(lists l)
-{
-    const int64_t step = (int64_t)gridDim.x * BLOCK;
-    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < l.table_rows + l.rows; i += step)
-        l.first[i] = -1; /* next lies behind first */
-}
-
-/* Each term looks for the term before it: it alone may write that one's `next`, or else its row's `first`. A
- * block passes over the indices before its own from the last to the first, through shared memory. */
-__global__ void __launch_bounds__(BLOCK) link_kernel(lists l)
-{
-    RK_SHARED(int64_t, before, [BLOCK]);
-    const int64_t blocks = (l.rows + BLOCK - 1) / BLOCK;
-    for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
-        const int64_t r = b * BLOCK + threadIdx.x, row = r < l.rows ? l.index[r] : -1;
-        const bool is_row = row >= 0 && row < l.table_rows;
-        int64_t found = -1;
-        for (int64_t piece = b; piece >= 0; piece--) {
-            const int64_t from = piece * BLOCK, mine = from + threadIdx.x;
-            before[threadIdx.x] = mine < l.rows ? l.index[mine] : -1;
-            __syncthreads();
-            const int end = is_row && found < 0 ? (piece == b ? (int)threadIdx.x : (int)BLOCK) : 0;
-            for (int i = end - 1; i >= 0; i--)
-                if (before[i] == row) {
-                    found = from + i;
-                    break;
-                }
-            __syncthreads();
-        }
-        if (found >= 0)
-            l.next[found] = r;
-        else if (is_row)
-            l.first[row] = r;
-    }
-}
-
-/* The sum of one row's list in one column. An empty segment adds nothing: no sum is -0. */
+/* The sum of row t's terms, of which the first is at i, in one column. An empty segment adds nothing: no sum
+ * is -0. */
 template <class T>
-__device__ __forceinline__ T list_sum(const lists &l, const rk_order &order, int64_t r, int64_t cols,
-                                      const T *dy, T begin)
+__device__ __forceinline__ T row_sum(const terms &l, const rk_order &order, int64_t t, int64_t i,
+                                     int64_t cols, const T *dy, T begin)
 {
     rk__tree<T> tree;
     tree.begin();
@@ -86,8 +50,8 @@ __device__ __forceinline__ T list_sum(const lists &l, const rk_order &order, int
     for (int s = 0; s < order.segments; s++) {
         int64_t lo, hi;
         rk__leaf_terms(l.rows, order, s, &lo, &hi);
-        for (; r >= 0 && r < hi; r = l.next[r])
-            acc += dy[r * cols];
+        for (; i < l.rows && l.sorted[i].row == t && l.sorted[i].at < hi; i++)
+            acc += dy[l.sorted[i].at * cols];
         sum = tree.add(acc);
         acc = 0;
     }
@@ -95,22 +59,22 @@ __device__ __forceinline__ T list_sum(const lists &l, const rk_order &order, int
 }
 
 template <class T>
-__global__ void __launch_bounds__(BLOCK)
-    take_grad_kernel(lists l, rk_order order, int64_t cols, rk__divider by_cols, const T *dy, T *dtable)
+__global__ void __launch_bounds__(BLOCK) take_grad_kernel(terms l, rk_order order, int64_t n, int64_t cols,
+                                                          rk__divider by_cols, const T *dy, T *dtable)
 {
-    const int64_t n = l.table_rows * cols, step = (int64_t)gridDim.x * BLOCK;
+    const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n; i += step) {
-        int64_t c, t = rk__split(i, by_cols, &c), r = l.first[t];
-        if (r < 0) {
+        int64_t c, t = rk__split(i, by_cols, &c), at = l.first[t];
+        if (at < 0) {
             if (order.acc == RK_ACC_SET)
                 dtable[i] = 0;
             continue;
         }
         const T old = order.acc == RK_ACC_SET ? (T)0 : dtable[i];
         if (order.acc == RK_ACC_CHAIN)
-            dtable[i] = list_sum(l, order, r, cols, dy + c, old);
+            dtable[i] = row_sum(l, order, t, at, cols, dy + c, old);
         else
-            dtable[i] = old + list_sum(l, order, r, cols, dy + c, (T)0);
+            dtable[i] = old + row_sum(l, order, t, at, cols, dy + c, (T)0);
     }
 }
 
@@ -120,15 +84,22 @@ rk_status take_rows_grad(rk_dev *dev, int64_t table_rows, int64_t rows, int64_t 
 {
     if (table_rows == 0 || cols == 0)
         return RK_OK;
-    int64_t *first = (int64_t *)rk__cuda_work(dev, 0, (size_t)(table_rows + rows) * sizeof(int64_t));
-    if (!first)
+    int64_t *first = (int64_t *)rk__cuda_work(dev, 0, (size_t)table_rows * sizeof(int64_t));
+    rk__place *places = (rk__place *)rk__cuda_work(dev, 1, 2 * (size_t)rows * sizeof(rk__place));
+    if (!first || !places)
         return RK_ENOMEM;
-    const lists l = { table_rows, rows, index, first, first + table_rows };
-    RK_LAUNCH(clear_lists_kernel, rk__cuda_grid(dev, table_rows + rows, BLOCK), BLOCK, 0, dev->stream, l);
-    if (rows > 0)
-        RK_LAUNCH(link_kernel, rk__cuda_grid(dev, rows, BLOCK), BLOCK, 0, dev->stream, l);
+    cudaError_t e = cudaMemsetAsync(first, 0xff, (size_t)table_rows * sizeof(int64_t), dev->stream);
+    if (e != cudaSuccess)
+        return rk__cuda_status(dev, e);
+    if (rows > 0) {
+        places = rk__sort_places(dev, rows, table_rows, index, places, places + rows);
+        RK_LAUNCH(rk__first_places_kernel, rk__cuda_grid(dev, rows, BLOCK), BLOCK, 0, dev->stream, rows,
+                  places, first);
+    }
+    const terms l = { rows, first, places };
     RK_LAUNCH((take_grad_kernel<T>), rk__cuda_grid(dev, table_rows * cols, BLOCK), BLOCK, 0, dev->stream, l,
-              rk__order_or_plain(order), cols, rk__divider_of(cols), (const T *)dy, (T *)dtable);
+              rk__order_or_plain(order), table_rows * cols, cols, rk__divider_of(cols), (const T *)dy,
+              (T *)dtable);
     return rk__cuda_launched(dev);
 }
 
