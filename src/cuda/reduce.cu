@@ -265,7 +265,7 @@ RK_INLINE double block_tree(const double *sums, int64_t n, double *half)
         if ((int)threadIdx.x < leaves)
             half[threadIdx.x] = sum;
     }
-    return half[0];
+    return threadIdx.x == 0 ? half[0] : 0;
 }
 
 /* A block a piece; the last one to end judges. */
