@@ -70,11 +70,12 @@ failing() # WHAT OPTION...
 }
 
 failing exact
+exact_calls=$calls
 failing inexact parallel.exact=false
 
 # A GPU that is gone amid the run: all calls fail from there on.
 rm -rf lost
-RK_EMU_FAIL=$((calls * 3 / 4))+ RK_EMU_ERROR=214 sh -c 'exec "$0" "$@"' "$rankine" train small.yaml run.dir=lost device=cuda >out 2>err && fail "lost: trains without a GPU"
+RK_EMU_FAIL=$((exact_calls * 3 / 4))+ RK_EMU_ERROR=214 sh -c 'exec "$0" "$@"' "$rankine" train small.yaml run.dir=lost device=cuda >out 2>err && fail "lost: trains without a GPU"
 grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*the last good one is of step [0-9]' err || fail "lost: the message does not help"
 "$rankine" verify lost >out 2>err || fail "lost: its snapshots are damaged"
 attempt lost
