@@ -80,4 +80,16 @@ grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*the last good o
 "$rankine" verify lost >out 2>err || fail "lost: its snapshots are damaged"
 attempt lost
 [ "$(hash_of lost)" = "$(rm -rf whole; attempt whole; hash_of whole)" ] || fail "lost: going on came to other weights"
+
+# A GPU that cannot be used is told in one sentence before anything begins.
+unusable() # PATTERN SETTING...
+{
+    pattern=$1
+    shift
+    expect 70 "^rankine: device cuda: $pattern" env "$@" "$rankine" train small.yaml run.dir=unusable device=cuda
+}
+unusable 'the NVIDIA driver is missing or too old for CUDA [0-9.]*; install a newer one' RK_EMU_DEVICES=-1
+unusable 'no GPU is visible; CUDA_VISIBLE_DEVICES is 7' RK_EMU_DEVICES=0 CUDA_VISIBLE_DEVICES=7
+unusable '.*has no code for it; build with its number in RANKINE_CUDA_ARCHITECTURES' RK_EMU_ARCH=130
+unusable 'GPU 0 .* has compute capability 7.5; the kernels need 8.0 or newer' RK_EMU_ARCH=75
 echo "every failure was told, nothing leaked, and each run went on to the same weights"
