@@ -66,7 +66,8 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT
         set_target_properties(${target} PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON POSITION_INDEPENDENT_CODE ON)
         target_compile_definitions(${target} PRIVATE RK_EMU _GNU_SOURCE RK_CUDA_BUILT="run on the host")
         target_compile_options(${target} PRIVATE -g -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off
-            -fno-math-errno -fvisibility=hidden $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
+            -fno-math-errno -fvisibility=hidden $<$<COMPILE_LANGUAGE:C>:-Werror=incompatible-pointer-types>
+            $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
         target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
         target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
         if(RANKINE_SANITIZE)

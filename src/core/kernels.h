@@ -306,6 +306,8 @@ typedef struct rk_device {
     /* room: bytes that this process could have in all, those it has included; total: of the device. NULL: as
      * much as the host has. */
     void (*memory)(rk_dev *dev, size_t *room, size_t *total);
+    /* Starts what was asked for and held back; waits for nothing. NULL: nothing is held back. */
+    rk_status (*flush)(rk_dev *dev);
 } rk_device;
 
 extern const rk_device rk_device_cpu;

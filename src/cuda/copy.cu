@@ -328,8 +328,7 @@ extern "C" rk_status rk__cuda_copy_strided(rk_dev *dev, size_t elem, int ndim, c
     if (w.n == 0)
         return RK_OK;
     if (w.ndim == 0 || (w.ndim == 1 && w.src[0] == 1 && w.dst[0] == 1))
-        return rk__cuda_status(
-            dev, cudaMemcpyAsync(dst, src, (size_t)w.n * elem, cudaMemcpyDeviceToDevice, dev->stream));
+        return rk__cuda_copy(dev, dst, src, (size_t)w.n * elem);
     switch (elem) {
     case 1:
         return copy_walk<uint8_t>(dev, w, src, dst);

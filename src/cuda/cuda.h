@@ -1,5 +1,6 @@
 /* The CUDA device's own state, and what its kernel files share. Everything runs on one compute stream of its
- * own, in order; an entry that gives host values waits for it. */
+ * own, in order; an entry that gives host values waits for it. What goes there goes through a queue (cuda/queue.h):
+ * RK_LAUNCH(.., dev->stream, ..), rk__cuda_copy(), rk__cuda_set(); calls of others use rk__cuda_stream(). */
 #ifndef RK_CUDA_CUDA_H
 #define RK_CUDA_CUDA_H
 
@@ -22,14 +23,25 @@ typedef struct rk__cuda_block {
 enum { RK__CUDA_TABLES = 16 };
 
 typedef struct rk__cuda_kept {
-    void *device, *host; /* the same; host: pinned */
+    void *device, *host; /* the same */
     size_t bytes;
     uint64_t used; /* when last */
 } rk__cuda_kept;
 
+/* Released, and not freed yet. */
+typedef struct rk__cuda_parked {
+    void **p;
+    int n, room;
+    size_t bytes;
+} rk__cuda_parked;
+
+typedef struct rk__cuda_queue rk__cuda_queue;
+
 struct rk_dev {
-    int ordinal; /* among the GPUs that this process sees */
-    cudaStream_t stream;
+    int ordinal;                 /* among the GPUs that this process sees */
+    rk__cuda_queue *stream;      /* of computing */
+    struct rk__cuda_stage *stage; /* cuda/stage.h; NULL: nothing was copied yet */
+    rk__cuda_parked parked;
     int sms;             /* multiprocessors */
     size_t shared_bytes; /* most dynamic shared memory of a block, when asked for */
     size_t memory_bytes; /* of the whole device */
@@ -57,8 +69,43 @@ void rk__cuda_memory(rk_dev *dev, size_t *room, size_t *total);
 /* What the launches since the last call of this said: the end of every entry. */
 rk_status rk__cuda_launched(rk_dev *dev);
 
-/* Waits for the compute stream. */
+/* ---- the queue ---- */
+
+enum { RK__CUDA_MOST_ARGS = 32 };
+
+/* graph: as in rk_open_cfg. */
+rk_status rk__cuda_queue_open(rk_dev *dev, int graph);
+void rk__cuda_queue_close(rk_dev *dev);
+
+/* A launch, with the arguments as they are now: of RK_LAUNCH. */
+void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[3], const unsigned block[3],
+                     size_t shared, void **args, const size_t *sizes, int n);
+
+/* Copies within the device; sets bytes. */
+rk_status rk__cuda_copy(rk_dev *dev, void *dst, const void *src, size_t bytes);
+rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes);
+
+/* Launches what is held back; does not wait. */
+rk_status rk__cuda_flush(rk_dev *dev);
+
+/* The stream itself, for calls that the queue does not know, which come after all that it was given: what is held
+ * back is launched. A failure is told by the next rk__cuda_launched(). */
+cudaStream_t rk__cuda_stream(rk_dev *dev);
+
+/* Launches and waits for the compute stream. */
 rk_status rk__cuda_wait(rk_dev *dev);
+
+/* ---- memory ---- */
+
+/* Device memory, 256-byte aligned. NULL: out of memory, or the device has failed (rk__cuda_status() was told). */
+void *rk__cuda_alloc(rk_dev *dev, size_t bytes);
+/* Frees it once what was submitted before has run; does not wait. p may be NULL. */
+void rk__cuda_release(rk_dev *dev, void *p, size_t bytes);
+/* Only where the compute stream has been waited for. */
+void rk__cuda_free_parked(rk_dev *dev);
+void rk__cuda_memory_close(rk_dev *dev);
+rk_status rk__cuda_device_alloc(rk_dev *dev, size_t bytes, void **p);
+void rk__cuda_device_release(rk_dev *dev, void *p, size_t bytes);
 
 /* Blocks of `block` threads for a grid-stride loop over n > 0 elements: enough to fill the device. */
 unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block);

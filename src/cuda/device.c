@@ -1,5 +1,6 @@
-/* A GPU as a device: choice, memory, copies. */
+/* A GPU as a device: its choice, and the device table. */
 #include "cuda/blas.h"
+#include "cuda/stage.h"
 #include "cuda/table.h"
 
 #include <stdio.h>
@@ -71,9 +72,10 @@ extern cudaError_t rk__cuda_probe(cudaStream_t stream);
 /* A first launch: tells whether there is code for this GPU before anything depends on it. */
 static rk_status probe(rk_dev *dev, char *msg, size_t msg_size)
 {
-    cudaError_t e = rk__cuda_probe(dev->stream);
+    cudaStream_t s = rk__cuda_stream(dev);
+    cudaError_t e = rk__cuda_probe(s);
     if (!e)
-        e = cudaStreamSynchronize(dev->stream);
+        e = cudaStreamSynchronize(s);
     rk_status st = rk__cuda_status(dev, e);
     if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorUnsupportedPtxVersion)
         snprintf(msg, msg_size,
@@ -90,15 +92,11 @@ static void close_cuda(rk_dev *dev)
 {
     if (!dev)
         return;
-    if (dev->stream) {
-        cudaStreamSynchronize(dev->stream);
-        rk__blas_close(dev);
-        for (int i = 0; i < RK__CUDA_SLOTS; i++)
-            cudaFree(dev->work[i].p);
-        cudaFreeHost(dev->host.p);
-        rk__cuda_tables_free(dev);
-        cudaStreamDestroy(dev->stream);
-    }
+    rk__cuda_queue_close(dev);
+    rk__blas_close(dev);
+    rk__cuda_tables_free(dev);
+    rk__stage_close(dev);
+    rk__cuda_memory_close(dev);
     cudaGetLastError();
     free(dev);
 }
@@ -112,12 +110,12 @@ static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t
     rk_status st = fill_in(dev, msg, msg_size);
     if (st)
         return st;
-    cudaError_t e = cudaSetDevice(dev->ordinal);
-    if (!e)
-        e = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
-    if ((st = rk__cuda_status(dev, e))) {
-        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description, cudaGetErrorString(e),
-                 cudaGetErrorName(e));
+    st = rk__cuda_status(dev, cudaSetDevice(dev->ordinal));
+    if (!st)
+        st = rk__cuda_queue_open(dev, cfg->graph);
+    if (st) {
+        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description, cudaGetErrorString(dev->error),
+                 cudaGetErrorName(dev->error));
         return st;
     }
     st = probe(dev, msg, msg_size);
@@ -157,60 +155,13 @@ bool rk__cuda_quiet(cudaError_t e)
     return e != cudaSuccess;
 }
 
-rk_status rk__cuda_launched(rk_dev *dev)
-{
-    return rk__cuda_status(dev, cudaGetLastError());
-}
-
-rk_status rk__cuda_wait(rk_dev *dev)
-{
-    return rk__cuda_status(dev, cudaStreamSynchronize(dev->stream));
-}
-
 unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block)
 {
     int64_t need = n / block + (n % block != 0), most = (int64_t)dev->sms * 16;
     return (unsigned)(need < most ? need : most);
 }
 
-/* Grows a block. Earlier launches may still use the old one: free() waits for them. */
-static void *grow(rk_dev *dev, rk__cuda_block *b, size_t bytes, cudaError_t (*give)(void **p, size_t bytes),
-                  cudaError_t (*take)(void *p))
-{
-    if (bytes <= b->bytes && b->p)
-        return b->p;
-    cudaError_t e = take(b->p);
-    *b = (rk__cuda_block){ 0 };
-    if (!e)
-        e = give(&b->p, bytes ? bytes : 1);
-    if (rk__cuda_status(dev, e)) {
-        b->p = NULL;
-        return NULL;
-    }
-    b->bytes = bytes;
-    return b->p;
-}
-
-void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
-{
-    return grow(dev, &dev->work[slot], bytes, cudaMalloc, cudaFree);
-}
-
-void *rk__cuda_host(rk_dev *dev, size_t bytes)
-{
-    return grow(dev, &dev->host, bytes, cudaMallocHost, cudaFreeHost);
-}
-
-rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes)
-{
-    if (bytes == 0)
-        return RK_OK;
-    rk_status st =
-        rk__cuda_status(dev, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, dev->stream));
-    return st ? st : rk__cuda_wait(dev);
-}
-
-/* ---- memory ---- */
+/* ---- the table ---- */
 
 static const rk_kernels *kernels_cuda(rk_dev *dev, rk_dtype t)
 {
@@ -218,33 +169,9 @@ static const rk_kernels *kernels_cuda(rk_dev *dev, rk_dtype t)
     return t == RK_F32 ? &rk__cuda_f32 : t == RK_F64 ? &rk__cuda_f64 : NULL;
 }
 
-static rk_status alloc_cuda(rk_dev *dev, size_t bytes, void **p)
-{
-    rk_status st = rk__cuda_status(dev, cudaMalloc(p, bytes ? bytes : 1));
-    if (st)
-        *p = NULL;
-    else
-        dev->held += bytes;
-    return st;
-}
-
-static void release_cuda(rk_dev *dev, void *p, size_t bytes)
-{
-    dev->held -= p ? bytes : 0;
-    rk__cuda_status(dev, cudaFree(p));
-}
-
 static rk_status zero_cuda(rk_dev *dev, void *p, size_t bytes)
 {
-    return bytes ? rk__cuda_status(dev, cudaMemsetAsync(p, 0, bytes, dev->stream)) : RK_OK;
-}
-
-/* The host's memory is pageable: the call returns once it is staged, so the caller may reuse it. */
-static rk_status copy_in_cuda(rk_dev *dev, void *dst, const void *host, size_t bytes)
-{
-    if (bytes == 0)
-        return RK_OK;
-    return rk__cuda_status(dev, cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, dev->stream));
+    return rk__cuda_set(dev, p, 0, bytes);
 }
 
 static const char *describe_cuda(rk_dev *dev)
@@ -266,15 +193,16 @@ const rk_device rk__cuda_device = {
     .open = open_cuda,
     .close = close_cuda,
     .kernels = kernels_cuda,
-    .alloc = alloc_cuda,
-    .release = release_cuda,
+    .alloc = rk__cuda_device_alloc,
+    .release = rk__cuda_device_release,
     .zero = zero_cuda,
-    .copy_in = copy_in_cuda,
-    .copy_out = rk__cuda_read,
+    .copy_in = rk__stage_in,
+    .copy_out = rk__stage_out,
     .copy_strided = rk__cuda_copy_strided,
     .cast = rk__cuda_cast,
     .describe = describe_cuda,
     .threads = threads_cuda,
     .failure = rk__cuda_failure,
     .memory = rk__cuda_memory,
+    .flush = rk__cuda_flush,
 };

@@ -149,9 +149,9 @@ template <class T> rk_status gather_grad(rk_dev *dev, const gathered &g, const v
     const int64_t all = g.outer * g.inner;
     if (all * g.n == 0)
         return RK_OK;
-    cudaError_t e = cudaMemsetAsync(dx, 0, (size_t)(all * g.n) * sizeof(T), dev->stream);
-    if (e != cudaSuccess || g.m == 0)
-        return rk__cuda_status(dev, e);
+    const rk_status st = rk__cuda_set(dev, dx, 0, (size_t)(all * g.n) * sizeof(T));
+    if (st != RK_OK || g.m == 0)
+        return st;
     RK_LAUNCH((gather_grad_kernel<T>), rk__cuda_grid(dev, all, BLOCK), BLOCK, 0, dev->stream, g,
               (const T *)dy, (T *)dx);
     return rk__cuda_launched(dev);

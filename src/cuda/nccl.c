@@ -186,7 +186,7 @@ static void event_close(rk_nccl_event *e)
 
 static rk_status mark_device(rk_nccl *n, rk_nccl_event *e)
 {
-    return cuda_status(n, cudaEventRecord((cudaEvent_t)e, n->dev->stream));
+    return cuda_status(n, cudaEventRecord((cudaEvent_t)e, rk__cuda_stream(n->dev)));
 }
 
 static rk_status mark_nccl(rk_nccl *n, rk_nccl_event *e)

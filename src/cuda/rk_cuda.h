@@ -1,7 +1,8 @@
 /* The device language: all that a kernel file sees of CUDA. nvcc: the real one; g++ with RK_EMU: the emulation
  * on the host (docs/cuda.md).
  *
- *   RK_LAUNCH((kernel<float>), grid, block, smem, stream, args...);   plain data as arguments
+ *   RK_LAUNCH((kernel<float>), grid, block, smem, stream, args...);   plain data as arguments; stream: a CUDA
+ *                                                                     stream, or dev->stream
  *   RK_SHARED(float, tile, [32][33]);   RK_DYN_SHARED(float, all);    instead of __shared__
  *
  * Every multiply-add is written out (fmaf, fma): nothing is contracted (-fmad=false, -ffp-contract=off). */
@@ -21,6 +22,8 @@
 #include "cuda/host/rk_emu_device.h"
 #endif
 
+#include "cuda/cuda.h"
+
 #include <tuple>
 #include <utility>
 
@@ -32,10 +35,18 @@ static inline void rk__launch_into(cudaStream_t s, const void *kernel, dim3 grid
     (void)cudaLaunchKernel(kernel, grid, block, args, smem, s); /* what it says waits for cudaGetLastError() */
 }
 
+static inline void rk__launch_into(rk__cuda_queue *q, const void *kernel, dim3 grid, dim3 block, size_t smem,
+                                   void **args, const size_t *sizes, int n)
+{
+    const unsigned g[] = { grid.x, grid.y, grid.z }, b[] = { block.x, block.y, block.z };
+    rk__cuda_submit(q, kernel, g, b, smem, args, sizes, n);
+}
+
 template <class S, class... P, size_t... I>
 static inline void rk__launch_all(S stream, void (*kernel)(P...), dim3 grid, dim3 block, size_t smem,
                                   std::tuple<P...> &&held, std::index_sequence<I...>)
 {
+    static_assert(sizeof...(P) <= RK__CUDA_MOST_ARGS, "a kernel with so many arguments takes a struct");
     static const size_t sizes[] = { sizeof(P)..., 0 };
     void *args[] = { (void *)&std::get<I>(held)..., nullptr };
     rk__launch_into(stream, (const void *)kernel, grid, block, smem, args, sizes, (int)sizeof...(P));

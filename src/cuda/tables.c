@@ -1,32 +1,24 @@
 /* Tables of the host's that kernels read: kept in device memory, so that a step that repeats uploads none. */
-#include "cuda/cuda.h"
+#include "cuda/stage.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void drop(rk_dev *dev, rk__cuda_kept *t)
 {
-    if (t->device)
-        rk__cuda_status(dev, cudaFree(t->device)); /* waits for those who read it */
-    if (t->host)
-        rk__cuda_status(dev, cudaFreeHost(t->host));
+    rk__cuda_release(dev, t->device, t->bytes);
+    free(t->host);
     *t = (rk__cuda_kept){ 0 };
 }
 
 static rk_status put(rk_dev *dev, rk__cuda_kept *t, const void *rows, size_t bytes)
 {
-    rk_status st = rk__cuda_status(dev, cudaMalloc(&t->device, bytes));
-    if (st) {
-        t->device = NULL;
-        return st;
-    }
-    st = rk__cuda_status(dev, cudaMallocHost(&t->host, bytes));
-    if (st) {
-        t->host = NULL;
-        return st;
-    }
+    t->host = malloc(bytes);
+    t->device = t->host ? rk__cuda_alloc(dev, bytes) : NULL;
+    if (!t->device)
+        return RK_ENOMEM;
     memcpy(t->host, rows, bytes);
-    return rk__cuda_status(dev,
-                           cudaMemcpyAsync(t->device, t->host, bytes, cudaMemcpyHostToDevice, dev->stream));
+    return rk__stage_in(dev, t->device, rows, bytes);
 }
 
 const void *rk__cuda_table(rk_dev *dev, const void *rows, size_t bytes)

@@ -343,9 +343,10 @@ static rk_status rk__tile_launch(rk_dev *dev, const P &p, int64_t items, int seg
         if (!partials)
             return RK_ENOMEM;
     }
-    if (bytes > (48 << 10)) { /* more must be asked for */
+    if (bytes > (48 << 10)) { /* more must be asked for; all there is: what is held back may need more than this */
         cudaError_t e = cudaFuncSetAttribute((const void *)rk__tile_kernel<P, R>,
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)dev->shared_bytes);
         if (e != cudaSuccess)
             return rk__cuda_status(dev, e);
     }

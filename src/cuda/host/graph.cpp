@@ -320,6 +320,52 @@ cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t s, enum cudaStreamCaptureSt
 
 /* ---- graphs ---- */
 
+cudaError_t cudaGraphCreate(cudaGraph_t *graph, unsigned)
+{
+    RK_EMU_CALL("cudaGraphCreate", cudaErrorMemoryAllocation);
+    *graph = new CUgraph_st();
+    g.graphs.insert(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
+                                   const struct cudaKernelNodeParams *p)
+{
+    RK_EMU_CALL("cudaGraphAddKernelNode", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphAddKernelNode");
+    rk_emu_work w = {};
+    cudaError_t e = rk_emu_kernel_work(&w, p->func, p->gridDim, p->blockDim, p->sharedMemBytes, p->kernelParams);
+    if (!e)
+        *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
+    return rk_emu_error(e);
+}
+
+cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
+                                     void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+    RK_EMU_CALL("cudaGraphAddMemcpyNode1D", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphAddMemcpyNode1D");
+    rk_emu_work w = {};
+    rk_emu_copy_work(&w, dst, src, bytes, kind, HERE);
+    if (!bytes)
+        return rk_emu_error(cudaErrorInvalidValue);
+    *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
+                                   const struct cudaMemsetParams *p)
+{
+    RK_EMU_CALL("cudaGraphAddMemsetNode", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphAddMemsetNode");
+    rk_emu_work w = {};
+    if (p->elementSize != 1 || p->height != 1 || !p->width)
+        return rk_emu_error(cudaErrorInvalidValue);
+    rk_emu_set_work(&w, p->dst, (int)p->value, p->width, HERE);
+    *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
+    return cudaSuccess;
+}
+
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
 {
     RK_EMU_CALL("cudaGraphGetNodes", cudaErrorUnknown);

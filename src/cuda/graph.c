@@ -1,0 +1,246 @@
+/* Graphs of lists of operations: made when a list is seen a second time, kept, and given the values of today. */
+#include "cuda/queue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATIENCE = 3 }; /* graphs that cannot be made before no more are tried */
+
+typedef struct rk__cuda_graph {
+    uint64_t look; /* of the list: kinds and kernels */
+    rk__oplist list;
+    cudaGraph_t graph; /* owns the nodes, whose names an executable graph goes by */
+    cudaGraphExec_t run;
+    cudaGraphNode_t *node;
+    uint64_t used;
+    struct rk__cuda_graph *next; /* that was launched after this one, the last time */
+} graph;
+
+/* ---- which one ---- */
+
+/* Of all that a graph's node cannot change. */
+static uint64_t look_of(const rk__oplist *l)
+{
+    uint64_t h = 1469598103934665603u ^ l->n;
+    for (uint32_t i = 0; i < l->n; i++) {
+        h = (h ^ (uintptr_t)l->op[i].kernel) * 1099511628211u;
+        h = (h ^ (uint64_t)l->op[i].kind) * 1099511628211u;
+        h ^= h >> 29;
+    }
+    return h ? h : 1;
+}
+
+/* How many nodes would have to change. */
+static uint32_t distance(const rk__oplist *a, const rk__oplist *b, uint32_t enough)
+{
+    uint32_t differ = 0;
+    for (uint32_t i = 0; i < a->n && differ < enough; i++)
+        differ += !rk__op_same(a, b, i);
+    return differ;
+}
+
+static bool looks_like(const graph *g, const rk__oplist *l, uint64_t look)
+{
+    if (!g || g->look != look || g->list.n != l->n)
+        return false;
+    for (uint32_t i = 0; i < l->n; i++)
+        if (g->list.op[i].kernel != l->op[i].kernel || g->list.op[i].kind != l->op[i].kind)
+            return false;
+    return true;
+}
+
+/* The one that came here the last time, if it is near; else the nearest: batches of several sizes, and micro-batches at
+ * several places, have graphs of their own as long as there is room. */
+static graph *find(rk__cuda_queue *q, uint64_t look)
+{
+    const rk__oplist *l = &q->list;
+    graph *best = q->last ? q->last->next : NULL;
+    if (!looks_like(best, l, look))
+        best = NULL;
+    uint32_t least = best ? distance(&best->list, l, l->n) : l->n + 1;
+    for (int i = 0; i < RK__QUEUE_GRAPHS && least > l->n / 4; i++) {
+        graph *g = q->graph[i];
+        if (!looks_like(g, l, look))
+            continue;
+        const uint32_t d = distance(&g->list, l, least);
+        if (d < least) {
+            least = d;
+            best = g;
+        }
+    }
+    return best;
+}
+
+/* A list that comes once is not worth a graph. */
+static bool seen_before(rk__cuda_queue *q, uint64_t look)
+{
+    const size_t n = sizeof q->seen / sizeof *q->seen;
+    for (size_t i = 0; i < n; i++)
+        if (q->seen[i] == look)
+            return true;
+    q->seen[q->flushes % n] = look;
+    return false;
+}
+
+/* ---- making ---- */
+
+static struct cudaMemsetParams set_params(const rk__op *op)
+{
+    return (struct cudaMemsetParams){
+        .dst = op->dst, .value = (unsigned)op->value, .elementSize = 1, .width = op->bytes, .height = 1
+    };
+}
+
+static struct cudaKernelNodeParams kernel_params(const rk__oplist *l, const rk__op *op, void **args)
+{
+    rk__op_args(l, op, args);
+    return (struct cudaKernelNodeParams){ .func = (void *)op->kernel,
+                                          .gridDim = { op->grid[0], op->grid[1], op->grid[2] },
+                                          .blockDim = { op->block[0], op->block[1], op->block[2] },
+                                          .sharedMemBytes = (unsigned)op->shared,
+                                          .kernelParams = args };
+}
+
+static void forget(rk__cuda_queue *q, graph *g)
+{
+    if (!g)
+        return;
+    for (int i = 0; i < RK__QUEUE_GRAPHS; i++) {
+        if (q->graph[i] == g)
+            q->graph[i] = NULL;
+        else if (q->graph[i] && q->graph[i]->next == g)
+            q->graph[i]->next = NULL;
+    }
+    if (q->last == g)
+        q->last = NULL;
+    if (g->run)
+        rk__cuda_quiet(cudaGraphExecDestroy(g->run));
+    if (g->graph)
+        rk__cuda_quiet(cudaGraphDestroy(g->graph));
+    rk__oplist_free(&g->list);
+    free(g->node);
+    free(g);
+}
+
+void rk__graph_free_all(rk__cuda_queue *q)
+{
+    for (int i = 0; i < RK__QUEUE_GRAPHS; i++)
+        forget(q, q->graph[i]);
+}
+
+static cudaError_t add_node(graph *g, uint32_t i)
+{
+    const rk__op *op = &g->list.op[i];
+    const cudaGraphNode_t *after = i ? &g->node[i - 1] : NULL;
+    if (op->kind == RK__OP_COPY)
+        return cudaGraphAddMemcpyNode1D(&g->node[i], g->graph, after, i > 0, op->dst, op->src, op->bytes,
+                                        cudaMemcpyDeviceToDevice);
+    if (op->kind == RK__OP_SET) {
+        const struct cudaMemsetParams p = set_params(op);
+        return cudaGraphAddMemsetNode(&g->node[i], g->graph, after, i > 0, &p);
+    }
+    void *args[RK__CUDA_MOST_ARGS];
+    const struct cudaKernelNodeParams p = kernel_params(&g->list, op, args);
+    return cudaGraphAddKernelNode(&g->node[i], g->graph, after, i > 0, &p);
+}
+
+static cudaError_t build(graph *g)
+{
+    cudaError_t e = cudaGraphCreate(&g->graph, 0);
+    if (e)
+        g->graph = NULL;
+    for (uint32_t i = 0; i < g->list.n && !e; i++)
+        e = add_node(g, i);
+    if (!e)
+        e = cudaGraphInstantiate(&g->run, g->graph, 0);
+    if (e)
+        g->run = NULL;
+    return e;
+}
+
+static graph **place_for(rk__cuda_queue *q)
+{
+    graph **oldest = &q->graph[0];
+    for (int i = 0; i < RK__QUEUE_GRAPHS; i++) {
+        if (!q->graph[i])
+            return &q->graph[i];
+        if (q->graph[i]->used < (*oldest)->used)
+            oldest = &q->graph[i];
+    }
+    forget(q, *oldest);
+    return oldest;
+}
+
+static graph *make(rk__cuda_queue *q, uint64_t look)
+{
+    graph *g = calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    g->look = look;
+    g->node = calloc(q->list.n, sizeof *g->node);
+    if (!g->node || !rk__oplist_copy(&q->list, &g->list) || rk__cuda_quiet(build(g))) {
+        q->failures++;
+        forget(q, g);
+        return NULL;
+    }
+    *place_for(q) = g;
+    return g;
+}
+
+/* ---- the values of today ---- */
+
+static cudaError_t set_node(graph *g, const rk__oplist *l, uint32_t i)
+{
+    const rk__op *op = &l->op[i];
+    if (op->kind == RK__OP_COPY)
+        return cudaGraphExecMemcpyNodeSetParams1D(g->run, g->node[i], op->dst, op->src, op->bytes,
+                                                  cudaMemcpyDeviceToDevice);
+    if (op->kind == RK__OP_SET) {
+        const struct cudaMemsetParams p = set_params(op);
+        return cudaGraphExecMemsetNodeSetParams(g->run, g->node[i], &p);
+    }
+    void *args[RK__CUDA_MOST_ARGS];
+    const struct cudaKernelNodeParams p = kernel_params(l, op, args);
+    return cudaGraphExecKernelNodeSetParams(g->run, g->node[i], &p);
+}
+
+/* A graph that is running is not touched by this: the values are of its next launch. */
+static cudaError_t renew(graph *g, const rk__oplist *l)
+{
+    cudaError_t e = cudaSuccess;
+    bool changed = false;
+    for (uint32_t i = 0; i < l->n && !e; i++) {
+        if (rk__op_same(&g->list, l, i))
+            continue;
+        e = set_node(g, l, i);
+        changed = true;
+    }
+    if (!e && changed && !rk__oplist_copy(l, &g->list))
+        e = cudaErrorMemoryAllocation;
+    return e;
+}
+
+bool rk__graph_launch(rk__cuda_queue *q)
+{
+    if (!q->graphs || q->list.n < RK__QUEUE_LEAST || q->failures >= PATIENCE)
+        return false;
+    const uint64_t look = look_of(&q->list);
+    graph *g = find(q, look);
+    if (!g && !seen_before(q, look))
+        return false;
+    const bool fresh = !g;
+    if (!g)
+        g = make(q, look);
+    if (!g)
+        return false;
+    if ((!fresh && rk__cuda_quiet(renew(g, &q->list))) || rk__cuda_quiet(cudaGraphLaunch(g->run, q->stream))) {
+        q->failures++;
+        forget(q, g);
+        return false;
+    }
+    g->used = ++q->launches;
+    if (q->last)
+        q->last->next = g;
+    q->last = g;
+    return true;
+}

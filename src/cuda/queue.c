@@ -1,0 +1,274 @@
+#include "cuda/queue.h"
+
+#include "cuda/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 16 };
+
+/* ---- lists ---- */
+
+/* room for n more of `size` bytes each */
+static bool grow(void *array, uint32_t have, uint32_t more, uint32_t *room, size_t size)
+{
+    void **p = array;
+    uint32_t want = *room ? *room : 64;
+    if (have + more <= *room)
+        return true;
+    while (want < have + more)
+        want *= 2;
+    void *bigger = realloc(*p, want * size);
+    if (!bigger)
+        return false;
+    *p = bigger;
+    *room = want;
+    return true;
+}
+
+static bool grow_data(rk__oplist *l, size_t more)
+{
+    size_t want = l->data_room ? l->data_room : 4096;
+    if (l->used + more <= l->data_room)
+        return true;
+    while (want < l->used + more)
+        want *= 2;
+    unsigned char *bigger = realloc(l->data, want);
+    if (!bigger)
+        return false;
+    l->data = bigger;
+    l->data_room = want;
+    return true;
+}
+
+static rk__op *append(rk__oplist *l, rk__op_kind kind)
+{
+    if (!grow(&l->op, l->n, 1, &l->room, sizeof *l->op))
+        return NULL;
+    rk__op *op = memset(&l->op[l->n++], 0, sizeof *op);
+    op->kind = kind;
+    return op;
+}
+
+void rk__oplist_free(rk__oplist *l)
+{
+    free(l->op);
+    free(l->at);
+    free(l->data);
+    *l = (rk__oplist){ 0 };
+}
+
+bool rk__oplist_copy(const rk__oplist *a, rk__oplist *b)
+{
+    b->n = b->args = 0;
+    b->used = 0;
+    if (!grow(&b->op, 0, a->n, &b->room, sizeof *b->op) ||
+        !grow(&b->at, 0, a->args + 1, &b->args_room, sizeof *b->at) || !grow_data(b, a->used))
+        return false;
+    memcpy(b->op, a->op, a->n * sizeof *a->op);
+    if (a->args)
+        memcpy(b->at, a->at, (a->args + 1) * sizeof *a->at);
+    if (a->used)
+        memcpy(b->data, a->data, a->used);
+    b->n = a->n;
+    b->args = a->args;
+    b->used = a->used;
+    return true;
+}
+
+/* Kernels with the same address have arguments of the same sizes. */
+bool rk__op_same(const rk__oplist *a, const rk__oplist *b, uint32_t i)
+{
+    const rk__op *x = &a->op[i], *y = &b->op[i];
+    if (memcmp(x, y, sizeof *x))
+        return false;
+    const uint32_t from = x->args ? a->at[x->arg] : 0, to = x->args ? a->at[x->arg + x->args] : 0;
+    return from == to || (b->at[y->arg] == from && !memcmp(a->data + from, b->data + from, to - from));
+}
+
+static void fill_kernel(rk__oplist *l, rk__op *op, void **args, const size_t *sizes, int n)
+{
+    op->arg = l->args;
+    op->args = (uint32_t)n;
+    for (int i = 0; i < n; i++) {
+        const size_t padded = (sizes[i] + ALIGN - 1) / ALIGN * ALIGN;
+        l->at[l->args++] = (uint32_t)l->used;
+        memcpy(l->data + l->used, args[i], sizes[i]);
+        memset(l->data + l->used + sizes[i], 0, padded - sizes[i]);
+        l->used += padded;
+    }
+    l->at[l->args] = (uint32_t)l->used;
+}
+
+/* ---- plain launches ---- */
+
+static dim3 dims(const unsigned *x)
+{
+    return (dim3){ x[0], x[1], x[2] };
+}
+
+void rk__op_args(const rk__oplist *l, const rk__op *op, void **args)
+{
+    for (uint32_t i = 0; i < op->args; i++)
+        args[i] = l->data + l->at[op->arg + i];
+}
+
+cudaError_t rk__op_launch(const rk__oplist *l, const rk__op *op, cudaStream_t s)
+{
+    void *args[RK__CUDA_MOST_ARGS];
+    switch (op->kind) {
+    case RK__OP_KERNEL:
+        rk__op_args(l, op, args);
+        return cudaLaunchKernel(op->kernel, dims(op->grid), dims(op->block), args, op->shared, s);
+    case RK__OP_COPY:
+        return cudaMemcpyAsync(op->dst, op->src, op->bytes, cudaMemcpyDeviceToDevice, s);
+    default:
+        return cudaMemsetAsync(op->dst, op->value, op->bytes, s);
+    }
+}
+
+static cudaError_t launch_plain(rk__cuda_queue *q)
+{
+    cudaError_t e = cudaSuccess;
+    for (uint32_t i = 0; i < q->list.n && !e; i++)
+        e = rk__op_launch(&q->list, &q->list.op[i], q->stream);
+    return e;
+}
+
+/* ---- the queue ---- */
+
+rk_status rk__cuda_queue_open(rk_dev *dev, int graph)
+{
+    rk__cuda_queue *q = dev->stream = calloc(1, sizeof *q);
+    if (!q)
+        return RK_ENOMEM;
+    q->dev = dev;
+    q->graphs = graph >= 0;
+    q->must = graph > 0;
+    return rk__cuda_status(dev, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking));
+}
+
+/* What is held back is dropped: it may name memory that is gone. */
+void rk__cuda_queue_close(rk_dev *dev)
+{
+    rk__cuda_queue *q = dev->stream;
+    if (!q)
+        return;
+    if (q->stream)
+        rk__cuda_quiet(cudaStreamSynchronize(q->stream));
+    rk__graph_free_all(q);
+    if (q->stream)
+        rk__cuda_quiet(cudaStreamDestroy(q->stream));
+    rk__oplist_free(&q->list);
+    free(q);
+    dev->stream = NULL;
+}
+
+static void note(rk__cuda_queue *q, cudaError_t e)
+{
+    if (e && !q->e)
+        q->e = e;
+}
+
+static rk_status tell(rk__cuda_queue *q)
+{
+    const cudaError_t e = q->e;
+    q->e = cudaSuccess;
+    return rk__cuda_status(q->dev, e);
+}
+
+/* Copies that were begun beside the stream have arrived before what reads them. */
+static void launch_held(rk__cuda_queue *q)
+{
+    cudaError_t e = q->list.n ? rk__stage_arrive(q->dev) : cudaSuccess;
+    if (!e && q->list.n && !rk__graph_launch(q))
+        e = q->must && q->failures ? cudaErrorStreamCaptureUnsupported : launch_plain(q);
+    q->flushes += q->list.n > 0;
+    q->list.n = q->list.args = 0;
+    q->list.used = 0;
+    rk__stage_used(q->dev);
+    note(q, e);
+}
+
+rk_status rk__cuda_flush(rk_dev *dev)
+{
+    launch_held(dev->stream);
+    return tell(dev->stream);
+}
+
+cudaStream_t rk__cuda_stream(rk_dev *dev)
+{
+    launch_held(dev->stream);
+    return dev->stream->stream;
+}
+
+rk_status rk__cuda_launched(rk_dev *dev)
+{
+    note(dev->stream, cudaGetLastError());
+    return tell(dev->stream);
+}
+
+/* A list of its full length goes; one that is not held back at all, too. */
+static void submitted(rk__cuda_queue *q)
+{
+    if (!q->graphs || q->list.n >= RK__QUEUE_MOST)
+        launch_held(q);
+}
+
+void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[3], const unsigned block[3],
+                     size_t shared, void **args, const size_t *sizes, int n)
+{
+    rk__oplist *l = &q->list;
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += sizes[i] + ALIGN;
+    if (n > RK__CUDA_MOST_ARGS || !grow(&l->at, l->args, (uint32_t)n + 1, &l->args_room, sizeof *l->at) ||
+        !grow_data(l, bytes)) {
+        note(q, cudaErrorMemoryAllocation);
+        return;
+    }
+    rk__op *op = append(l, RK__OP_KERNEL);
+    if (!op) {
+        note(q, cudaErrorMemoryAllocation);
+        return;
+    }
+    op->kernel = kernel;
+    op->shared = shared;
+    memcpy(op->grid, grid, sizeof op->grid);
+    memcpy(op->block, block, sizeof op->block);
+    fill_kernel(l, op, args, sizes, n);
+    submitted(q);
+}
+
+rk_status rk__cuda_copy(rk_dev *dev, void *dst, const void *src, size_t bytes)
+{
+    rk__op *op = bytes ? append(&dev->stream->list, RK__OP_COPY) : NULL;
+    if (!op)
+        return bytes ? rk__cuda_status(dev, cudaErrorMemoryAllocation) : RK_OK;
+    op->dst = dst;
+    op->src = src;
+    op->bytes = bytes;
+    submitted(dev->stream);
+    return tell(dev->stream);
+}
+
+rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes)
+{
+    rk__op *op = bytes ? append(&dev->stream->list, RK__OP_SET) : NULL;
+    if (!op)
+        return bytes ? rk__cuda_status(dev, cudaErrorMemoryAllocation) : RK_OK;
+    op->dst = dst;
+    op->value = value;
+    op->bytes = bytes;
+    submitted(dev->stream);
+    return tell(dev->stream);
+}
+
+rk_status rk__cuda_wait(rk_dev *dev)
+{
+    rk_status st = rk__cuda_flush(dev);
+    if (!st)
+        st = rk__cuda_status(dev, cudaStreamSynchronize(dev->stream->stream));
+    rk__cuda_free_parked(dev);
+    return st;
+}
