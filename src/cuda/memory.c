@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-/* More than this part of the device's memory is not parked. */
+/* Parked is at most this part of what is in use: the plan's first step, which allocates and frees as it goes, should
+ * not need more than the plan. */
 enum { PARKED_SHARE = 16 };
 
 /* ---- parked blocks ---- */
@@ -39,21 +40,28 @@ void rk__cuda_release(rk_dev *dev, void *p, size_t bytes)
     if (!p)
         return;
     const bool parked = park(&dev->parked, p, bytes);
-    if (parked && dev->parked.bytes <= dev->memory_bytes / PARKED_SHARE)
+    if (parked && dev->parked.bytes <= dev->held / PARKED_SHARE)
         return;
     rk__cuda_wait(dev);
     if (!parked)
         rk__cuda_status(dev, cudaFree(p));
 }
 
-/* What is parked is had before there is too little. */
+/* Is there something that this device could do without? Once each. */
+static bool make_room(rk_dev *dev)
+{
+    const bool parked = dev->parked.n > 0;
+    return !rk__cuda_wait(dev) && (parked || rk__stage_give_up(dev));
+}
+
 void *rk__cuda_alloc(rk_dev *dev, size_t bytes)
 {
     void *p = NULL;
     cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
-    if (e == cudaErrorMemoryAllocation && dev->parked.n) {
+    while (e == cudaErrorMemoryAllocation) {
         rk__cuda_quiet(e);
-        rk__cuda_wait(dev);
+        if (!make_room(dev))
+            break;
         e = cudaMalloc(&p, bytes ? bytes : 1);
     }
     return rk__cuda_status(dev, e) ? NULL : p;

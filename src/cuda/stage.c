@@ -7,8 +7,8 @@
 
 enum { PARTS = 64, EVENTS = 16, ALIGN = 256 };
 #define PIECE      ((size_t)4 << 20) /* keeps a bus busy; more would only be held longer */
-#define FIRST_RING ((size_t)1 << 20)
-#define RING_SHARE 4 /* a piece is at most this part of the ring, so that several are under way */
+#define FIRST_RING ((size_t)64 << 10)
+#define RING_SHARE 2 /* a piece is at most this part of the ring: two are under way */
 
 /* A part of both rings, from the copy into the pinned one until the queue's operation on it has run. */
 typedef struct part {
@@ -181,6 +181,16 @@ static rk_status take(rk_dev *dev, stage *s, size_t bytes, size_t *at)
     if (!st)
         s->part[(s->first + s->n++) % PARTS] = (part){ *at, *at + room, s->turn };
     return st;
+}
+
+bool rk__stage_give_up(rk_dev *dev)
+{
+    stage *s = dev->stage;
+    if (!s || !s->ring || retire_all(dev, s))
+        return false;
+    drop_rings(s);
+    s->broken = true;
+    return true;
 }
 
 /* ---- in ---- */

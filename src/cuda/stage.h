@@ -19,6 +19,10 @@ rk_status rk__stage_out(rk_dev *dev, void *host, const void *src, size_t bytes);
 cudaError_t rk__stage_arrive(rk_dev *dev);
 void rk__stage_used(rk_dev *dev);
 
+/* Memory is short: what the rings have is worth more elsewhere. From now on copies stop the queue. false: there was
+ * nothing to give. The stream has been waited for. */
+bool rk__stage_give_up(rk_dev *dev);
+
 void rk__stage_close(rk_dev *dev);
 
 #endif
