@@ -92,7 +92,7 @@ static void close_cuda(rk_dev *dev)
 {
     if (!dev)
         return;
-    rk__cuda_queue_close(dev);
+    rk__cuda_queue_close(dev); /* waits: from here on memory is freed at once */
     rk__blas_close(dev);
     rk__cuda_tables_free(dev);
     rk__stage_close(dev);

@@ -39,10 +39,11 @@ void rk__cuda_release(rk_dev *dev, void *p, size_t bytes)
 {
     if (!p)
         return;
-    const bool parked = park(&dev->parked, p, bytes);
+    const bool parked = dev->stream && park(&dev->parked, p, bytes);
     if (parked && dev->parked.bytes <= dev->held / PARKED_SHARE)
         return;
-    rk__cuda_wait(dev);
+    if (dev->stream)
+        rk__cuda_wait(dev);
     if (!parked)
         rk__cuda_status(dev, cudaFree(p));
 }
