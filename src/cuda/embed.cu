@@ -88,9 +88,9 @@ rk_status take_rows_grad(rk_dev *dev, int64_t table_rows, int64_t rows, int64_t 
     rk__place *places = (rk__place *)rk__cuda_work(dev, 1, 2 * (size_t)rows * sizeof(rk__place));
     if (!first || !places)
         return RK_ENOMEM;
-    cudaError_t e = cudaMemsetAsync(first, 0xff, (size_t)table_rows * sizeof(int64_t), dev->stream);
-    if (e != cudaSuccess)
-        return rk__cuda_status(dev, e);
+    const rk_status st = rk__cuda_set(dev, first, 0xff, (size_t)table_rows * sizeof(int64_t));
+    if (st != RK_OK)
+        return st;
     if (rows > 0) {
         places = rk__sort_places(dev, rows, table_rows, index, places, places + rows);
         RK_LAUNCH(rk__first_places_kernel, rk__cuda_grid(dev, rows, BLOCK), BLOCK, 0, dev->stream, rows,

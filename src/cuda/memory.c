@@ -43,7 +43,7 @@ void rk__cuda_release(rk_dev *dev, void *p, size_t bytes)
     if (parked && dev->parked.bytes <= dev->held / PARKED_SHARE)
         return;
     if (dev->stream)
-        rk__cuda_wait(dev);
+        rk__cuda_settle(dev);
     if (!parked)
         rk__cuda_status(dev, cudaFree(p));
 }
@@ -52,7 +52,8 @@ void rk__cuda_release(rk_dev *dev, void *p, size_t bytes)
 static bool make_room(rk_dev *dev)
 {
     const bool parked = dev->parked.n > 0;
-    return !rk__cuda_wait(dev) && (parked || rk__stage_give_up(dev));
+    rk__cuda_settle(dev);
+    return parked || rk__stage_give_up(dev);
 }
 
 void *rk__cuda_alloc(rk_dev *dev, size_t bytes)

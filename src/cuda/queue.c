@@ -264,11 +264,15 @@ rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes)
     return tell(dev->stream);
 }
 
+void rk__cuda_settle(rk_dev *dev)
+{
+    launch_held(dev->stream);
+    note(dev->stream, cudaStreamSynchronize(dev->stream->stream));
+    rk__cuda_free_parked(dev);
+}
+
 rk_status rk__cuda_wait(rk_dev *dev)
 {
-    rk_status st = rk__cuda_flush(dev);
-    if (!st)
-        st = rk__cuda_status(dev, cudaStreamSynchronize(dev->stream->stream));
-    rk__cuda_free_parked(dev);
-    return st;
+    rk__cuda_settle(dev);
+    return tell(dev->stream);
 }

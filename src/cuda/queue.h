@@ -60,6 +60,9 @@ struct rk__cuda_queue {
     uint64_t launches;
 };
 
+/* rk__cuda_wait() for those who have nobody to tell: a failure waits for the next who has. */
+void rk__cuda_settle(rk_dev *dev);
+
 /* Of a kernel: where its arguments are, to RK__CUDA_MOST_ARGS. */
 void rk__op_args(const rk__oplist *l, const rk__op *op, void **args);
 /* Launches one operation into a stream. */

@@ -252,7 +252,7 @@ void rk__stage_used(rk_dev *dev)
     m->set = !rk__cuda_quiet(cudaEventRecord(m->event, dev->stream->stream));
     m->turn = s->turn++;
     if (!m->set)
-        rk__cuda_quiet(cudaStreamSynchronize(dev->stream->stream));
+        rk__cuda_settle(dev);
 }
 
 /* ---- out ---- */
