@@ -27,27 +27,40 @@ data: {path: digits.csv}
 model: {layers: [{linear: 512}, relu, {linear: 512}, relu, {linear: 10}]}
 batch: {global: 64}
 optim: {kind: adamw, lr: 0.001, clip_norm: 1}
-ckpt: {every: 1000}
-log: {every: 1000}
+
+
 END
 
-# What the stand-ins have counted under a name. STEPS OPTION...
+# What the stand-ins have counted under a name.
 count() # NAME FILE
 {
     awk -v name="$1" '$1 == name { print $2; exit }' "$2"
 }
 
-run() # STEPS FILE OPTION...
+# Launches of the kernels whose name has this in it.
+launches_of() # PATTERN FILE
+{
+    awk -v name="$1" 'index($0, name) && $1 ~ /^[0-9]+$/ { n += $1 } END { print n + 0 }' "$2"
+}
+
+run() # STEPS FILE CONFIG OPTION...
 {
     steps=$1
     file=$2
-    shift 2
-    RANKINE_CUDA="$module" RK_EMU_STATS="$file" "$rankine" train mlp.yaml "run.dir=run-$file" "run.steps=$steps" device=cuda \
-        parallel.threads=1 "$@" >out 2>err || fail "$steps steps $*"
+    config=$3
+    shift 3
+    RANKINE_CUDA="$module" RK_EMU_STATS="$file" "$rankine" train "$config.yaml" "run.dir=run-$file" "run.steps=$steps" device=cuda \
+        parallel.threads=1 log.every=1000 ckpt.every=1000 eval.every=1000 "$@" >out 2>err || fail "$config, $steps steps $*"
     [ -n "$(count waits "$file")" ] || fail "$file has no count of waits"
 }
 
-# bars NAME LAUNCHES WAITS OPTION...: over twelve steps.
+# more NAME KIND: what the longer run of NAME has of it beyond the shorter one.
+more()
+{
+    echo $(($(count "$2" "$1-long") - $(count "$2" "$1-short")))
+}
+
+# bars NAME LAUNCHES WAITS CONFIG OPTION...: of twelve steps, the launches of one. The host copies nothing back and asks for no memory.
 bars()
 {
     name=$1
@@ -56,15 +69,27 @@ bars()
     shift 3
     run 4 "$name-short" "$@"
     run 16 "$name-long" "$@"
-    l=$((($(count launches "$name-long") - $(count launches "$name-short")) / 12))
-    w=$(($(count waits "$name-long") - $(count waits "$name-short")))
+    l=$(($(more "$name" launches) / 12))
+    w=$(more "$name" waits)
     echo "$name: $l launches a step, $w waits of the host in 12 steps"
     [ $l -le "$launches" ] || fail "$name: $l launches a step, at most $launches are wanted"
-    [ $w -le "$waits" ] || fail "$name: the host waits $w times in 12 steps, at most $waits times is wanted"
+    [ "$w" -le "$waits" ] || fail "$name: the host waits $w times in 12 steps, at most $waits times is wanted"
+    for kind in allocations frees; do
+        [ "$(more "$name" $kind)" -eq 0 ] || fail "$name: $(more "$name" $kind) $kind in 12 steps"
+    done
+    for kernel in step_kernel judge_kernel piece_squares_kernel; do
+        n=$(($(launches_of $kernel "$name-long") - $(launches_of $kernel "$name-short")))
+        [ $n -ge 12 ] || fail "$name: $n launches of $kernel in 12 steps, so the optimiser was not counted"
+    done
 }
 
-bars adamw $most_launches $most_waits
-bars averages $((most_launches + 1)) $most_waits optim.ema=0.9
-bars sgd $most_launches $most_waits optim.kind=sgd optim.momentum=0.9
+bars adamw $most_launches $most_waits mlp
+bars averages $((most_launches + 1)) $most_waits mlp optim.ema=0.9
+bars sgd $most_launches $most_waits mlp optim.kind=sgd optim.momentum=0.9
 # A copy to the host, and its end, a log line.
-bars logged $most_launches 12 log.every=2
+bars logged $most_launches 12 mlp log.every=2
+
+# More parameters than travel with a launch, statistics that run along, micro-batches; batches that are all of a size.
+. "$root/tests/equivalence/networks.sh"
+bars resnet 210 $most_waits resnet batch.global=24
+bars micro 450 $most_waits mlp batch.global=24 batch.micro=3

@@ -38,6 +38,7 @@ while read -r config n more; do
 done <<END
 mlp 1
 mlp 2 parallel.bucket=64
+mlp 1 batch.micro=3
 mlp 4 batch.micro=3
 mlp 3 parallel.zero=3 parallel.bucket=64
 mlp 2 parallel.zero=0
@@ -47,6 +48,7 @@ cnn 4
 resnet 1
 resnet 2
 resnet 4
+shard 1 batch.micro=7
 shard 3 batch.micro=7
 frozen 2 parallel.zero=3
 values 2
