@@ -110,6 +110,20 @@ static double loss_scale(const void *arg)
     return rk__scale_value(&((const rk_optim *)arg)->scale);
 }
 
+/* A backward pass does not know whose parameters it will meet. */
+static void scale_losses(rk_optim *o)
+{
+    const rk_optim *other = o->ctx->loss_scale.arg;
+    const double mine = rk__scale_value(&o->scale);
+    if (other && (other->scale.moves || o->scale.moves || rk__scale_value(&other->scale) != mine))
+        rk_fail(
+            o->ctx, RK_EUSAGE,
+            "optimiser: a loss scale of %g beside one of %g: optimisers of one context have the same, and a "
+            "scale that moves is that of a context's only one",
+            mine, rk__scale_value(&other->scale));
+    o->ctx->loss_scale = (rk__loss_scale){ o, loss_scale };
+}
+
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
 {
     rk_tensor *any = rk_param_count(root) ? rk_param_at(root, 0).tensor : NULL;
@@ -137,7 +151,7 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     if (!o->n)
         rk_fail(ctx, RK_ECONFIG, "nothing to train: every parameter is frozen");
     qsort(o->slots, (size_t)o->n, sizeof *o->slots, by_name);
-    ctx->loss_scale = (rk__loss_scale){ o, loss_scale };
+    scale_losses(o);
     if (!grads && !any_cut(o))
         o->watch = rk_tensor_make(ctx, RK_U8, RK_SHAPE(sizeof(rk_watch)));
     return o;

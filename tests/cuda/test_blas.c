@@ -12,6 +12,7 @@
 #include <string.h>
 
 static const rk_device *device;
+static bool host_run; /* else a GPU, and the library itself */
 static uint64_t state = 1;
 
 static int64_t draw(int64_t lo, int64_t hi)
@@ -35,6 +36,7 @@ static rk_dev *open_inexact(void)
         exit(1);
     }
     device = m->device;
+    host_run = m->host_run;
     return dev;
 }
 
@@ -173,6 +175,8 @@ static bool compare(const problem *q, int a, const void *host, const double *bef
         }
         /* a sum of k terms in any order, and a few roundings after it */
         double error = fabs(got - q->value[a][at]) / (eps * q->weight[at] * sqrt((double)q->g.k + 4));
+        if (!host_run && q->g.act == RK_ACT_GELU_TANH) /* GPUs have a quick tanh, whose error is 2^-11 */
+            error /= 0x1p-10 / eps;
         largest = error > largest ? error : largest;
         if (!(error <= 2))
             return fprintf(stderr, "element %lld: %.17g, not %.17g\n", (long long)at, got, q->value[a][at]),
@@ -282,11 +286,15 @@ TEST(it_says_who_multiplies)
 {
     rk_ctx *ctx;
     CHECK(rk_open(&(rk_open_cfg){ .device = "cuda", .alone = true, .inexact = true }, &ctx) == RK_OK);
-    CHECK(strstr(rk_device_describe(ctx), ", cuBLASLt 13.0") != NULL);
+    CHECK(strstr(rk_device_describe(ctx), ", cuBLASLt ") != NULL);
     rk_close(ctx);
     CHECK(rk_open(&(rk_open_cfg){ .device = "cuda", .alone = true }, &ctx) == RK_OK);
     CHECK(strstr(rk_device_describe(ctx), "cuBLASLt") == NULL);
     rk_close(ctx);
+    rk_dev *dev = open_inexact();
+    device->close(dev);
+    if (!host_run)
+        return;
     setenv("RK_EMU_BLAS", "off", 1);
     CHECK(rk_open(&(rk_open_cfg){ .device = "cuda", .alone = true, .inexact = true }, &ctx) == RK_OK);
     CHECK(strstr(rk_device_describe(ctx), ", products by its own kernels: libcublasLt.so.13 was not found") !=
@@ -306,6 +314,8 @@ TEST(products_are_near)
 TEST(the_library_may_be_missing_or_refuse)
 {
     static const char *const how[] = { "off", "refuse", "plain" };
+    if (!host_run)
+        return;
     for (int i = 0; i < 3; i++) {
         setenv("RK_EMU_BLAS", how[i], 1);
         products(60);

@@ -58,6 +58,20 @@ TEST(a_scale_is_a_power_of_two)
     rk_close(ctx);
 }
 
+TEST(optimisers_of_a_context_have_one_scale)
+{
+    toy t = make((rk_optim_cfg){ .kind = RK_SGD, .lr = 1, .loss_scale = 2 }, RK_F32);
+    CHECK(rk_optim_make(t.net, &(rk_optim_cfg){ .kind = RK_SGD, .lr = 1, .loss_scale = 2 }));
+    CHECK_OK(ctx, rk_failed(ctx));
+    rk_optim_make(t.net, &(rk_optim_cfg){ .kind = RK_SGD, .lr = 1 });
+    CHECK_INT(rk_failed(ctx), RK_EUSAGE);
+    rk_close(ctx);
+    t = make((rk_optim_cfg){ .kind = RK_SGD, .lr = 1, .loss_scale_moves = true }, RK_F16);
+    rk_optim_make(t.net, &(rk_optim_cfg){ .kind = RK_SGD, .lr = 1, .loss_scale = 65536 });
+    CHECK_INT(rk_failed(ctx), RK_EUSAGE);
+    rk_close(ctx);
+}
+
 /* Without rounding to f16 no bit of an update depends on it, clipped or not. */
 TEST(division_undoes_it_exactly)
 {
