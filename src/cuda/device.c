@@ -118,6 +118,10 @@ static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t
                  cudaGetErrorName(dev->error));
         return st;
     }
+    if (cfg->graph >= 0) {
+        const size_t end = strlen(dev->description);
+        snprintf(dev->description + end, sizeof dev->description - end, ", graphs");
+    }
     st = probe(dev, msg, msg_size);
     return st || !cfg->inexact ? st : rk__blas_open(dev, msg, msg_size);
 }

@@ -246,6 +246,26 @@ rk_status rk__doc_set(rk_ctx *ctx, rk_doc *root, const char *path, const char *y
     return st;
 }
 
+rk_status rk__doc_nest(rk_ctx *ctx, rk_doc *d, const char *key)
+{
+    rk_doc *member = calloc(1, sizeof *member);
+    if (!member || !copy_text(&member->key, key)) {
+        free(member);
+        return out_of_memory(ctx);
+    }
+    member->kind = d->kind;
+    member->text = d->text;
+    member->i = d->i;
+    member->f = d->f;
+    member->file = d->file;
+    member->line = d->line;
+    member->column = d->column;
+    d->kind = RK_DOC_MAP;
+    d->text = NULL;
+    rk__doc_append(d, NULL, member);
+    return RK_OK;
+}
+
 /* ---- messages ---- */
 
 rk_status rk__doc_fail(rk_ctx *ctx, rk_status st, const rk_doc *at, const char *fmt, ...)

@@ -373,6 +373,14 @@ static void config_free(void *arg)
     free(c);
 }
 
+/* `device: cuda` is short for `device: {kind: cuda}`. */
+static rk_status write_out(rk_config *c)
+{
+    rk_doc *d = rk__doc_get(c->doc, "device");
+    return d && d->text && d->kind != RK_DOC_MAP && d->kind != RK_DOC_LIST ? rk__doc_nest(c->ctx, d, "kind")
+                                                                           : RK_OK;
+}
+
 static rk_status apply_override(rk_config *c, const char *text)
 {
     const char *p = text;
@@ -386,11 +394,13 @@ static rk_status apply_override(rk_config *c, const char *text)
         return rk_fail(c->ctx, RK_EUSAGE, "%.40s...: key too long", text);
     memcpy(key, p, (size_t)(eq - p));
     key[eq - p] = '\0';
-    return rk__doc_set(c->ctx, c->doc, key, eq + 1, "command line");
+    const bool brief = !strcmp(key, "device") && eq[1] != '{';
+    return rk__doc_set(c->ctx, c->doc, brief ? "device.kind" : key, eq + 1, "command line");
 }
 
 static rk_status config_fill(rk_config *c, const char *const *overrides, int n)
 {
+    RK_TRY(write_out(c));
     for (int i = 0; i < n; i++)
         RK_TRY(apply_override(c, overrides[i]));
     if (c->doc->kind != RK_DOC_MAP)
@@ -446,6 +456,7 @@ void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out)
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
         if (!strcmp(cfg->device, devices[i]))
             out->device = devices[i];
+    out->graph = !strcmp(cfg->device_graph, "on") ? 1 : !strcmp(cfg->device_graph, "off") ? -1 : 0;
     out->threads = (int)cfg->parallel_threads;
     out->data_shards = (int)cfg->grid_data;
     out->seed = (uint64_t)cfg->run_seed;

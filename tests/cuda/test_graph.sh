@@ -1,0 +1,68 @@
+#!/bin/sh
+# Steps as graphs: the same weights with device.graph on and off, on one rank and on two, under every order of the stand-ins' threads and
+# streams; and what is held back and staged, in the build that checks every access too.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
+module=$build/librankine_cuda_host.so
+if [ ! -e "$module" ]; then
+    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
+    exit 77
+fi
+. "$root/tests/equivalence/networks.sh"
+
+# The count of a name over all processes of a run.
+count() # NAME FILE
+{
+    awk -v name="$1" '$1 == name { n += $2 } END { print n + 0 }' "$2"
+}
+
+train() # RUN CONFIG RANKS OPTION...
+(
+    run=$1
+    config=$2
+    n=$3
+    shift 3
+    export RANKINE_CUDA="$module" RK_EMU_STATS="$dir/$run.stats"
+    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" device=cuda parallel.threads=1 run.steps=10 "$@" >out 2>err ||
+        fail "$config on $n ranks, $*"
+)
+
+# With graphs there are some, without there are none, and the weights are the same.
+same() # CONFIG RANKS OPTION...
+{
+    config=$1
+    n=$2
+    shift 2
+    rm -rf on off on.stats off.stats
+    train off "$config" "$n" device.graph=off "$@"
+    train on "$config" "$n" device.graph=on "$@"
+    [ "$(count graph_launches on.stats)" -gt 0 ] || fail "$config on $n ranks: no graph was launched"
+    [ "$(count graph_launches off.stats)" -eq 0 ] || fail "$config on $n ranks: a graph was launched with device.graph off"
+    [ "$(count launches on.stats)" -eq "$(count launches off.stats)" ] || fail "$config on $n ranks: graphs do other work"
+    [ "$(hash_of on)" = "$(hash_of off)" ] || fail "$config on $n ranks: other weights with graphs"
+}
+
+for config in mlp cnn resnet; do
+    for n in 1 2; do
+        same $config $n
+    done
+done
+same mlp 2 batch.micro=3
+same mlp 1 parallel.exact=false
+for order in rev 7; do
+    for streams in eager 5; do
+        RK_EMU_SCHED=$order RK_EMU_STREAMS=$streams
+        export RK_EMU_SCHED RK_EMU_STREAMS
+        rm -rf other other.stats
+        train other mlp 1
+        RANKINE_CUDA=$module "$build/tests/cuda_test_queue" >out 2>&1 || fail "what is held back, order $order, streams $streams"
+        unset RK_EMU_SCHED RK_EMU_STREAMS
+        rm -rf usual usual.stats
+        train usual mlp 1
+        [ "$(hash_of other)" = "$(hash_of usual)" ] || fail "order $order, streams $streams: other weights"
+    done
+done
+if [ -e "$build/librankine_cuda_check.so" ]; then
+    RANKINE_CUDA=$build/librankine_cuda_check.so "$build/tests/cuda_test_queue" >out 2>&1 || fail "what is held back, checked"
+fi
+echo "graphs on and off: the same weights"
