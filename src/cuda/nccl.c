@@ -243,11 +243,62 @@ static rk_status broadcast_nccl(rk_nccl *n, rk_nccl_event *after, int root, void
     return st ? st : nccl_status(n, n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, n->stream));
 }
 
-static rk_status all_reduce_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, void *data, size_t count)
+/* A broadcast from each rank, all at once: pieces need not be of one size. */
+static rk_status all_gather_nccl(rk_nccl *n, rk_nccl_event *after, const rk_nccl_leg *piece, int ranks)
 {
     rk_status st = begin(n, after);
-    const ncclDataType_t type = t == RK_F64 ? ncclFloat64 : ncclFloat32;
-    return st ? st : nccl_status(n, n->call->ncclAllReduce(data, data, count, type, ncclSum, n->comm, n->stream));
+    if (!st)
+        st = nccl_status(n, n->call->ncclGroupStart());
+    if (st)
+        return st;
+    for (int i = 0; i < ranks && !st; i++)
+        if (piece[i].bytes)
+            st = nccl_status(n, n->call->ncclBroadcast(piece[i].data, piece[i].data, piece[i].bytes, ncclUint8, i,
+                                                       n->comm, n->stream));
+    rk_status end = nccl_status(n, n->call->ncclGroupEnd());
+    return st ? st : end;
+}
+
+static ncclDataType_t type_of(rk_dtype t)
+{
+    return t == RK_F64 ? ncclFloat64 : ncclFloat32;
+}
+
+static rk_status all_reduce_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in, void *out,
+                                 size_t count)
+{
+    rk_status st = begin(n, after);
+    return st ? st
+              : nccl_status(n, n->call->ncclAllReduce(in, out, count, type_of(t), ncclSum, n->comm, n->stream));
+}
+
+/* Pieces of several sizes are sums of their own, each with its rank as root, all at once. */
+static rk_status reduce_each(rk_nccl *n, rk_dtype t, const void *in, const size_t *count, int ranks, void *out)
+{
+    const size_t size = t == RK_F64 ? sizeof(double) : sizeof(float);
+    const char *at = in;
+    rk_status st = nccl_status(n, n->call->ncclGroupStart());
+    if (st)
+        return st;
+    for (int i = 0; i < ranks && !st; at += count[i++] * size)
+        if (count[i])
+            st = nccl_status(n, n->call->ncclReduce(at, out, count[i], type_of(t), ncclSum, i, n->comm, n->stream));
+    rk_status end = nccl_status(n, n->call->ncclGroupEnd());
+    return st ? st : end;
+}
+
+static rk_status reduce_scatter_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in,
+                                     const size_t *count, int ranks, void *out)
+{
+    rk_status st = begin(n, after);
+    int alike = 1;
+    while (alike < ranks && count[alike] == count[0])
+        alike++;
+    if (st)
+        return st;
+    if (alike < ranks)
+        return reduce_each(n, t, in, count, ranks, out);
+    return nccl_status(n, n->call->ncclReduceScatter(in, out, count[0], type_of(t), ncclSum, n->comm, n->stream));
 }
 
 const rk_nccl_table rk__cuda_nccl = {
@@ -261,7 +312,9 @@ const rk_nccl_table rk__cuda_nccl = {
     .mark = mark_nccl,
     .exchange = exchange_nccl,
     .broadcast = broadcast_nccl,
+    .all_gather = all_gather_nccl,
     .all_reduce = all_reduce_nccl,
+    .reduce_scatter = reduce_scatter_nccl,
     .look = look_nccl,
     .error = error_nccl,
     .abort = abort_nccl,

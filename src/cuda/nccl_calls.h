@@ -25,7 +25,9 @@ extern "C" {
     X(ncclSend)               \
     X(ncclRecv)               \
     X(ncclBroadcast)          \
-    X(ncclAllReduce)
+    X(ncclAllReduce)          \
+    X(ncclReduce)             \
+    X(ncclReduceScatter)
 
 typedef struct rk__nccl_calls {
 #define RK__NCCL_CALL(name) __typeof__(name) *name;

@@ -59,6 +59,11 @@ typedef struct rk_comm_table {
     /* [C] Ranks of one color meet in a new communicator, ordered by key. color < 0: none (*out NULL). */
     rk_status (*split)(rk_comm *c, int color, int key, rk_comm **out);
     void (*abort)(rk_comm *c, int code) __attribute__((noreturn)); /* ends all ranks */
+    /* [C] Starts; sums whose order does not matter: of the f32 of all ranks. Piece i of `in` has count[i] elements, one
+     * after another. out: this rank's piece of the sum, or if `all`, the whole. in, out and count are in use until the
+     * wait. NULL where exchange() and an addition are as good. */
+    rk_status (*sum)(rk_comm *c, const char *name, const float *in, const size_t *count, bool all, float *out,
+                     rk_request **request);
     /* For communicators whose data travels otherwise; NULL in those over others. meet [C] starts what counts
      * and reads as an all-gather (root < 0) or a broadcast of so many bytes, and moves none: done when all
      * ranks have called the same. */

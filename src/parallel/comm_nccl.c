@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum nccl_op { EXCHANGE, GATHER, BROADCAST } nccl_op;
+typedef enum nccl_op { EXCHANGE, GATHER, BROADCAST, SUM } nccl_op;
 
-static const char *const op_names[] = { "exchange", "all-gather", "broadcast" };
+static const char *const op_names[] = { "exchange", "all-gather", "broadcast", "sum" };
 
 struct rk_request {
     rk_request *next; /* in flight, in limbo, or in the pool */
@@ -27,6 +27,13 @@ struct rk_request {
     rk_nccl_leg *leg;    /* (2 size) */
     int legs;
     rk_leg word;                /* of a broadcast */
+    struct {                    /* of a sum */
+        const float *in;
+        const size_t *count;
+        float *out;
+        size_t n;
+        bool all;
+    } sum;
     rk_nccl_event *made, *done; /* what is sent has been computed; all has arrived */
     rk__over_place place;       /* legs of an exchange that named no place */
 };
@@ -163,15 +170,19 @@ static rk_status set_out(nccl *n, rk_request *r, rk_status met)
     return r->empty ? RK_OK : checked(n, r, n->call->mark_device(n->comm, r->made));
 }
 
+static void count_bytes(nccl *n, size_t sent, size_t far)
+{
+    for (nccl *c = n; c; c = c->parent) {
+        c->over.base.sent += sent;
+        c->over.base.sent_far += far;
+        c->over.under->sent += sent; /* where the log looks */
+        c->over.under->sent_far += far;
+    }
+}
+
 static void count_sent(nccl *n, int to, size_t bytes)
 {
-    const bool far = n->node_of[to] != n->over.base.node;
-    for (nccl *c = n; c; c = c->parent) {
-        c->over.base.sent += bytes;
-        c->over.base.sent_far += far ? bytes : 0;
-        c->over.under->sent += bytes; /* where the log looks */
-        c->over.under->sent_far += far ? bytes : 0;
-    }
+    count_bytes(n, bytes, n->node_of[to] != n->over.base.node ? bytes : 0);
 }
 
 static void count_received(nccl *n, size_t bytes)
@@ -191,6 +202,18 @@ static void add_leg(nccl *n, rk_request *r, int peer, const rk_leg *leg, bool le
         count_sent(n, peer, leg->bytes);
     else
         count_received(n, leg->bytes);
+}
+
+/* Everyone gets it, and it crosses to each other node once. */
+static void count_gather(nccl *n, const rk_leg *piece)
+{
+    const rk_comm *base = &n->over.base;
+    for (int i = 0; i < base->size; i++)
+        if (i != base->rank) {
+            count_received(n, piece[i].bytes);
+            count_bytes(n, piece[base->rank].bytes, 0);
+        }
+    count_bytes(n, 0, piece[base->rank].bytes * (size_t)(base->nodes - 1));
 }
 
 /* ---- collectives ---- */
@@ -218,6 +241,7 @@ static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send,
     return set_out(n, r, st);
 }
 
+/* Between nodes a piece goes over few links, as NCCL finds best; within a node straight from each to each. */
 static rk_status all_gather_nccl(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out)
 {
     nccl *n = nccl_of(c);
@@ -225,12 +249,17 @@ static rk_status all_gather_nccl(rk_comm *c, const char *name, const rk_leg *pie
     size_t bytes = 0;
     if (!r)
         return rk_failed(c->ctx);
-    for (int i = 0; i < c->size; i++) {
+    for (int i = 0; i < c->size; i++)
         bytes += piece[i].bytes;
+    for (int i = 0; i < c->size && c->nodes == 1; i++) {
         add_leg(n, r, i, &piece[c->rank], true);
         add_leg(n, r, i, &piece[i], false);
     }
-    r->empty = !r->legs;
+    for (int i = 0; i < c->size && c->nodes > 1; i++)
+        r->leg[r->legs++] = (rk_nccl_leg){ piece[i].data, piece[i].bytes, i, i == c->rank };
+    if (c->nodes > 1)
+        count_gather(n, piece);
+    r->empty = !bytes || !r->legs;
     return set_out(n, r, n->over.under->table->meet(n->over.under, name, -1, bytes, &r->under));
 }
 
@@ -252,6 +281,31 @@ static rk_status broadcast_nccl(rk_comm *c, const char *name, int root, void *da
     if (c->rank != root)
         count_received(n, bytes);
     return set_out(n, r, n->over.under->table->meet(n->over.under, name, root, bytes, &r->under));
+}
+
+/* Counted as each piece to its rank, and for all from there back. */
+static rk_status sum_nccl(rk_comm *c, const char *name, const float *in, const size_t *count, bool all, float *to,
+                          rk_request **out)
+{
+    nccl *n = nccl_of(c);
+    rk_request *r = *out = take_request(n, SUM, name);
+    if (!r)
+        return rk_failed(c->ctx);
+    r->sum.in = in;
+    r->sum.out = to;
+    r->sum.count = count;
+    r->sum.all = all;
+    r->sum.n = 0;
+    for (int i = 0; i < c->size; i++) {
+        const size_t theirs = count[i] * sizeof *in, mine = count[c->rank] * sizeof *in;
+        r->sum.n += count[i];
+        if (i == c->rank)
+            continue;
+        count_sent(n, i, theirs + (all ? mine : 0));
+        count_received(n, mine + (all ? theirs : 0));
+    }
+    r->empty = !r->sum.n;
+    return set_out(n, r, n->over.under->table->meet(n->over.under, name, -1, r->sum.n * sizeof *in, &r->under));
 }
 
 /* ---- progress ---- */
@@ -278,6 +332,12 @@ static rk_status launch(nccl *n, rk_request *r)
         return RK_OK;
     if (r->op == BROADCAST)
         st = n->call->broadcast(n->comm, r->made, r->root, r->word.data, r->word.bytes);
+    else if (r->op == SUM && r->sum.all)
+        st = n->call->all_reduce(n->comm, r->made, RK_F32, r->sum.in, r->sum.out, r->sum.n);
+    else if (r->op == SUM)
+        st = n->call->reduce_scatter(n->comm, r->made, RK_F32, r->sum.in, r->sum.count, n->over.base.size, r->sum.out);
+    else if (r->op == GATHER && n->over.base.nodes > 1)
+        st = n->call->all_gather(n->comm, r->made, r->leg, r->legs);
     else
         st = n->call->exchange(n->comm, r->made, r->leg, r->legs);
     RK_TRY(checked(n, r, st));
@@ -461,6 +521,7 @@ static const rk_comm_table nccl_table = {
     .progress = progress_nccl,
     .wait = wait_nccl,
     .split = split_nccl,
+    .sum = sum_nccl,
     .abort = rk__over_abort,
 };
 

@@ -16,6 +16,7 @@ typedef struct trip {
     int ready;    /* parameters that have their gradient */
     rk_leg *recv; /* (most, ranks) of rk__scatter */
     rk_request *request[RK_ORDER_PARTS];
+    size_t *count;   /* (ranks) elements of the pieces */
     int64_t *chunks; /* (ranks) where the chunk sums of piece r stand */
     rk_request *gather;
 } trip;
@@ -35,6 +36,7 @@ struct rk__grads {
     rk__slots slots;
     float **slot;        /* (buckets) (parts, size of the bucket); NULL: nothing was written */
     rk__guard *guard;    /* (parts, n) of gradients in slots */
+    bool any_order;      /* sums are the communicator's own */
     bool summed;         /* gradients are where the sums are */
     float *sum;          /* what all of them come to: (total) with RK__ZERO_NONE, else this rank's pieces, packed */
     int64_t *packed;     /* (buckets + 1) */
@@ -55,6 +57,7 @@ static void grads_free(void *arg)
     for (int k = 0; k < g->trips; k++) { /* the buckets have gone before */
         free(g->trip[k].recv);
         free(g->trip[k].chunks);
+        free(g->trip[k].count);
     }
     free(g->trip);
     rk__slots_free(&g->slots);
@@ -163,12 +166,32 @@ static rk_status add_bucket(rk__grads *g)
     const int k = g->added++;
     trip *t = &g->trip[k];
     const int64_t *bound = g->b->bucket[k].bound;
-    RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request,
+    if (g->any_order)
+        RK_TRY(g->job->tensors->table->wait(g->job->tensors, t->request[0]));
+    else
+        RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request,
                            rk__flat_at(sums_in(g, k), bound[g->job->rank])));
     discard_parts(g, k - BUCKETS_AHEAD + 1);
     if (!g->part)
         give_slot(g, k); /* what left has left, and nobody reads it here */
     return RK_OK;
+}
+
+/* Sums in the communicator's own order: what this rank has is added up first. */
+static rk_status start_sum(rk__grads *g, int k, float *flat, int64_t stride)
+{
+    const rk__job *j = g->job;
+    const int64_t *bound = g->b->bucket[k].bound;
+    const bool all = g->zero == RK__ZERO_NONE;
+    float *in = rk__flat_at(flat, bound[0]);
+    for (int p = 1; p < rk__job_parts(j); p++) {
+        rk_status st = rk__kernels(j->ctx, RK_F32)->add(j->ctx->dev, bound[j->ranks] - bound[0], in,
+                                                        rk__flat_at(in, p * stride), 0, in);
+        if (st)
+            return rk_fail(j->ctx, st, "gradients cannot be added");
+    }
+    return j->tensors->table->sum(j->tensors, "gradients", in, g->trip[k].count, all,
+                                  rk__flat_at(sums_in(g, k), bound[all ? 0 : j->rank]), &g->trip[k].request[0]);
 }
 
 static rk_status start_bucket(rk__grads *g)
@@ -181,7 +204,9 @@ static rk_status start_bucket(rk__grads *g)
     RK_TRY(complete(g, k));
     while (k - g->added >= ahead)
         RK_TRY(add_bucket(g));
-    const float *flat = parts_of(g, k, &stride);
+    float *flat = parts_of(g, k, &stride);
+    if (g->any_order)
+        return start_sum(g, k, flat, stride);
     return rk__scatter_start(&g->scatter, "gradients", flat, stride, g->b->bucket[k].bound, g->trip[k].recv,
                              g->trip[k].request);
 }
@@ -250,7 +275,7 @@ rk_status rk__grads_sum(rk__grads *g)
         RK_TRY(start_bucket(g));
     while (g->added < g->b->count)
         RK_TRY(add_bucket(g));
-    if (g->zero == RK__ZERO_NONE)
+    if (g->zero == RK__ZERO_NONE && !g->any_order)
         RK_TRY(gather_sums(g));
     for (int i = 0; i < g->b->n; i++) {
         g->b->t[i]->grad->storage->data = rk__flat_at(sums_in(g, g->b->of[i]), g->b->at[i]);
@@ -317,6 +342,9 @@ static rk_status make_trips(rk__grads *g)
     for (int k = 0; g->trip && k < g->b->count; k++) {
         g->trip[k].recv = rk__calloc(ctx, (size_t)g->scatter.most * ranks, sizeof(rk_leg));
         g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
+        g->trip[k].count = rk__calloc(ctx, ranks, sizeof(size_t));
+        for (size_t r = 0; g->trip[k].count && r < ranks; r++)
+            g->trip[k].count[r] = (size_t)(g->b->bucket[k].bound[r + 1] - g->b->bucket[k].bound[r]);
     }
     RK_TRY(rk_failed(ctx));
     place_chunks(g);
@@ -420,7 +448,7 @@ rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out)
         free(g);
         return RK_ENOMEM;
     }
-    *g = (rk__grads){ .job = j, .zero = cfg->zero };
+    *g = (rk__grads){ .job = j, .zero = cfg->zero, .any_order = !ctx->exact && j->tensors->table->sum };
     RK_TRY(rk__buckets_lay_out(j, cfg->t, cfg->n, &g->b));
     RK_TRY(take_lists(g));
     RK_TRY(rk__buckets_cut(g->b, cfg->bucket, cfg->zero >= RK__ZERO_GRADIENTS));

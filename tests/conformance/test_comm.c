@@ -362,6 +362,38 @@ TEST(bytes_are_counted)
     CHECK_INT(rk_close(ctx), 0);
 }
 
+/* Fractions, whose sum has roundings: any order will do. Pieces of one size, of several, and of none. */
+TEST(sums_in_any_order)
+{
+    set_up();
+    static const int sizes[][3] = { { 50, 50, 50 }, { 7, 0, 301 }, { 0, 0, 0 }, { 1024, 3, 5 } };
+    static float in[64 * 1100], out[64 * 1100];
+    for (int z = 0; comm->table->sum && z < 8; z++) {
+        const bool all = z & 1;
+        size_t count[64], total = 0, first = 0;
+        rk_request *r;
+        for (int i = 0; i < comm->size; i++) {
+            first += i < comm->rank ? (size_t)sizes[z / 2][i % 3] : 0;
+            total += count[i] = (size_t)sizes[z / 2][i % 3];
+        }
+        for (size_t k = 0; k < total; k++)
+            in[k] = 1.0f / (float)(1 + comm->rank + (int)k);
+        memset(out, 255, sizeof out);
+        const uint64_t sent = comm->sent;
+        CHECK_OK(ctx, comm->table->sum(comm, "sum", in, count, all, out, &r));
+        CHECK_OK(ctx, comm->table->wait(comm, r));
+        for (size_t k = 0; k < (all ? total : count[comm->rank]); k++) {
+            double want = 0;
+            for (int i = 0; i < comm->size; i++)
+                want += 1.0f / (float)(1 + i + (int)(k + (all ? 0 : first)));
+            CHECK_CLOSE(out[k], want, 1e-6, 0);
+        }
+        CHECK_INT(comm->sent - sent, (total - count[comm->rank]) * sizeof *in +
+                                         (all ? ((uint64_t)comm->size - 1) * count[comm->rank] * sizeof *in : 0));
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
 TEST(split)
 {
     set_up();

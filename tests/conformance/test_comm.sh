@@ -43,13 +43,20 @@ for n in $several; do
     ranks "one node" $n "$program"
 done
 ranks "as for a device" 3 env RK_TEST_STAGED=1 "$program"
-cuda=$build/librankine_cuda_host.so
+cuda=$build/librankine_cuda_host.so check=$build/librankine_cuda_check.so
 nccl="no NCCL: the CUDA device for the host, or nccl.h, was not there"
 if [ -e "$cuda" ] && grep -q ncclCommInitRankConfig "$cuda"; then
     nccl="NCCL's calls on 2 and 3"
     for n in 2 3; do
         ranks "through NCCL" $n env RK_TEST_NCCL=1 RANKINE_CUDA="$cuda" RK_EMU_GUARD=off RK_EMU_STREAMS=eager "$program"
     done
+    # Ranks on nodes of their own, whose pieces NCCL passes on; and once more under the checker.
+    ranks "through NCCL, 2 a node" 3 env RK_TEST_NCCL=1 RANKINE_CUDA="$cuda" RK_EMU_GUARD=off RK_EMU_STREAMS=eager \
+        sh -c "RANKINE_NODE=\$((OMPI_COMM_WORLD_RANK / 2)) exec $program"
+    if [ -e "$check" ]; then
+        ranks "through NCCL, checked" 2 env RK_TEST_NCCL=1 RANKINE_CUDA="$check" RK_EMU_GUARD=off RK_EMU_STREAMS=eager \
+            "$program"
+    fi
     rm -rf "$out"/rk_emu_nccl.*
 fi
 export RANKINE_COMM_PIECE=9973

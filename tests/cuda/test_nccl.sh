@@ -45,8 +45,28 @@ way 3 "over MPI and the host's memory: ranks 0 and 2 share a GPU, which NCCL ref
 way 2 "over MPI and the host's memory: ranks 0 and 1 have slices of one GPU, which NCCL refuses" RK_EMU_DEVICES=2 RK_EMU_SLICES=2
 way 2 "over MPI and the host's memory, for RANKINE_NCCL is 0 " RK_EMU_DEVICES=2 RANKINE_NCCL=0
 way 2 "over MPI and the host's memory: NCCL cannot be loaded: " RK_EMU_DEVICES=2 RK_EMU_NCCL=absent
+# Every access to device memory checked: what is sent was computed, what has come is waited for.
+if [ -e "$build/librankine_cuda_check.so" ]; then
+    way 2 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2 "RANKINE_CUDA=$build/librankine_cuda_check.so"
+    way 2 "over MPI and the host's memory" RK_EMU_DEVICES=1 "RANKINE_CUDA=$build/librankine_cuda_check.so"
+fi
 # Nodes have GPUs of their own: two nodes with one each.
 way 2 'from GPU to GPU by NCCL$' sh -c 'RANKINE_NODE=$OMPI_COMM_WORLD_RANK exec "$@"' sh
+
+# Sums in any order: reduced by NCCL, to nearly the same losses.
+numbers() # RUN
+{
+    grep -oE '"(val_)?loss":[0-9.e+-]+' "$1/metrics.jsonl" | cut -d: -f2
+}
+ranks 1 "$rankine" train mlp.yaml run.dir=exact run.steps=20 log.every=1 device=cpu >out 2>err || fail "exact"
+numbers exact >want
+for zero in 0 1 3; do
+    rm -rf run
+    ranks 3 env RK_EMU_DEVICES=3 "$rankine" train mlp.yaml run.dir=run run.steps=20 log.every=1 device=cuda parallel.exact=false \
+        parallel.zero=$zero parallel.bucket=1024 >out 2>err || fail "any order, parallel.zero=$zero"
+    numbers run | paste - want | awk '{ d = $1 - $2; n++ } d * d > 1e-8 * $2 * $2 { bad = 1 } END { exit bad || n < 20 }' ||
+        fail "sums in any order, parallel.zero=$zero: other losses"
+done
 
 # Insisted on where it cannot be: refused by all ranks, with the way that works.
 for setting in RK_EMU_DEVICES=1 RK_EMU_NCCL=absent; do

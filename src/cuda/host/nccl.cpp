@@ -21,7 +21,7 @@ namespace {
 
 /* What a message says of itself. */
 struct heading {
-    char call[16];
+    char call[20];
     uint64_t count;
     int32_t type, root;
 };
@@ -301,7 +301,7 @@ void check_comm(ncclComm *c, const char *call)
 {
     if (!c || !c->s->joined)
         rk_emu_report("nccl", "%s is called before the communicator is ready", call);
-    if (c->s->taking_in)
+    if (c->s->taking_in && !g.depth)
         rk_emu_report("nccl", "%s is called while the call before it is in progress", call);
 }
 
@@ -355,8 +355,9 @@ void meet_all(operation &o, const heading &h, const void *mine, size_t bytes_out
     }
 }
 
+/* Elements first to first + n of what all ranks have. */
 template<typename T>
-void sum(operation &o, const void *mine, void *out, size_t n)
+void sum(operation &o, const void *mine, size_t first, void *out, size_t n)
 {
     for (size_t k = 0; k < n; k++) {
         T total = 0;
@@ -366,11 +367,34 @@ void sum(operation &o, const void *mine, void *out, size_t n)
                 if (!o.parts[i].leaves && o.parts[i].peer == r)
                     from = o.came[i].data();
             T x;
-            memcpy(&x, (const char *)from + k * sizeof x, sizeof x);
+            memcpy(&x, (const char *)from + (first + k) * sizeof x, sizeof x);
             total += x;
         }
         memcpy((char *)out + k * sizeof total, &total, sizeof total);
     }
+}
+
+/* A sum over ranks of n elements each, of which elements first to first + kept end in `to`. */
+ncclResult_t reduce(const char *call, const void *from, size_t n, void *to, size_t first, size_t kept, ncclDataType_t t,
+                    ncclRedOp_t op, int root, ncclComm *c, cudaStream_t s)
+{
+    check_comm(c, call);
+    if (op != ncclSum || (t != ncclFloat32 && t != ncclFloat64))
+        rk_emu_report("nccl", "%s of type %d by operation %d", call, (int)t, (int)op);
+    operation_p o = make_operation(c);
+    const size_t bytes = n * size_of(t);
+    meet_all(*o, make_heading(call, n, t, root), from, bytes, std::vector<size_t>((size_t)o->c->ranks, bytes));
+    const std::string name = call;
+    o->end = [=](operation &done) {
+        rk_emu_range(from, bytes, false, name.c_str());
+        rk_emu_range(to, kept * size_of(t), true, name.c_str());
+        if (t == ncclFloat32)
+            sum<float>(done, from, first, to, kept);
+        else
+            sum<double>(done, from, first, to, kept);
+    };
+    enqueue(o, s);
+    return ncclInProgress;
 }
 
 } // namespace
@@ -549,21 +573,23 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t 
                            cudaStream_t s)
 {
     NCCL_CALL("ncclAllReduce");
-    check_comm(c, "ncclAllReduce");
-    if (op != ncclSum || (t != ncclFloat32 && t != ncclFloat64))
-        rk_emu_report("nccl", "an all-reduce of type %d by operation %d", (int)t, (int)op);
-    operation_p o = make_operation(c);
-    size_t bytes = n * size_of(t);
-    meet_all(*o, make_heading("all-reduce", n, t, (int)op), from, bytes,
-             std::vector<size_t>((size_t)o->c->ranks, bytes));
-    o->end = [=](operation &done) {
-        rk_emu_range(to, bytes, true, "all-reduce");
-        if (t == ncclFloat32)
-            sum<float>(done, from, to, n);
-        else
-            sum<double>(done, from, to, n);
-    };
-    enqueue(o, s);
-    return ncclInProgress;
+    return reduce("ncclAllReduce", from, n, to, 0, n, t, op, -1, c, s);
+}
+
+ncclResult_t ncclReduce(const void *from, void *to, size_t n, ncclDataType_t t, ncclRedOp_t op, int root, ncclComm_t c,
+                        cudaStream_t s)
+{
+    NCCL_CALL("ncclReduce");
+    if (c && (root < 0 || root >= c->s->ranks))
+        rk_emu_report("nccl", "ncclReduce to rank %d of %d", root, c->s->ranks);
+    return reduce("ncclReduce", from, n, to, 0, c && root == c->s->rank ? n : 0, t, op, root, c, s);
+}
+
+ncclResult_t ncclReduceScatter(const void *from, void *to, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c,
+                               cudaStream_t s)
+{
+    NCCL_CALL("ncclReduceScatter");
+    const size_t ranks = c ? (size_t)c->s->ranks : 0, rank = c ? (size_t)c->s->rank : 0;
+    return reduce("ncclReduceScatter", from, n * ranks, to, n * rank, n, t, op, -1, c, s);
 }
 }

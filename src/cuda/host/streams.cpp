@@ -88,9 +88,12 @@ bool is_ready(operation &o)
 {
     if (!o.ready)
         return true;
+    const uint32_t outer = q.running;
+    q.running = o.number; /* what leaves is read now */
     rk_emu_open_memory(true);
     bool ready = o.ready();
     rk_emu_open_memory(false);
+    q.running = outer;
     return ready;
 }
 
