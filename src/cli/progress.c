@@ -42,7 +42,9 @@ static int make_parts(part *q, const rk_progress *p, double peak)
     memset(q, 0, PARTS * sizeof *q);
     part_step(&q[n++], p);
     q[n].need = 1;
-    snprintf(q[n++].text, PART_SIZE, "loss %.4g", p->loss);
+    if (isfinite(p->loss)) /* else nobody has read of one yet */
+        snprintf(q[n].text, PART_SIZE, "loss %.4g", p->loss);
+    n++;
     q[n].need = 4;
     if (isfinite(p->accuracy))
         snprintf(q[n].text, PART_SIZE, "val acc %.3f", p->accuracy);

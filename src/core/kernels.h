@@ -84,15 +84,14 @@ typedef struct rk_optim_args {
 } rk_optim_args;
 
 /* How a device goes on by itself where the host does not wait for the loss and the norm of each step: judge()
- * looks at them, and what it finds stays in device memory, for the updates that follow on the stream and, some
- * steps later, for the host. From the first verdict that is bad on no update changes anything, so that the
- * state is still the one that the bad step found when the host comes to read of it. An update knows of its
- * gradients what `scale` and `halted` say, and nothing else: whoever scales a loss divides the scale here. */
+ * looks at them, and what it finds stays in device memory, for the updates that follow on the stream and,
+ * some steps later, for the host. From the first verdict that is bad on no update changes anything, so that
+ * the state is still the one that the bad step found when the host comes to read of it. */
 enum { RK_WATCH_STEPS = 64, RK_VERDICT_GOOD = 0, RK_VERDICT_LOSS = -1 };
 
 typedef struct rk_verdict {
     double loss, norm; /* norm: of all gradients before they are clipped, if all are finite */
-    int64_t bad;       /* what is not finite: RK_VERDICT_LOSS, or the number of the first such piece, from 1 */
+    int64_t bad; /* what is not finite: RK_VERDICT_LOSS, or the number of the first such piece, from 1 */
 } rk_verdict;
 
 /* Device memory, cleared by the host at first. */

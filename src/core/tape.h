@@ -128,7 +128,7 @@ rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void
 /* Notes the bounds of integers that were written to all of t's memory from `host`. */
 void rk__note_bounds(rk_tensor *t, const void *host);
 rk_tensor *rk__converted(rk_tensor *x, rk_dtype t); /* a contiguous copy of that type, no history */
-rk_tensor *rk__dense(rk_tensor *x); /* x or a contiguous copy, no history */
+rk_tensor *rk__dense(rk_tensor *x);                 /* x or a contiguous copy, no history */
 void *rk__data(const rk_tensor *t); /* first element; NULL after a failure or when the values were released */
 /* Between two places of the device's memory that do not overlap. */
 rk_status rk__device_copy(rk_ctx *ctx, size_t bytes, const void *from, void *to);

@@ -17,10 +17,10 @@ typedef struct rk__accumulator {
     rk_module *net;
     rk__loss_fn *loss;
     void *loss_arg;
-    int64_t micro;       /* samples at most of one pass; 0: all */
-    bool unread;         /* losses stay on the device */
+    int64_t micro;           /* samples at most of one pass; 0: all */
+    bool unread;             /* losses stay on the device */
     rk_tensor *loss_at_hand; /* unread: of the last batch (f32), until the step's end */
-    bool by_piece;       /* ranks keep pieces of the weights: all have to read them in the same order */
+    bool by_piece;           /* ranks keep pieces of the weights: all have to read them in the same order */
     rk_tensor **trained; /* parameters with a gradient; behind them what batch norms keep of micro-batches */
     int n_trained, n_params; /* of both; of the former */
     rk_tensor **sums; /* one set of gradients for each level of the tree: sums[level * n_trained + i] */

@@ -2,6 +2,7 @@
 
 #include "parallel/trace.h"
 
+#include <math.h>
 #include <stdio.h>
 
 rk_status rk__late_begin(rk__trainer *t)
@@ -9,6 +10,7 @@ rk_status rk__late_begin(rk__trainer *t)
     t->late.on = !t->workers && rk__optim_alone(t->optim);
     if (t->late.on) {
         t->acc.unread = true;
+        t->loss = t->grad_norm = NAN;
         t->ctx->watch = rk__optim_watch(t->optim);
     }
     return rk_failed(t->ctx);
@@ -42,8 +44,9 @@ static rk_status go_back(rk__trainer *t, int64_t step, int64_t cursor, const rk_
     }
     RK_TRY(rk_loader_seek(t->setup.train, cursor));
     if (!rk_loader_next(t->setup.train, &b))
-        return rk_failed(t->ctx) ? rk_failed(t->ctx)
-                                 : rk_fail(t->ctx, RK_EINTERNAL, "step %lld has no batch", (long long)step + 1);
+        return rk_failed(t->ctx)
+                   ? rk_failed(t->ctx)
+                   : rk_fail(t->ctx, RK_EINTERNAL, "step %lld has no batch", (long long)step + 1);
     rk__job_grid(t->setup.job, b.global);
     rk_set_step(t->ctx, (uint64_t)step, b.first);
     return rk__diverged(t, &b, -1, what);

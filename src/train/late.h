@@ -1,4 +1,4 @@
-/* Steps that a device takes by itself: it judges loss and gradients, and the host reads of several at once. */
+/* Steps that a device takes by itself: it judges loss and gradients; the host reads of several at once. */
 #ifndef RK_TRAIN_LATE_H
 #define RK_TRAIN_LATE_H
 

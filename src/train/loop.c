@@ -553,7 +553,8 @@ static rk_status preempted(rk__trainer *t)
 static rk_status after_step(rk__trainer *t, bool *stop)
 {
     bool best = false, log = t->step % t->cfg->log_every == 0 || t->step == t->total;
-    const bool evaluates = t->setup.eval && t->step % t->eval_every == 0, saves = t->step % t->ckpt_every == 0;
+    const bool evaluates = t->setup.eval && t->step % t->eval_every == 0,
+               saves = t->step % t->ckpt_every == 0;
     if (log || evaluates || saves || rk__late_full(t))
         RK_TRY(rk__late_look(t));
     if (log && t->acc.grads) /* what the line counts was sent */

@@ -88,4 +88,22 @@ told cpu-long >cpu-long.told || true
 told cuda-long >cuda-long.told || true
 cmp -s cpu-long.told cuda-long.told || fail "150 steps: other lines than the CPU's"
 [ "$(hash_of cpu-long)" = "$(hash_of cuda-long)" ] || fail "150 steps: other weights than the CPU's"
+
+# Stopped anywhere, it goes on to the same weights.
+sed -e 's/steps: 150/steps: 400/; s/^run: {/run: {dir: stopped, /' long.yaml >stopped.yaml
+"$rankine" train stopped.yaml device=cuda log.every=1000 >out 2>err &
+child=$!
+i=0
+until grep -q 'new run' out || [ $i -gt 200 ]; do
+    i=$((i + 1))
+    sleep 0.05
+done
+sleep 0.2
+kill -TERM $child
+status=0
+wait $child || status=$?
+[ $status -eq 75 ] || fail "exit $status, not 75, of a run that was asked to stop"
+"$rankine" train stopped.yaml device=cuda log.every=1000 >out 2>err || fail "a stopped run does not go on"
+"$rankine" train stopped.yaml run.dir=straight device=cpu log.every=1000 >out 2>err || fail "400 steps on the CPU"
+[ "$(hash_of stopped)" = "$(hash_of straight)" ] || fail "stopped and continued: other weights than the CPU's"
 echo "bad steps on CUDA, run on the host: told as on the CPU"

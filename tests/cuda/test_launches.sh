@@ -89,8 +89,8 @@ bars()
 bars adamw $most_launches $most_waits mlp
 bars averages $((most_launches + 1)) $most_waits mlp optim.ema=0.9
 bars sgd $most_launches $most_waits mlp optim.kind=sgd optim.momentum=0.9
-# A copy to the host, and its end, a log line.
-bars logged $most_launches 12 mlp log.every=2
+# A wait a log line.
+bars logged $most_launches 6 mlp log.every=2
 
 # More parameters than travel with a launch, statistics that run along, micro-batches; batches that are all of a size.
 . "$root/tests/equivalence/networks.sh"

@@ -605,7 +605,9 @@ TEST(optimisers)
 {
     for (int i = 0; i < LENGTHS; i++)
         for (int way = 0; way < 32; way += lengths[i] == 1023 ? 1 : 5) {
-            shape s = { .rows = lengths[i], .cols = way % 4 ? way % 5 + 1 : 30, .segments = way, .flag = way % 3 };
+            shape s = {
+                .rows = lengths[i], .cols = way % 4 ? way % 5 + 1 : 30, .segments = way, .flag = way % 3
+            };
             const array w = { WILD, lengths[i], 0 }, above = { ABOVE, lengths[i], 0 };
             CHECK(agree_at(call_adam, &s, RK_F32, 4, (array[]){ w, w, w, w }, way % 2));
             CHECK(agree_at(call_adam, &s, RK_F64, 4, (array[]){ above, above, above, above }, 0));

@@ -81,23 +81,23 @@ RK_INLINE int64_t cut_at(int64_t i, int64_t n)
     return i < n ? i : n;
 }
 
-#define TASK(name)                                                                           \
-    static void name##_task(void *arg, int64_t task, int worker)                             \
-    {                                                                                        \
-        (void)worker;                                                                        \
-        const job *all = arg;                                                                \
-        int64_t from = task * all->each, to = rows_end(all->n, all->each, task);             \
-        for (int p = 0; p < all->pieces && to > 0; p++) {                                    \
-            const int64_t n = all->piece[p].n, end = cut_at(to, n);                          \
-            const job j = piece_of(all, &all->piece[p]);                                     \
-            int64_t i = cut_at(from, n);                                                     \
-            for (; i + VL <= end; i += VL)                                                   \
-                name##_vector(&j, i, VL);                                                    \
-            if (i < end)                                                                     \
-                name##_vector(&j, i, (int)(end - i));                                        \
-            from -= n;                                                                       \
-            to -= n;                                                                         \
-        }                                                                                    \
+#define TASK(name)                                                               \
+    static void name##_task(void *arg, int64_t task, int worker)                 \
+    {                                                                            \
+        (void)worker;                                                            \
+        const job *all = arg;                                                    \
+        int64_t from = task * all->each, to = rows_end(all->n, all->each, task); \
+        for (int p = 0; p < all->pieces && to > 0; p++) {                        \
+            const int64_t n = all->piece[p].n, end = cut_at(to, n);              \
+            const job j = piece_of(all, &all->piece[p]);                         \
+            int64_t i = cut_at(from, n);                                         \
+            for (; i + VL <= end; i += VL)                                       \
+                name##_vector(&j, i, VL);                                        \
+            if (i < end)                                                         \
+                name##_vector(&j, i, (int)(end - i));                            \
+            from -= n;                                                           \
+            to -= n;                                                             \
+        }                                                                        \
     }
 TASK(adam)
 TASK(sgd)
