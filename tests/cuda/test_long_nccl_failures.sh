@@ -6,12 +6,12 @@
 made=0
 for zero in 1 3; do
     for kind in FAIL ASYNC; do
-        n=1
-        while fails_at RK_EMU_NCCL_$kind=$n; do
-            n=$((n + 1))
+        call=1
+        while fails_at "RK_EMU_NCCL_$kind=$call"; do
+            call=$((call + 1))
         done
-        [ $n -gt 10 ] || fail "only $n of RK_EMU_NCCL_$kind"
-        made=$((made + n - 1))
+        [ $call -gt 10 ] || fail "only $call of RK_EMU_NCCL_$kind"
+        made=$((made + call - 1))
     done
 done
 echo "$made failures of NCCL: all end cleanly"
