@@ -126,8 +126,10 @@ static void finish(rk_nccl *n)
             state = ncclInternalError;
         nanosleep(&(struct timespec){ 0, 50000 }, NULL);
     }
-    if (state != ncclSuccess || n->call->ncclCommDestroy(n->comm) != ncclSuccess)
+    if (state != ncclSuccess)
         abort_nccl(n);
+    else
+        n->call->ncclCommDestroy(n->comm); /* which is gone then, whatever this says */
     n->comm = NULL;
 }
 
