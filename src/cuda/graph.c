@@ -1,4 +1,5 @@
-/* Graphs of lists of operations: made when a list is seen a second time, kept, and given the values of today. */
+/* Graphs of lists of operations: made when a list is seen a second time, kept, and given the values of today.
+ */
 #include "cuda/queue.h"
 
 #include <stdlib.h>
@@ -49,8 +50,8 @@ static bool looks_like(const graph *g, const rk__oplist *l, uint64_t look)
     return true;
 }
 
-/* The one that came here the last time, if it is near; else the nearest: batches of several sizes, and micro-batches at
- * several places, have graphs of their own as long as there is room. */
+/* The one that came here the last time, if it is near; else the nearest: batches of several sizes, and
+ * micro-batches at several places, have graphs of their own as long as there is room. */
 static graph *find(rk__cuda_queue *q, uint64_t look)
 {
     const rk__oplist *l = &q->list;
@@ -144,6 +145,15 @@ static cudaError_t add_node(graph *g, uint32_t i)
     return cudaGraphAddKernelNode(&g->node[i], g->graph, after, i > 0, &p);
 }
 
+/* What is told of it is the caller's choice: rk__cuda_queue.must. */
+static void failed(rk__cuda_queue *q, graph *g, cudaError_t e)
+{
+    rk__cuda_quiet(e);
+    q->why = e;
+    q->failures++;
+    forget(q, g);
+}
+
 static cudaError_t build(graph *g)
 {
     cudaError_t e = cudaGraphCreate(&g->graph, 0);
@@ -178,9 +188,10 @@ static graph *make(rk__cuda_queue *q, uint64_t look)
         return NULL;
     g->look = look;
     g->node = calloc(q->list.n, sizeof *g->node);
-    if (!g->node || !rk__oplist_copy(&q->list, &g->list) || rk__cuda_quiet(build(g))) {
-        q->failures++;
-        forget(q, g);
+    const bool room = g->node && rk__oplist_copy(&q->list, &g->list);
+    const cudaError_t e = room ? build(g) : cudaErrorMemoryAllocation;
+    if (e) {
+        failed(q, g, e);
         return NULL;
     }
     *place_for(q) = g;
@@ -233,9 +244,11 @@ bool rk__graph_launch(rk__cuda_queue *q)
         g = make(q, look);
     if (!g)
         return false;
-    if ((!fresh && rk__cuda_quiet(renew(g, &q->list))) || rk__cuda_quiet(cudaGraphLaunch(g->run, q->stream))) {
-        q->failures++;
-        forget(q, g);
+    cudaError_t e = fresh ? cudaSuccess : renew(g, &q->list);
+    if (!e)
+        e = cudaGraphLaunch(g->run, q->stream);
+    if (e) {
+        failed(q, g, e);
         return false;
     }
     g->used = ++q->launches;

@@ -1,12 +1,13 @@
-/* Device memory, and pinned memory that entries read results into. What is released is parked first: operations of
- * the queue may still use it, and cudaFree() stops the whole device. It goes when somebody waits anyway. */
+/* Device memory, and pinned memory that entries read results into. What is released is parked first:
+ * operations of the queue may still use it, and cudaFree() stops the whole device. It goes when somebody
+ * waits anyway. */
 #include "cuda/queue.h"
 #include "cuda/stage.h"
 
 #include <stdlib.h>
 
-/* Parked is at most this part of what is in use: the plan's first step, which allocates and frees as it goes, should
- * not need more than the plan. */
+/* Parked is at most this part of what is in use: the plan's first step, which allocates and frees as it goes,
+ * should not need more than the plan. */
 enum { PARKED_SHARE = 16 };
 
 /* ---- parked blocks ---- */

@@ -182,7 +182,7 @@ static void launch_held(rk__cuda_queue *q)
 {
     cudaError_t e = q->list.n ? rk__stage_arrive(q->dev) : cudaSuccess;
     if (!e && q->list.n && !rk__graph_launch(q))
-        e = q->must && q->failures ? cudaErrorStreamCaptureUnsupported : launch_plain(q);
+        e = q->must && q->failures ? q->why : launch_plain(q);
     q->flushes += q->list.n > 0;
     q->list.n = q->list.args = 0;
     q->list.used = 0;

@@ -1,19 +1,22 @@
-/* The compute stream as the engine sees it: a queue that holds back what it is given and launches it as one graph.
+/* The compute stream as the engine sees it: a queue that holds back what it is given and launches it as one
+ * graph.
  *
- * Why not capture the stream: a capture that is open all the time forbids much of what a step does meanwhile (copies of
- * pageable memory, cudaFree, events for NCCL), cannot be run if it turns out void, and costs as much at every kernel as
- * a launch does, after which cudaGraphExecUpdate() walks over all nodes again. Here an operation is a record of some
- * hundred bytes: arguments as of the call. When somebody needs the results, when the step ends, or when there are
- * RK__QUEUE_MOST, the list is compared with that of a graph made earlier; what differs (learning rates, addresses) is
- * set node by node, and one launch runs everything. A list that was never seen runs as plain launches, in the same
- * order, and so does everything where a graph cannot be had: results do not depend on it. */
+ * Why not capture the stream: a capture that is open all the time forbids much of what a step does meanwhile
+ * (copies of pageable memory, cudaFree, events for NCCL), cannot be run if it turns out void, and costs as
+ * much at every kernel as a launch does, after which cudaGraphExecUpdate() walks over all nodes again. Here
+ * an operation is a record of some hundred bytes: arguments as of the call. When somebody needs the results,
+ * when the step ends, or when there are RK__QUEUE_MOST, the list is compared with that of a graph made
+ * earlier; what differs (learning rates, addresses) is set node by node, and one launch runs everything. A
+ * list that was never seen runs as plain launches, in the same order, and so does everything where a graph
+ * cannot be had: results do not depend on it. */
 #ifndef RK_CUDA_QUEUE_H
 #define RK_CUDA_QUEUE_H
 
 #include "cuda/cuda.h"
 
 enum {
-    RK__QUEUE_MOST = 256, /* operations: a GPU has work for longer than the host needs to hold back as many again */
+    RK__QUEUE_MOST =
+        256, /* operations: a GPU has work for longer than the host needs to hold back as many again */
     RK__QUEUE_LEAST = 4,  /* fewer are not worth a graph */
     RK__QUEUE_GRAPHS = 32 /* kept */
 };
@@ -49,9 +52,10 @@ struct rk__cuda_queue {
     rk_dev *dev;
     cudaStream_t stream;
     rk__oplist list;
-    bool graphs;   /* list is held back; false: everything is launched at once */
-    bool must;     /* a graph that cannot be had is a failure */
-    int failures;  /* graphs that could not be made */
+    bool graphs;  /* list is held back; false: everything is launched at once */
+    bool must;    /* a graph that cannot be had is a failure */
+    int failures; /* graphs that could not be made or launched; why: the last one */
+    cudaError_t why;
     cudaError_t e; /* a failure that nobody was told of yet */
     uint64_t flushes;
     uint64_t seen[RK__QUEUE_GRAPHS * 2]; /* of lists without a graph: what they look like */

@@ -209,8 +209,8 @@ static rk_status piece_in(rk_dev *dev, stage *s, void *dst, const void *host, si
     if (st || s->broken)
         return st ? st : plain_in(dev, dst, host, bytes);
     memcpy(s->pinned + at, host, bytes);
-    st = rk__cuda_status(dev,
-                         cudaMemcpyAsync(s->ring + at, s->pinned + at, bytes, cudaMemcpyHostToDevice, s->stream));
+    st = rk__cuda_status(
+        dev, cudaMemcpyAsync(s->ring + at, s->pinned + at, bytes, cudaMemcpyHostToDevice, s->stream));
     if (st)
         return st;
     s->staged = true;
@@ -278,7 +278,8 @@ static bool open_out(rk_dev *dev, stage *s, size_t bytes)
 }
 
 /* Piece i arrives while the host takes piece i - 1 out of the other half. */
-static rk_status pieces_out(rk_dev *dev, stage *s, unsigned char *host, const unsigned char *src, size_t bytes)
+static rk_status pieces_out(rk_dev *dev, stage *s, unsigned char *host, const unsigned char *src,
+                            size_t bytes)
 {
     const size_t size = s->out_bytes, pieces = (bytes + size - 1) / size;
     cudaStream_t stream = rk__cuda_stream(dev);

@@ -1,5 +1,5 @@
-/* What the CUDA device holds back and stages, run on the host: results are those of the order of the calls, whatever is
- * launched when, as a graph or not. */
+/* What the CUDA device holds back and stages, run on the host: results are those of the order of the calls,
+ * whatever is launched when, as a graph or not. */
 #include "host_run.h"
 #include "test.h"
 
@@ -42,7 +42,8 @@ static bool all_are(rk_dev *dev, const void *p, int64_t n, float value)
 
 enum { N = 3000, STEPS = 8 };
 
-/* A step of six operations whose values, sizes and addresses change from step to step: x = ((s + k) * 2 + s) .. */
+/* A step of six operations whose values, sizes and addresses change from step to step: x = ((s + k) * 2 + s)
+ * .. */
 static void take_step(rk_dev *dev, int step, void *const *p)
 {
     const rk_kernels *k = device->kernels(dev, RK_F32);
