@@ -47,7 +47,7 @@ struct state {
     std::map<char *, size_t> holes;  /* of the region, by address */
     std::map<char *, block> blocks;  /* by p */
     std::vector<pending> copies;     /* check build */
-    bool guarded, open;
+    bool guarded, open, shown; /* open: to what runs now; shown: to everybody, as pages have it */
     struct sigaction before;
 };
 state &mem = *new state(); /* outlives every destructor */
@@ -443,11 +443,19 @@ void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w)
 
 void rk_emu_open_memory(bool open)
 {
-    if (mem.open == open)
-        return;
     mem.open = open;
+    if (open && !mem.shown && mem.guarded)
+        mprotect(mem.base, (size_t)(mem.end - mem.base), PROT_READ | PROT_WRITE);
+    mem.shown |= open;
+}
+
+void rk_emu_settle_memory(void)
+{
+    if (mem.open || !mem.shown)
+        return;
+    mem.shown = false;
     if (mem.guarded)
-        mprotect(mem.base, (size_t)(mem.end - mem.base), open ? PROT_READ | PROT_WRITE : PROT_NONE);
+        mprotect(mem.base, (size_t)(mem.end - mem.base), PROT_NONE);
 }
 
 extern "C" {

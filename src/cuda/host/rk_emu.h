@@ -168,5 +168,7 @@ rk_emu_kind rk_emu_kind_of(const void *p);
 void rk_emu_range(const void *p, size_t bytes, bool write, const char *what);
 /* Device memory is open to the thread while an operation runs, closed otherwise. */
 void rk_emu_open_memory(bool open);
+/* At the end of a call of the stand-ins: what was opened is closed only now, once for all operations that have run. */
+void rk_emu_settle_memory(void);
 
 #endif

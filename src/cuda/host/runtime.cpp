@@ -30,6 +30,7 @@ struct registered {
 struct {
     std::map<const void *, registered> *kernels; /* never freed, as the next */
     std::recursive_mutex lock;
+    int depth; /* calls within calls */
     cudaError_t error;
     bool made_to_fail;   /* the call at hand */
     bool told;           /* of the first call that fails */
@@ -97,10 +98,13 @@ __attribute__((destructor)) void report_leaks(void)
 rk_emu_guard::rk_emu_guard()
 {
     rt.lock.lock();
+    rt.depth++;
 }
 
 rk_emu_guard::~rk_emu_guard()
 {
+    if (--rt.depth == 0)
+        rk_emu_settle_memory();
     rt.lock.unlock();
 }
 
