@@ -18,7 +18,7 @@ trap 'rm -rf "$out"' EXIT
 # Every number of ranks in the program as users run it; with sanitizers, which take minutes, some.
 several="1 2 3 4 5 8" jobs="2,1 5,2 8,3"
 [ -z "${ASAN_OPTIONS-}${TSAN_OPTIONS-}" ] || { several="1 3 4" jobs="3,2"; }
-# Open MPI's own leaks are known by their whole stacks (openmpi.supp), which it has no frame pointers for.
+# Open MPI's own leaks are known by their whole stacks (libraries.supp), which it has no frame pointers for.
 export ASAN_OPTIONS="${ASAN_OPTIONS-}:fast_unwind_on_malloc=0"
 # A sanitizer makes everything slower, and 8 ranks share few cores.
 export TMPDIR="$out"
