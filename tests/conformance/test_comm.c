@@ -18,7 +18,8 @@ static rk_comm *comm;
 static void set_up(void)
 {
     const char *by_nccl = getenv("RK_TEST_NCCL"); /* on the CUDA device that RANKINE_CUDA names */
-    rk_open(&(rk_open_cfg){ .threads = 1, .device = by_nccl ? "cuda" : NULL }, &ctx);
+    /* The tests read device memory on the host: nothing of the device may be held back for a graph. */
+    rk_open(&(rk_open_cfg){ .threads = 1, .device = by_nccl ? "cuda" : NULL, .graph = -1 }, &ctx);
     rk__comm_named(ctx, "mpi", &comm);
     if (!comm)
         rk__comm_named(ctx, "self", &comm);
