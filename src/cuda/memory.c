@@ -105,8 +105,9 @@ rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes)
 {
     if (bytes == 0)
         return RK_OK;
-    cudaStream_t s = rk__cuda_stream(dev);
-    rk_status st = rk__cuda_status(dev, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, s));
+    rk_status st = rk__cuda_flush(dev); /* what has failed has not written src */
+    if (!st)
+        st = rk__cuda_status(dev, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, rk__cuda_stream(dev)));
     return st ? st : rk__cuda_wait(dev);
 }
 
