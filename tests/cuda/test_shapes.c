@@ -5,6 +5,13 @@
 
 #include "conformance/devices.h"
 
+/* Random shapes of a kind: a sanitizer, which takes ten times as long, sees the first quarter of them. */
+#ifdef __SANITIZE_ADDRESS__
+#define SHAPES(n) ((n) / 4)
+#else
+#define SHAPES(n) (n)
+#endif
+
 static uint64_t state;
 
 static int64_t draw(int64_t lo, int64_t hi)
@@ -116,7 +123,7 @@ static bool product_agrees(const product *q)
 TEST(products)
 {
     state = 1;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < SHAPES(200); i++) {
         product q = draw_product(draw_extent(), draw_extent(), draw(0, 60), draw(1, 4));
         CHECK(product_agrees(&q));
     }
@@ -254,7 +261,7 @@ static bool conv_agrees(const conv *c)
 TEST(convolutions)
 {
     state = 3;
-    for (int i = 0; i < 80; i++) {
+    for (int i = 0; i < SHAPES(80); i++) {
         conv c = draw_conv(i % 8 ? 7 : 40, i % 8 ? 12 : 20);
         CHECK(conv_agrees(&c));
     }
@@ -385,7 +392,7 @@ static bool channels_agree(const channels *q)
 TEST(channels_of_batches)
 {
     state = 4;
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < SHAPES(60); i++) {
         channels q = { draw(1, 40), draw(1, 70), coin() ? 1 : draw(2, 60), draw_order(1), coin(), coin() };
         CHECK(channels_agree(&q));
     }
@@ -439,7 +446,7 @@ static rk_pool2d draw_pool(bool adaptive)
 TEST(pools)
 {
     state = 5;
-    for (int i = 0; i < 80; i++) {
+    for (int i = 0; i < SHAPES(80); i++) {
         const rk_pool2d g = draw_pool(i % 4 == 0);
         const int64_t x = g.n * g.c * g.h * g.w, y = g.n * g.c * g.oh * g.ow;
         const array arg = { .n = y, .out = true, .type = OF_I32 };
@@ -488,7 +495,7 @@ CALL(take_rows_grad)
 TEST(rows_by_index)
 {
     state = 6;
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < SHAPES(60); i++) {
         table t = { draw(1, 60), 0, draw(1, 40), draw_order(draw(1, 3)) };
         t.rows = t.order.unit * (i % 6 ? draw(0, 60) : draw(200, 700));
         limit = t.table_rows;
@@ -520,7 +527,7 @@ CALL(gather_grad)
 TEST(gathers)
 {
     state = 7;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < SHAPES(40); i++) {
         gathered g = { draw(0, 20), draw(1, 12), draw(0, 9), coin() ? 1 : draw(1, 30) };
         const int64_t x = g.outer * g.n * g.inner, y = g.outer * g.m * g.inner;
         limit = g.n;
