@@ -15,7 +15,7 @@ done
 # Killed in the middle of a step: the job ends soon; the same command goes on to the same weights.
 train() # RUN: the command and its options, on standard output
 {
-    echo "$rankine train mlp.yaml run.dir=$1 run.steps=400 log.every=1 ckpt.every=7 device=cuda"
+    echo "$rankine train mlp.yaml run.dir=$1 run.steps=150 log.every=1 ckpt.every=7 device=cuda"
 }
 ranks 2 $(train straight) >out 2>err || fail "straight"
 timeout 60 mpirun -n 2 $(train killed) >out 2>err </dev/null &
