@@ -56,9 +56,9 @@ typedef struct rk_open_cfg {
     uint64_t seed;      /* root of every random number */
     bool inexact;       /* parallel.exact: false; allows faster orders of addition */
     bool alone;         /* one rank by itself, whatever the launcher started: nothing is collective */
-    int local_rank;     /* 1 + this process's number among those of its node, for the choice of a GPU; 0: as the
-                         * launcher's environment, else the ranks of the node tell */
-    int graph;          /* device.graph of CUDA: -1 off, 1 on, 0 auto: on, unless it cannot be had */
+    int local_rank; /* 1 + this process's number among those of its node, for the choice of a GPU; 0: as the
+                     * launcher's environment, else the ranks of the node tell */
+    int graph;      /* device.graph of CUDA: -1 off, 1 on, 0 auto: on, unless it cannot be had */
 } rk_open_cfg;
 
 /* [C] Opens a context. cfg may be NULL. A program that mpirun or srun started as several ranks joins them:
@@ -99,8 +99,8 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
-/* What there is of CUDA, as a sentence: a library built for GPUs, one that runs kernels on the host, or none, and
- * which GPU it sees or what is missing. True if device "cuda" can be opened. */
+/* What there is of CUDA, as a sentence: a library built for GPUs, one that runs kernels on the host, or none,
+ * and which GPU it sees or what is missing. True if device "cuda" can be opened. */
 RK_API bool rk_cuda_describe(char *text, size_t size);
 
 /* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on

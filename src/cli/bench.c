@@ -168,8 +168,9 @@ static rk_status open_ranks(const cli_args *a, rk_ctx **ctx)
     *ctx = NULL;
     if (!cli_int(a, "threads", 0, 1, &threads))
         return RK_EUSAGE;
-    return rk_open(&(rk_open_cfg){ .device = cli_value(a, "device"), .threads = threads < 4096 ? (int)threads : 4096 },
-                   ctx);
+    return rk_open(
+        &(rk_open_cfg){ .device = cli_value(a, "device"), .threads = threads < 4096 ? (int)threads : 4096 },
+        ctx);
 }
 
 static int run_bench(const cli_args *a)

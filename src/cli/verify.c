@@ -10,7 +10,8 @@ static void print_line(void *user, const char *line)
 static int run_verify(const cli_args *a)
 {
     rk_ctx *ctx;
-    if (!rk_open(&(rk_open_cfg){ .device = "cpu", .threads = 1 }, &ctx)) /* started by mpirun, the ranks share the work */
+    if (!rk_open(&(rk_open_cfg){ .device = "cpu", .threads = 1 },
+                 &ctx)) /* started by mpirun, the ranks share the work */
         rk_run_verify(ctx, a->words[0], print_line, NULL);
     return cli_close(ctx);
 }

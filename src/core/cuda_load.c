@@ -40,7 +40,8 @@ static const rk_cuda_library *load(const char *path, char *msg, size_t msg_size)
     return NULL;
 }
 
-/* Where a library of that name lies: beside `file`, or in the library folder of its installation; NULL if nowhere. */
+/* Where a library of that name lies: beside `file`, or in the library folder of its installation; NULL if
+ * nowhere. */
 static const char *find_beside(const char *file, const char *name, char path[PATH])
 {
     static const char *const where[] = { "", "../" RK_LIBDIR "/" };
@@ -96,12 +97,13 @@ bool rk_cuda_describe(char *text, size_t size)
     int gpus = m ? m->gpus(why, sizeof why) : 0;
     if (m && m->nccl)
         m->nccl->there(nccl, sizeof nccl);
-    const char *host = find(HOST_RUN, path) ? "; " HOST_RUN " beside it runs kernels on the host, for tests" : "";
+    const char *host =
+        find(HOST_RUN, path) ? "; " HOST_RUN " beside it runs kernels on the host, for tests" : "";
     if (!m)
         snprintf(text, size, "absent: %s%s", why, host);
     else if (m->host_run)
-        snprintf(text, size, "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests; %s",
-                 nccl);
+        snprintf(text, size,
+                 "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests; %s", nccl);
     else if (gpus == 0)
         snprintf(text, size, "built in (%s), but %s%s; %s", m->built, why, host, nccl);
     else

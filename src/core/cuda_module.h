@@ -32,7 +32,8 @@ typedef struct rk_nccl_gpu {
 
 /* Nothing but there() may be called where there() is false. */
 typedef struct rk_nccl_table {
-    /* Looks for the library, which is no part of ours: true and "NCCL 2.27.3" in text, or why it cannot be used. */
+    /* Looks for the library, which is no part of ours: true and "NCCL 2.27.3" in text, or why it cannot be
+     * used. */
     bool (*there)(char *text, size_t size);
     rk_status (*gpu)(rk_dev *dev, rk_nccl_gpu *gpu);
     rk_status (*unique_id)(uint8_t id[RK_NCCL_ID_BYTES]);
@@ -50,15 +51,16 @@ typedef struct rk_nccl_table {
     /* [C] All legs at once, after what `after` records; bytes > 0. One's own leg is none of them. */
     rk_status (*exchange)(rk_nccl *n, rk_nccl_event *after, const rk_nccl_leg *leg, int legs);
     rk_status (*broadcast)(rk_nccl *n, rk_nccl_event *after, int root, void *data, size_t bytes); /* [C] */
-    /* [C] Everyone's piece to everyone, over few links between nodes: piece[i], of rank i, is here where leg i says; one's
-     * own too. Pieces of 0 bytes are none. */
+    /* [C] Everyone's piece to everyone, over few links between nodes: piece[i], of rank i, is here where leg
+     * i says; one's own too. Pieces of 0 bytes are none. */
     rk_status (*all_gather)(rk_nccl *n, rk_nccl_event *after, const rk_nccl_leg *piece, int ranks);
-    /* [C] Sums over ranks, in an order that is NCCL's: RK_F32 or RK_F64. out (count) becomes that of all in (count); may
-     * be in. */
-    rk_status (*all_reduce)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in, void *out, size_t count);
+    /* [C] Sums over ranks, in an order that is NCCL's: RK_F32 or RK_F64. out (count) becomes that of all in
+     * (count); may be in. */
+    rk_status (*all_reduce)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in, void *out,
+                            size_t count);
     /* [C] in has a piece for each rank, one after another, of count[i] elements; out, that of this one's. */
-    rk_status (*reduce_scatter)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in, const size_t *count,
-                                int ranks, void *out);
+    rk_status (*reduce_scatter)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in,
+                                const size_t *count, int ranks, void *out);
     /* Has the last call been taken in, and all that comes before e (may be NULL) run? Failures of any kind,
      * those of other ranks that NCCL has noticed included, are RK_NCCL_FAILED; error() has the words. */
     rk_nccl_state (*look)(rk_nccl *n, rk_nccl_event *e);

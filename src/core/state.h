@@ -35,7 +35,7 @@ typedef struct rk_state_entry {
     int64_t at;
     rk_piece piece; /* the whole, unless rk__state_add_piece() said otherwise */
     int64_t
-        *cursor; /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
+        *cursor;   /* kind CURSOR: one 64-bit number owned by whoever registered it, the same on all ranks */
     bool optional; /* CURSOR: keeps what it is where a snapshot lacks it */
 } rk_state_entry;
 

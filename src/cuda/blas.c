@@ -353,9 +353,9 @@ static rk_status multiply(rk_dev *dev, product *p, const rk_gemm *g, const void 
     void *work = NULL;
     if (p->workspace && !(work = rk__cuda_work(dev, SLOT_WORK, p->workspace)))
         return RK_ENOMEM;
-    cublasStatus_t s = dev->blas->lib->Matmul(dev->blas->handle, p->desc, alpha, a, p->a, b, p->b, beta, sums,
-                                              p->c, sums, p->c, &p->algo, work, p->workspace,
-                                              rk__cuda_stream(dev));
+    cublasStatus_t s =
+        dev->blas->lib->Matmul(dev->blas->handle, p->desc, alpha, a, p->a, b, p->b, beta, sums, p->c, sums,
+                               p->c, &p->algo, work, p->workspace, rk__cuda_stream(dev));
     p->refused = refuses(s);
     return p->refused ? RK_OK : blas_status(dev, s, "Matmul");
 }

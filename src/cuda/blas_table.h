@@ -8,12 +8,14 @@
 extern "C" {
 #endif
 
-#define RK__BLAS_FUNCTIONS(F)                                                                              \
-    F(Create)                                                                                              \
-    F(Destroy) F(GetVersion) F(GetStatusName) F(MatmulDescCreate) F(MatmulDescDestroy)                     \
-        F(MatmulDescSetAttribute) F(MatrixLayoutCreate) F(MatrixLayoutDestroy) F(MatrixLayoutSetAttribute) \
-            F(MatmulPreferenceCreate) F(MatmulPreferenceDestroy) F(MatmulPreferenceSetAttribute)           \
-                F(MatmulAlgoGetHeuristic) F(Matmul)
+/* clang-format off */
+#define RK__BLAS_FUNCTIONS(F)                                                             \
+    F(Create) F(Destroy) F(GetVersion) F(GetStatusName)                                   \
+    F(MatmulDescCreate) F(MatmulDescDestroy) F(MatmulDescSetAttribute)                    \
+    F(MatrixLayoutCreate) F(MatrixLayoutDestroy) F(MatrixLayoutSetAttribute)              \
+    F(MatmulPreferenceCreate) F(MatmulPreferenceDestroy) F(MatmulPreferenceSetAttribute)  \
+    F(MatmulAlgoGetHeuristic) F(Matmul)
+/* clang-format on */
 
 typedef struct rk__blas_table {
 #define RK__BLAS_MEMBER(f) __typeof__(cublasLt##f) *f;

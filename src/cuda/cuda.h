@@ -1,6 +1,7 @@
 /* The CUDA device's own state, and what its kernel files share. Everything runs on one compute stream of its
- * own, in order; an entry that gives host values waits for it. What goes there goes through a queue (cuda/queue.h):
- * RK_LAUNCH(.., dev->stream, ..), rk__cuda_copy(), rk__cuda_set(); calls of others use rk__cuda_stream(). */
+ * own, in order; an entry that gives host values waits for it. What goes there goes through a queue
+ * (cuda/queue.h): RK_LAUNCH(.., dev->stream, ..), rk__cuda_copy(), rk__cuda_set(); calls of others use
+ * rk__cuda_stream(). */
 #ifndef RK_CUDA_CUDA_H
 #define RK_CUDA_CUDA_H
 
@@ -38,8 +39,8 @@ typedef struct rk__cuda_parked {
 typedef struct rk__cuda_queue rk__cuda_queue;
 
 struct rk_dev {
-    int ordinal;                 /* among the GPUs that this process sees */
-    rk__cuda_queue *stream;      /* of computing */
+    int ordinal;                  /* among the GPUs that this process sees */
+    rk__cuda_queue *stream;       /* of computing */
     struct rk__cuda_stage *stage; /* cuda/stage.h; NULL: nothing was copied yet */
     rk__cuda_parked parked;
     int sms;             /* multiprocessors */
@@ -88,8 +89,8 @@ rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes);
 /* Launches what is held back; does not wait. */
 rk_status rk__cuda_flush(rk_dev *dev);
 
-/* The stream itself, for calls that the queue does not know, which come after all that it was given: what is held
- * back is launched. A failure is told by the next rk__cuda_launched(). */
+/* The stream itself, for calls that the queue does not know, which come after all that it was given: what is
+ * held back is launched. A failure is told by the next rk__cuda_launched(). */
 cudaStream_t rk__cuda_stream(rk_dev *dev);
 
 /* Launches and waits for the compute stream. */
@@ -97,7 +98,8 @@ rk_status rk__cuda_wait(rk_dev *dev);
 
 /* ---- memory ---- */
 
-/* Device memory, 256-byte aligned. NULL: out of memory, or the device has failed (rk__cuda_status() was told). */
+/* Device memory, 256-byte aligned. NULL: out of memory, or the device has failed (rk__cuda_status() was
+ * told). */
 void *rk__cuda_alloc(rk_dev *dev, size_t bytes);
 /* Frees it once what was submitted before has run; does not wait. p may be NULL. */
 void rk__cuda_release(rk_dev *dev, void *p, size_t bytes);
@@ -110,17 +112,17 @@ void rk__cuda_device_release(rk_dev *dev, void *p, size_t bytes);
 /* Blocks of `block` threads for a grid-stride loop over n > 0 elements: enough to fill the device. */
 unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block);
 
-/* Device memory for one entry's intermediate values, in slot 0 to RK__CUDA_SLOTS - 1: holds until the next call
- * with that slot; what earlier launches do with the slot is over before later ones begin. 256-byte aligned, not
- * cleared. NULL: out of memory (rk__cuda_status() was told: return RK_ENOMEM). */
+/* Device memory for one entry's intermediate values, in slot 0 to RK__CUDA_SLOTS - 1: holds until the next
+ * call with that slot; what earlier launches do with the slot is over before later ones begin. 256-byte
+ * aligned, not cleared. NULL: out of memory (rk__cuda_status() was told: return RK_ENOMEM). */
 void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes);
 
 /* Pinned host memory to read results into, until the next call. NULL: out of memory. */
 void *rk__cuda_host(rk_dev *dev, size_t bytes);
 
-/* Device memory with the same bytes as `rows`, which is the caller's again; 0 < bytes. It is uploaded unless it
- * was among the last RK__CUDA_TABLES, and holds until as many others were asked for. NULL: out of memory, or the
- * device has failed (rk__cuda_status() was told). */
+/* Device memory with the same bytes as `rows`, which is the caller's again; 0 < bytes. It is uploaded unless
+ * it was among the last RK__CUDA_TABLES, and holds until as many others were asked for. NULL: out of memory,
+ * or the device has failed (rk__cuda_status() was told). */
 const void *rk__cuda_table(rk_dev *dev, const void *rows, size_t bytes);
 void rk__cuda_tables_free(rk_dev *dev);
 

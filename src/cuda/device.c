@@ -114,8 +114,8 @@ static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t
     if (!st)
         st = rk__cuda_queue_open(dev, cfg->graph);
     if (st) {
-        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description, cudaGetErrorString(dev->error),
-                 cudaGetErrorName(dev->error));
+        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description,
+                 cudaGetErrorString(dev->error), cudaGetErrorName(dev->error));
         return st;
     }
     if (cfg->graph >= 0) {

@@ -68,8 +68,8 @@ void rk__cuda_failure(rk_dev *dev, char *msg, size_t msg_size)
         return;
     const char *what = remedy(kind_of(dev->error));
     int n = *dev->library ? snprintf(msg, msg_size, "GPU %d: %s%s", dev->ordinal, dev->library, what)
-                          : snprintf(msg, msg_size, "GPU %d: %s (%s)%s", dev->ordinal, cudaGetErrorString(dev->error),
-                                     cudaGetErrorName(dev->error), what);
+                          : snprintf(msg, msg_size, "GPU %d: %s (%s)%s", dev->ordinal,
+                                     cudaGetErrorString(dev->error), cudaGetErrorName(dev->error), what);
     if (kind_of(dev->error) != MEMORY || n < 0 || (size_t)n >= msg_size)
         return;
     rk__cuda_memory(dev, &room, &total);

@@ -107,7 +107,8 @@ rk_status rk__cuda_read(rk_dev *dev, void *host, const void *src, size_t bytes)
         return RK_OK;
     rk_status st = rk__cuda_flush(dev); /* what has failed has not written src */
     if (!st)
-        st = rk__cuda_status(dev, cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, rk__cuda_stream(dev)));
+        st = rk__cuda_status(dev,
+                             cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, rk__cuda_stream(dev)));
     return st ? st : rk__cuda_wait(dev);
 }
 

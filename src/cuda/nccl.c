@@ -232,8 +232,9 @@ static rk_status exchange_nccl(rk_nccl *n, rk_nccl_event *after, const rk_nccl_l
         return st;
     for (int i = 0; i < legs && !st; i++) {
         const rk_nccl_leg *l = &leg[i];
-        st = nccl_status(n, l->leaves ? n->call->ncclSend(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream)
-                                      : n->call->ncclRecv(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream));
+        st = nccl_status(
+            n, l->leaves ? n->call->ncclSend(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream)
+                         : n->call->ncclRecv(l->data, l->bytes, ncclUint8, l->peer, n->comm, n->stream));
     }
     rk_status end = nccl_status(n, n->call->ncclGroupEnd());
     return st ? st : end;
@@ -242,7 +243,9 @@ static rk_status exchange_nccl(rk_nccl *n, rk_nccl_event *after, const rk_nccl_l
 static rk_status broadcast_nccl(rk_nccl *n, rk_nccl_event *after, int root, void *data, size_t bytes)
 {
     rk_status st = begin(n, after);
-    return st ? st : nccl_status(n, n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, n->stream));
+    return st ? st
+              : nccl_status(n,
+                            n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, n->stream));
 }
 
 /* A broadcast from each rank, all at once: pieces need not be of one size. */
@@ -255,8 +258,8 @@ static rk_status all_gather_nccl(rk_nccl *n, rk_nccl_event *after, const rk_nccl
         return st;
     for (int i = 0; i < ranks && !st; i++)
         if (piece[i].bytes)
-            st = nccl_status(n, n->call->ncclBroadcast(piece[i].data, piece[i].data, piece[i].bytes, ncclUint8, i,
-                                                       n->comm, n->stream));
+            st = nccl_status(n, n->call->ncclBroadcast(piece[i].data, piece[i].data, piece[i].bytes,
+                                                       ncclUint8, i, n->comm, n->stream));
     rk_status end = nccl_status(n, n->call->ncclGroupEnd());
     return st ? st : end;
 }
@@ -271,11 +274,13 @@ static rk_status all_reduce_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, c
 {
     rk_status st = begin(n, after);
     return st ? st
-              : nccl_status(n, n->call->ncclAllReduce(in, out, count, type_of(t), ncclSum, n->comm, n->stream));
+              : nccl_status(n,
+                            n->call->ncclAllReduce(in, out, count, type_of(t), ncclSum, n->comm, n->stream));
 }
 
 /* Pieces of several sizes are sums of their own, each with its rank as root, all at once. */
-static rk_status reduce_each(rk_nccl *n, rk_dtype t, const void *in, const size_t *count, int ranks, void *out)
+static rk_status reduce_each(rk_nccl *n, rk_dtype t, const void *in, const size_t *count, int ranks,
+                             void *out)
 {
     const size_t size = t == RK_F64 ? sizeof(double) : sizeof(float);
     const char *at = in;
@@ -284,7 +289,8 @@ static rk_status reduce_each(rk_nccl *n, rk_dtype t, const void *in, const size_
         return st;
     for (int i = 0; i < ranks && !st; at += count[i++] * size)
         if (count[i])
-            st = nccl_status(n, n->call->ncclReduce(at, out, count[i], type_of(t), ncclSum, i, n->comm, n->stream));
+            st = nccl_status(
+                n, n->call->ncclReduce(at, out, count[i], type_of(t), ncclSum, i, n->comm, n->stream));
     rk_status end = nccl_status(n, n->call->ncclGroupEnd());
     return st ? st : end;
 }
@@ -300,7 +306,8 @@ static rk_status reduce_scatter_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype 
         return st;
     if (alike < ranks)
         return reduce_each(n, t, in, count, ranks, out);
-    return nccl_status(n, n->call->ncclReduceScatter(in, out, count[0], type_of(t), ncclSum, n->comm, n->stream));
+    return nccl_status(
+        n, n->call->ncclReduceScatter(in, out, count[0], type_of(t), ncclSum, n->comm, n->stream));
 }
 
 const rk_nccl_table rk__cuda_nccl = {

@@ -1,5 +1,6 @@
-/* The calls of NCCL that are used, in a table: the library is looked for when it is needed, so that nothing of it has
- * to be there to start. nccl_load.c finds it; the host-run device has a stand-in instead (host/nccl.cpp). */
+/* The calls of NCCL that are used, in a table: the library is looked for when it is needed, so that nothing
+ * of it has to be there to start. nccl_load.c finds it; the host-run device has a stand-in instead
+ * (host/nccl.cpp). */
 #ifndef RK_CUDA_NCCL_CALLS_H
 #define RK_CUDA_NCCL_CALLS_H
 

@@ -31,8 +31,8 @@ static bool take_calls(void *library, const char *path)
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         void *p = dlsym(library, calls[i].name);
         if (!p) {
-            snprintf(found.why, sizeof found.why, "%s is too old: it has no %s; NCCL 2.14 or newer is needed", path,
-                     calls[i].name);
+            snprintf(found.why, sizeof found.why, "%s is too old: it has no %s; NCCL 2.14 or newer is needed",
+                     path, calls[i].name);
             return false;
         }
         memcpy((char *)&found.calls + calls[i].at, &p, sizeof p);

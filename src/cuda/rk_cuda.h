@@ -1,5 +1,5 @@
-/* The device language: all that a kernel file sees of CUDA. nvcc: the real one; g++ with RK_EMU: the emulation
- * on the host (docs/cuda.md).
+/* The device language: all that a kernel file sees of CUDA. nvcc: the real one; g++ with RK_EMU: the
+ * emulation on the host (docs/cuda.md).
  *
  *   RK_LAUNCH((kernel<float>), grid, block, smem, stream, args...);   plain data as arguments; stream: a CUDA
  *                                                                     stream, or dev->stream
@@ -32,7 +32,8 @@
 static inline void rk__launch_into(cudaStream_t s, const void *kernel, dim3 grid, dim3 block, size_t smem,
                                    void **args, const size_t *, int)
 {
-    (void)cudaLaunchKernel(kernel, grid, block, args, smem, s); /* what it says waits for cudaGetLastError() */
+    (void)cudaLaunchKernel(kernel, grid, block, args, smem,
+                           s); /* what it says waits for cudaGetLastError() */
 }
 
 static inline void rk__launch_into(rk__cuda_queue *q, const void *kernel, dim3 grid, dim3 block, size_t smem,

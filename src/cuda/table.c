@@ -3,7 +3,7 @@
 #include "cuda/table.h"
 
 /* Each function has the type that its table entry points to. */
-#define ENTRY(e)                                                \
+#define ENTRY(e)                                               \
     extern __typeof__(*((rk_kernels *)0)->e) rk__cuda_f32_##e; \
     extern __typeof__(*((rk_kernels *)0)->e) rk__cuda_f64_##e;
 #include "cuda/entries.def"

@@ -45,7 +45,8 @@ rk_doc *rk__doc_path(const rk_doc *map, const char *dotted_path); /* "optim.lr" 
 /* Sets a dotted path to a scalar parsed from YAML text ("0.1", "true", "[1, 2]"), making maps on the way. */
 rk_status rk__doc_set(rk_ctx *ctx, rk_doc *root, const char *dotted_path, const char *yaml_text,
                       const char *origin);
-/* A scalar becomes a map whose only member, `key`, is what it was: `device: cuda` becomes `device: {kind: cuda}`.
+/* A scalar becomes a map whose only member, `key`, is what it was: `device: cuda` becomes `device: {kind:
+ * cuda}`.
  */
 rk_status rk__doc_nest(rk_ctx *ctx, rk_doc *d, const char *key);
 rk_doc *rk__doc_copy(rk_ctx *ctx, const rk_doc *d);

@@ -26,8 +26,8 @@ typedef struct rk__buckets {
 
 /* Lays out t (f32). Lives as long as the context. */
 rk_status rk__buckets_lay_out(rk__job *j, rk_tensor *const *t, int n, rk__buckets **out);
-/* [C] Cuts them into buckets of `bytes` at least; 0: of a size that is measured. small: memory counts more than speed,
- * so that few buckets at hand are little beside the whole. */
+/* [C] Cuts them into buckets of `bytes` at least; 0: of a size that is measured. small: memory counts more
+ * than speed, so that few buckets at hand are little beside the whole. */
 rk_status rk__buckets_cut(rk__buckets *b, int64_t bytes, bool small);
 
 static inline int64_t rk__buckets_total(const rk__buckets *b)
@@ -42,8 +42,8 @@ int rk__bucket_find(const rk__buckets *b, const rk_tensor *t);
 /* Elements of all buckets in the pieces of this rank. */
 int64_t rk__buckets_own(const rk__buckets *b);
 
-/* This rank's pieces side by side: that of bucket k begins at element packed[k]; packed (count + 1), where the last is
- * the size of all. Each lies to lines of the cache as it does in the flat vector. */
+/* This rank's pieces side by side: that of bucket k begins at element packed[k]; packed (count + 1), where
+ * the last is the size of all. Each lies to lines of the cache as it does in the flat vector. */
 void rk__buckets_pack(const rk__buckets *b, int64_t *packed);
 
 /* Where the flat vector would begin if its element `first` stood at p: only what is there may be used. */

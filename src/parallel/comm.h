@@ -59,9 +59,9 @@ typedef struct rk_comm_table {
     /* [C] Ranks of one color meet in a new communicator, ordered by key. color < 0: none (*out NULL). */
     rk_status (*split)(rk_comm *c, int color, int key, rk_comm **out);
     void (*abort)(rk_comm *c, int code) __attribute__((noreturn)); /* ends all ranks */
-    /* [C] Starts; sums whose order does not matter: of the f32 of all ranks. Piece i of `in` has count[i] elements, one
-     * after another. out: this rank's piece of the sum, or if `all`, the whole. in, out and count are in use until the
-     * wait. NULL where exchange() and an addition are as good. */
+    /* [C] Starts; sums whose order does not matter: of the f32 of all ranks. Piece i of `in` has count[i]
+     * elements, one after another. out: this rank's piece of the sum, or if `all`, the whole. in, out and
+     * count are in use until the wait. NULL where exchange() and an addition are as good. */
     rk_status (*sum)(rk_comm *c, const char *name, const float *in, const size_t *count, bool all, float *out,
                      rk_request **request);
     /* For communicators whose data travels otherwise; NULL in those over others. meet [C] starts what counts
@@ -70,9 +70,9 @@ typedef struct rk_comm_table {
     rk_status (*meet)(rk_comm *c, const char *name, int root, size_t bytes, rk_request **out);
     /* Not collective: fails if another rank has failed, for waits that are not for this communicator. */
     rk_status (*look)(rk_comm *c);
-    /* Not collective: from now on fn(arg) is called whenever this rank waits in c or in any that was split with it from
-     * the same, so that what travels otherwise sets out meanwhile: the one that is waited for may be waiting for that.
-     * fn may call progress() and look() alone. fn NULL: arg's no more. */
+    /* Not collective: from now on fn(arg) is called whenever this rank waits in c or in any that was split
+     * with it from the same, so that what travels otherwise sets out meanwhile: the one that is waited for
+     * may be waiting for that. fn may call progress() and look() alone. fn NULL: arg's no more. */
     void (*on_wait)(rk_comm *c, void (*fn)(void *arg), void *arg);
 } rk_comm_table;
 

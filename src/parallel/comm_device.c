@@ -94,10 +94,11 @@ static rk_status choose(rk_ctx *ctx, const gpu *g, int ranks, bool *by_nccl, cha
         *by_nccl = true;
         snprintf(way, size, "from GPU to GPU by NCCL");
     } else if (always >= 0) {
-        return rk_fail(ctx, RK_ECONFIG,
-                       "RANKINE_NCCL is 1 (rank %d), but %s; RANKINE_NCCL=0 sends tensors over MPI and the host's "
-                       "memory, with the same results",
-                       always, why);
+        return rk_fail(
+            ctx, RK_ECONFIG,
+            "RANKINE_NCCL is 1 (rank %d), but %s; RANKINE_NCCL=0 sends tensors over MPI and the host's "
+            "memory, with the same results",
+            always, why);
     } else {
         snprintf(way, size, "over MPI and the host's memory: %s", why);
     }

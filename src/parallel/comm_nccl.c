@@ -26,8 +26,8 @@ struct rk_request {
     rk_leg *said, *told; /* (size) legs of `size` */
     rk_nccl_leg *leg;    /* (2 size) */
     int legs;
-    rk_leg word;                /* of a broadcast */
-    struct {                    /* of a sum */
+    rk_leg word; /* of a broadcast */
+    struct {     /* of a sum */
         const float *in;
         const size_t *count;
         float *out;
@@ -284,8 +284,8 @@ static rk_status broadcast_nccl(rk_comm *c, const char *name, int root, void *da
 }
 
 /* Counted as each piece to its rank, and for all from there back. */
-static rk_status sum_nccl(rk_comm *c, const char *name, const float *in, const size_t *count, bool all, float *to,
-                          rk_request **out)
+static rk_status sum_nccl(rk_comm *c, const char *name, const float *in, const size_t *count, bool all,
+                          float *to, rk_request **out)
 {
     nccl *n = nccl_of(c);
     rk_request *r = *out = take_request(n, SUM, name);
@@ -305,7 +305,8 @@ static rk_status sum_nccl(rk_comm *c, const char *name, const float *in, const s
         count_received(n, mine + (all ? theirs : 0));
     }
     r->empty = !r->sum.n;
-    return set_out(n, r, n->over.under->table->meet(n->over.under, name, -1, r->sum.n * sizeof *in, &r->under));
+    return set_out(n, r,
+                   n->over.under->table->meet(n->over.under, name, -1, r->sum.n * sizeof *in, &r->under));
 }
 
 /* ---- progress ---- */
@@ -335,7 +336,8 @@ static rk_status launch(nccl *n, rk_request *r)
     else if (r->op == SUM && r->sum.all)
         st = n->call->all_reduce(n->comm, r->made, RK_F32, r->sum.in, r->sum.out, r->sum.n);
     else if (r->op == SUM)
-        st = n->call->reduce_scatter(n->comm, r->made, RK_F32, r->sum.in, r->sum.count, n->over.base.size, r->sum.out);
+        st = n->call->reduce_scatter(n->comm, r->made, RK_F32, r->sum.in, r->sum.count, n->over.base.size,
+                                     r->sum.out);
     else if (r->op == GATHER && n->over.base.nodes > 1)
         st = n->call->all_gather(n->comm, r->made, r->leg, r->legs);
     else
@@ -444,8 +446,8 @@ static rk_status barrier_nccl(rk_comm *c, const char *name)
     return st ? given_up(nccl_of(c)) : RK_OK;
 }
 
-/* While this rank waits for another, what all have called sets out: the other may be waiting for that, as where the
- * GPU gives memory back. And NCCL is asked whether it has failed. */
+/* While this rank waits for another, what all have called sets out: the other may be waiting for that, as
+ * where the GPU gives memory back. And NCCL is asked whether it has failed. */
 static void push_on(void *arg)
 {
     nccl *n = arg;

@@ -16,8 +16,8 @@ int rk__net_launched(void);
 /* [C] This process's number among the ranks of its machine, which MPI finds. Starts MPI at the first call, as
  * rk__net_open() does; -1: it cannot start, as rk__net_open() will tell. */
 int rk__net_local_rank(void);
-/* [C] Ranks whose context has failed, and their words, before any of them meets: all fail with the first one's. ctx
- * may be NULL, of a rank that has none. */
+/* [C] Ranks whose context has failed, and their words, before any of them meets: all fail with the first
+ * one's. ctx may be NULL, of a rank that has none. */
 rk_status rk__net_all_well(rk_ctx *ctx);
 
 /* [C] Every rank of the job. Starts MPI at the first call; it ends with the process. */

@@ -34,11 +34,11 @@ struct rk__grads {
     int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
     float *part;                   /* (parts, total): this rank's subtrees; NULL: in slots, by bucket */
     rk__slots slots;
-    float **slot;        /* (buckets) (parts, size of the bucket); NULL: nothing was written */
-    rk__guard *guard;    /* (parts, n) of gradients in slots */
-    bool any_order;      /* sums are the communicator's own */
-    bool summed;         /* gradients are where the sums are */
-    float *sum;          /* what all of them come to: (total) with RK__ZERO_NONE, else this rank's pieces, packed */
+    float **slot;     /* (buckets) (parts, size of the bucket); NULL: nothing was written */
+    rk__guard *guard; /* (parts, n) of gradients in slots */
+    bool any_order;   /* sums are the communicator's own */
+    bool summed;      /* gradients are where the sums are */
+    float *sum; /* what all of them come to: (total) with RK__ZERO_NONE, else this rank's pieces, packed */
     int64_t *packed;     /* (buckets + 1) */
     double *squares;     /* (chunks) by rank, bucket, parameter */
     double *sorted;      /* (chunks) by parameter */
@@ -170,7 +170,7 @@ static rk_status add_bucket(rk__grads *g)
         RK_TRY(g->job->tensors->table->wait(g->job->tensors, t->request[0]));
     else
         RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request,
-                           rk__flat_at(sums_in(g, k), bound[g->job->rank])));
+                               rk__flat_at(sums_in(g, k), bound[g->job->rank])));
     discard_parts(g, k - BUCKETS_AHEAD + 1);
     if (!g->part)
         give_slot(g, k); /* what left has left, and nobody reads it here */
@@ -185,13 +185,15 @@ static rk_status start_sum(rk__grads *g, int k, float *flat, int64_t stride)
     const bool all = g->zero == RK__ZERO_NONE;
     float *in = rk__flat_at(flat, bound[0]);
     for (int p = 1; p < rk__job_parts(j); p++) {
-        rk_status st = rk__kernels(j->ctx, RK_F32)->add(j->ctx->dev, bound[j->ranks] - bound[0], in,
-                                                        rk__flat_at(in, p * stride), 0, in);
+        rk_status st =
+            rk__kernels(j->ctx, RK_F32)
+                ->add(j->ctx->dev, bound[j->ranks] - bound[0], in, rk__flat_at(in, p * stride), 0, in);
         if (st)
             return rk_fail(j->ctx, st, "gradients cannot be added");
     }
     return j->tensors->table->sum(j->tensors, "gradients", in, g->trip[k].count, all,
-                                  rk__flat_at(sums_in(g, k), bound[all ? 0 : j->rank]), &g->trip[k].request[0]);
+                                  rk__flat_at(sums_in(g, k), bound[all ? 0 : j->rank]),
+                                  &g->trip[k].request[0]);
 }
 
 static rk_status start_bucket(rk__grads *g)
@@ -383,7 +385,8 @@ static rk_status place(rk_tensor *leaf, float *to)
     return RK_OK;
 }
 
-/* [C] Memory that the ranks share, in which pages of the host take room only when something is written there. */
+/* [C] Memory that the ranks share, in which pages of the host take room only when something is written there.
+ */
 static rk_status share(const rk__job *j, int64_t n, float **out)
 {
     *out = j->tensors->table->alloc(j->tensors, (size_t)n * sizeof(float));
@@ -504,7 +507,8 @@ static rk_status own_squares(rk__grads *g)
         for (int i = b->first; i < b->end; i++) {
             int64_t from, to;
             rk__bucket_piece(g->b, i, g->job->rank, &from, &to);
-            RK_TRY(squares_of(ctx, g->b->t[i], to - from, rk__flat_at(sums_in(g, k), g->b->at[i] + from), at));
+            RK_TRY(
+                squares_of(ctx, g->b->t[i], to - from, rk__flat_at(sums_in(g, k), g->b->at[i] + from), at));
             at += sums_of(g->b->t[i], to - from);
         }
     }

@@ -16,9 +16,9 @@ struct rk__weights {
     const rk__buckets *buckets;
     float *flat; /* the whole vector; NULL: in slots */
     rk__slots slots;
-    float *own;      /* with slots: this rank's pieces, that of bucket k at packed[k] */
-    int64_t *packed; /* (count + 1) */
-    float **slot;    /* (count) NULL: AWAY */
+    float *own;       /* with slots: this rank's pieces, that of bucket k at packed[k] */
+    int64_t *packed;  /* (count + 1) */
+    float **slot;     /* (count) NULL: AWAY */
     rk__reads *reads; /* NULL: all weights are kept */
     int arrived;      /* buckets that are not COMING */
     place *is;        /* (count) */
@@ -79,8 +79,8 @@ static rk_status start(rk__weights *w, int k)
     const int64_t *bound = w->buckets->bucket[k].bound;
     RK_TRY(take_slot(w, k));
     for (int r = 0; r < j->ranks; r++)
-        w->piece[r] = (rk_leg){ rk__flat_at(whole(w, k), bound[r]),
-                                (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
+        w->piece[r] =
+            (rk_leg){ rk__flat_at(whole(w, k), bound[r]), (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
     RK_TRY(j->tensors->table->all_gather(j->tensors, "weights", w->piece, &w->request[k]));
     w->is[k] = COMING;
     w->arrived--;
@@ -276,13 +276,15 @@ static rk_status save_own(const rk__weights *w, float *host)
         int64_t from, to;
         rk__bucket_piece(b, i, b->job->rank, &from, &to);
         if (from < to)
-            RK_TRY(rk__tensor_read_range(b->t[i], from, to - from, host + w->packed[k] + b->at[i] + from - first));
+            RK_TRY(rk__tensor_read_range(b->t[i], from, to - from,
+                                         host + w->packed[k] + b->at[i] + from - first));
         rk__tensor_give_up(b->t[i]);
     }
     return RK_OK;
 }
 
-/* This rank's pieces alone, side by side: by way of the host, so that never more than the network is on the device. */
+/* This rank's pieces alone, side by side: by way of the host, so that never more than the network is on the
+ * device. */
 static rk_status move_own(rk__weights *w)
 {
     rk_comm *c = w->buckets->job->tensors;

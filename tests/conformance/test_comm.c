@@ -389,8 +389,9 @@ TEST(sums_in_any_order)
                 want += 1.0f / (float)(1 + i + (int)(k + (all ? 0 : first)));
             CHECK_CLOSE(out[k], want, 1e-6, 0);
         }
-        CHECK_INT(comm->sent - sent, (total - count[comm->rank]) * sizeof *in +
-                                         (all ? ((uint64_t)comm->size - 1) * count[comm->rank] * sizeof *in : 0));
+        CHECK_INT(comm->sent - sent,
+                  (total - count[comm->rank]) * sizeof *in +
+                      (all ? ((uint64_t)comm->size - 1) * count[comm->rank] * sizeof *in : 0));
     }
     CHECK_INT(rk_close(ctx), 0);
 }

@@ -417,7 +417,8 @@ TEST(wide_padding)
         for (int64_t pad = 1; pad <= 3; pad++)
             for (int64_t w = 2; w <= 11; w += 3) {
                 const int64_t s = pad % 2 + 1;
-                problem p = make(args((const int64_t[]){ 2, 14, 11, w, 4, kernel, kernel, s, 1, pad, pad, 1, 1, 2 }));
+                problem p =
+                    make(args((const int64_t[]){ 2, 14, 11, w, 4, kernel, kernel, s, 1, pad, pad, 1, 1, 2 }));
                 CHECK_SAME(p, (int)pad);
             }
 }

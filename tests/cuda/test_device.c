@@ -140,7 +140,8 @@ TEST(failures_have_words_and_remedies)
     CHECK(!*msg);
     CHECK(device->alloc(dev, (size_t)1 << 40, &p) == RK_ENOMEM);
     device->failure(dev, msg, sizeof msg);
-    CHECK(strstr(msg, "GPU 0: out of memory (cudaErrorMemoryAllocation), this process holds 0 bytes of its 8.00 GiB"));
+    CHECK(strstr(
+        msg, "GPU 0: out of memory (cudaErrorMemoryAllocation), this process holds 0 bytes of its 8.00 GiB"));
     device->failure(dev, msg, 12);
     CHECK(!strcmp(msg, "GPU 0: out "));
     device->close(dev);

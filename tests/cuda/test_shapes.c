@@ -116,7 +116,8 @@ static bool product_agrees(const product *q)
         return true;
     fprintf(stderr, "gemm %lld x %lld x %lld, %d segments of %lld, acc %d, act %d, round %d, batch %lld\n",
             (long long)q->g.m, (long long)q->g.n, (long long)q->g.k, q->g.order.segments,
-            (long long)q->g.order.unit, (int)q->g.order.acc, (int)q->g.act, (int)q->g.round, (long long)q->g.batch);
+            (long long)q->g.order.unit, (int)q->g.order.acc, (int)q->g.act, (int)q->g.round,
+            (long long)q->g.batch);
     return false;
 }
 

@@ -4,10 +4,10 @@
  * all, then tasks of panels by row panels run tiles. How the loops are cut changes no bit: every element is
  * one chain a leaf.
  *
- * bf16 and f16: operands are rounded while they are packed and then multiplied as floats, on every instruction
- * set. A product of two such numbers is exact in float, so the chain rounds once a term, as for floats. vdpbf16ps is
- * not used: it adds two terms an instruction and takes denormals for zero, so its bits are not those of a
- * chain. */
+ * bf16 and f16: operands are rounded while they are packed and then multiplied as floats, on every
+ * instruction set. A product of two such numbers is exact in float, so the chain rounds once a term, as for
+ * floats. vdpbf16ps is not used: it adds two terms an instruction and takes denormals for zero, so its bits
+ * are not those of a chain. */
 #include "cpu/isa/sweep.h"
 #include "cpu/isa/tile.h"
 

@@ -28,8 +28,8 @@ RK_INLINE vf v_bf16(vf x)
     return v_float(vi_and(v_bits(v_sel(v_isnan(x), quiet, rounded)), vi_set1((int32_t)0xffff0000)));
 }
 
-/* Rounds to IEEE half precision, nearest even; from 65520 on to infinity; a NaN stays one. An addition rounds what is
- * subnormal there: the sum's last bit is worth 2^-24. */
+/* Rounds to IEEE half precision, nearest even; from 65520 on to infinity; a NaN stays one. An addition rounds
+ * what is subnormal there: the sum's last bit is worth 2^-24. */
 RK_INLINE vf v_f16(vf x)
 {
     vi u = v_bits(x), magnitude = vi_and(u, vi_set1(0x7fffffff)), sign = vi_and(u, vi_set1(INT32_MIN));

@@ -607,8 +607,7 @@ static void pack_full(const float *src, int64_t step, int64_t k, int64_t width, 
 
 /* VL lanes whose k is contiguous, turned as VL x VL squares: nearly every packed element of such an operand.
  */
-static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, rk_round to,
-                        float *panel)
+static void pack_turned(const float *src, int64_t lane, int64_t k, int64_t width, rk_round to, float *panel)
 {
     for (int64_t x = 0; x + VL <= k; x += VL) {
         vf r[VL];
@@ -646,15 +645,13 @@ static void pack_turned_rest(const float *src, int64_t lane, int64_t terms, int6
     vf r[VL];
     for (; terms >= V_TURN_TERMS; terms -= V_TURN_TERMS, src += V_TURN_TERMS) {
         v_load_turned(src, lane, r);
-        RK_UNROLL for (int i = 0; i < V_TURN_TERMS; i++, panel += width)
-            v_store(panel, v_narrow(to, r[i]));
+        RK_UNROLL for (int i = 0; i < V_TURN_TERMS; i++, panel += width) v_store(panel, v_narrow(to, r[i]));
     }
     if (terms <= 0)
         return;
     RK_UNROLL for (int i = 0; i < VL; i++) r[i] = v_load_upto(src + i * lane, terms);
     v_transpose(r);
-    RK_UNROLL for (int i = 0; i < VL; i++) if (i < terms)
-        v_store(panel + i * width, v_narrow(to, r[i]));
+    RK_UNROLL for (int i = 0; i < VL; i++) if (i < terms) v_store(panel + i * width, v_narrow(to, r[i]));
 }
 
 /* The same element by element: `lanes` of at most VL exist, `room` are written, k from `from`. */
@@ -691,11 +688,10 @@ void RK_NAME(pack)(const float *src, int64_t step, int64_t lane, int64_t k, int6
                     : pack_turned(src + j * lane, lane, k, width, RK_ROUND_NONE, panel + j));
             }
             if (step == 1 && lanes - j >= VL) {
-                pack_turned_rest(src + j * lane + done, lane, k - done, width, to,
-                                 panel + done * width + j);
+                pack_turned_rest(src + j * lane + done, lane, k - done, width, to, panel + done * width + j);
                 continue;
             }
-            pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width,
-                      to, panel + j);
+            pack_edge(j < lanes ? src + j * lane : src, step, lane, done, k, lanes - j, width - j, width, to,
+                      panel + j);
         }
 }

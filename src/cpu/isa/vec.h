@@ -40,8 +40,9 @@ RK_INLINE vf v_poly(vf x, const float *c, int n)
 #define V_POLY(x, ...) \
     v_poly(x, (const float[]){ __VA_ARGS__ }, (int)(sizeof((const float[]){ __VA_ARGS__ }) / sizeof(float)))
 
-/* Lane-wise sum of 16 lanes by halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Never -0, which lanes of products
- * that vanish could all have: how many lanes a row's end fills up with +0 depends on the vectors' width. */
+/* Lane-wise sum of 16 lanes by halving: for h = 8, 4, 2, 1: lane[l] += lane[l + h]. Never -0, which lanes of
+ * products that vanish could all have: how many lanes a row's end fills up with +0 depends on the vectors'
+ * width. */
 RK_INLINE float v_tree_sum(const vf a[NV])
 {
     vf s = a[0];

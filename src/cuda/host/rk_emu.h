@@ -1,14 +1,14 @@
-/* Between the parts of the emulation (docs/cuda.md). One lock is held during every call of the stand-ins, so that
- * threads of the host take turns; operations of streams run inside such calls. */
+/* Between the parts of the emulation (docs/cuda.md). One lock is held during every call of the stand-ins, so
+ * that threads of the host take turns; operations of streams run inside such calls. */
 #ifndef RK_CUDA_HOST_RK_EMU_H
 #define RK_CUDA_HOST_RK_EMU_H
 
 #include <cuda_runtime_api.h>
 
-#include <stddef.h>
-#include <stdint.h>
 #include <functional>
 #include <memory>
+#include <stddef.h>
+#include <stdint.h>
 #include <string>
 #include <vector>
 
@@ -22,8 +22,7 @@ struct rk_emu_guard {
 bool rk_emu_fails(const char *call);
 
 /* Reports a mistake of the code under test, and ends the process with status 86. */
-void rk_emu_report(const char *kind, const char *format, ...)
-    __attribute__((format(printf, 2, 3), noreturn));
+void rk_emu_report(const char *kind, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 
 /* "gemm.cu:123" for the address that a call returns to. */
 const char *rk_emu_place_of(void *pc, char *text, size_t size);
@@ -33,24 +32,24 @@ void rk_emu_seed(uint64_t seed);
 void rk_emu_shuffle(unsigned *x, unsigned n);
 
 /* What is counted since the start, a line each of RK_EMU_STATS=FILE: name, and what it means. */
-#define RK_EMU_COUNTS(COUNT)                                                  \
-    COUNT(calls, "calls of the stand-ins")                                    \
-    COUNT(launches, "kernels launched, those in graphs too")                  \
-    COUNT(plain_launches, "kernels launched outside graphs")                  \
-    COUNT(graph_launches, "graphs launched")                                  \
-    COUNT(graph_nodes, "nodes of the graphs launched")                        \
-    COUNT(graphs_made, "graphs instantiated")                                 \
+#define RK_EMU_COUNTS(COUNT)                                                     \
+    COUNT(calls, "calls of the stand-ins")                                       \
+    COUNT(launches, "kernels launched, those in graphs too")                     \
+    COUNT(plain_launches, "kernels launched outside graphs")                     \
+    COUNT(graph_launches, "graphs launched")                                     \
+    COUNT(graph_nodes, "nodes of the graphs launched")                           \
+    COUNT(graphs_made, "graphs instantiated")                                    \
     COUNT(graph_updates, "graphs or nodes of theirs that were given new values") \
-    COUNT(waits, "times the host waited for a stream, an event or the device") \
-    COUNT(allocations, "blocks of device memory allocated")                   \
-    COUNT(frees, "blocks of device memory freed")                             \
-    COUNT(pinned, "blocks of pinned memory allocated")                        \
-    COUNT(copies_in, "copies from the host")                                  \
-    COUNT(copies_out, "copies to the host")                                   \
-    COUNT(bytes_in, "bytes copied from the host")                             \
-    COUNT(bytes_out, "bytes copied to the host")                              \
-    COUNT(bytes_live, "bytes of device memory allocated at the end")          \
-    COUNT(bytes_peak, "most bytes of device memory at once")                  \
+    COUNT(waits, "times the host waited for a stream, an event or the device")   \
+    COUNT(allocations, "blocks of device memory allocated")                      \
+    COUNT(frees, "blocks of device memory freed")                                \
+    COUNT(pinned, "blocks of pinned memory allocated")                           \
+    COUNT(copies_in, "copies from the host")                                     \
+    COUNT(copies_out, "copies to the host")                                      \
+    COUNT(bytes_in, "bytes copied from the host")                                \
+    COUNT(bytes_out, "bytes copied to the host")                                 \
+    COUNT(bytes_live, "bytes of device memory allocated at the end")             \
+    COUNT(bytes_peak, "most bytes of device memory at once")                     \
     COUNT(blocks_live, "blocks of device memory allocated at the end")
 
 struct rk_emu_counts {
@@ -60,8 +59,8 @@ struct rk_emu_counts {
 };
 extern rk_emu_counts rk_emu_counted;
 
-/* The same by kernel; bytes of device memory in the check build alone: `moved` counts a byte once a launch, `accessed`
- * at every access. A table of them follows the counts. */
+/* The same by kernel; bytes of device memory in the check build alone: `moved` counts a byte once a launch,
+ * `accessed` at every access. A table of them follows the counts. */
 struct rk_emu_tally {
     uint64_t launches, threads;
     uint64_t moved[2], accessed[2]; /* read, written */
@@ -92,9 +91,10 @@ const char *rk_emu_where(void);
 
 /* Appends fn to the stream. */
 void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn);
-/* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls, when ready()
- * says that the others have done their part. */
-void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn);
+/* As rk_emu_enqueue(), for what meets other processes: such operations run in the order of the calls, when
+ * ready() says that the others have done their part. */
+void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready,
+                            std::function<void()> fn);
 /* What streams do and graphs hold: an operation whose values are known. */
 struct rk_emu_work {
     enum cudaGraphNodeType type; /* kernel, copy, set; empty: nothing but its place */
@@ -116,10 +116,12 @@ cudaError_t rk_emu_submit(cudaStream_t s, const rk_emu_work &w);
 void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w);
 
 /* A launch as work: what the arguments are now. */
-cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, dim3 block, size_t smem, void **args);
+cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, dim3 block, size_t smem,
+                               void **args);
 void rk_emu_run_work(const rk_emu_work &kernel);
 /* A copy as work: reports ends that do not lie where `kind` says. pc: who asks for it. */
-void rk_emu_copy_work(rk_emu_work *w, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, void *pc);
+void rk_emu_copy_work(rk_emu_work *w, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
+                      void *pc);
 void rk_emu_set_work(rk_emu_work *w, void *dst, int value, size_t bytes, void *pc);
 
 /* ---- graph.cpp ---- */
@@ -127,8 +129,9 @@ void rk_emu_set_work(rk_emu_work *w, void *dst, int value, size_t bytes, void *p
 bool rk_emu_capturing(cudaStream_t s);
 /* A call that no capture goes together with (pc: of whom): the capture is told of on stderr, and is void. */
 cudaError_t rk_emu_void_capture(cudaStream_t s, cudaError_t e, const char *call, void *pc);
-/* The same for a call that is unsafe, as CUDA says, while any capture of this thread's is under way that is not
- * relaxed; cudaSuccess if there is none. everything: relaxed ones too, as the call waits for all streams. */
+/* The same for a call that is unsafe, as CUDA says, while any capture of this thread's is under way that is
+ * not relaxed; cudaSuccess if there is none. everything: relaxed ones too, as the call waits for all streams.
+ */
 cudaError_t rk_emu_unsafe(bool everything, const char *call, void *pc);
 
 /* Reports the default stream, and what is no stream. pc: who uses it. */
@@ -136,8 +139,8 @@ void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc);
 void rk_emu_finish(cudaStream_t s);
 void rk_emu_finish_all(void);
 
-/* Of the operation that runs, for the check build: its number, from 1; whether a comes before b in the order of streams
- * and events; whether the host has waited for it. */
+/* Of the operation that runs, for the check build: its number, from 1; whether a comes before b in the order
+ * of streams and events; whether the host has waited for it. */
 uint32_t rk_emu_operation_now(void);
 uint32_t rk_emu_operation_last(void); /* that was enqueued */
 bool rk_emu_operation_before(uint32_t a, uint32_t b);
@@ -168,7 +171,8 @@ rk_emu_kind rk_emu_kind_of(const void *p);
 void rk_emu_range(const void *p, size_t bytes, bool write, const char *what);
 /* Device memory is open to the thread while an operation runs, closed otherwise. */
 void rk_emu_open_memory(bool open);
-/* At the end of a call of the stand-ins: what was opened is closed only now, once for all operations that have run. */
+/* At the end of a call of the stand-ins: what was opened is closed only now, once for all operations that
+ * have run. */
 void rk_emu_settle_memory(void);
 
 #endif

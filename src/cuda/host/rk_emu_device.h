@@ -1,6 +1,6 @@
-/* The device language on the host: what rk_cuda.h gives a kernel file under g++ or clang++ with RK_EMU. A kernel is
- * an ordinary function that every thread of the grid calls in turn, each on a fiber of its own where it waits.
- * Types and conversions (bf16, f16, vectors) are those of CUDA's own headers. */
+/* The device language on the host: what rk_cuda.h gives a kernel file under g++ or clang++ with RK_EMU. A
+ * kernel is an ordinary function that every thread of the grid calls in turn, each on a fiber of its own
+ * where it waits. Types and conversions (bf16, f16, vectors) are those of CUDA's own headers. */
 #ifndef RK_CUDA_HOST_RK_EMU_DEVICE_H
 #define RK_CUDA_HOST_RK_EMU_DEVICE_H
 
@@ -63,7 +63,8 @@ void rk_emu_load(const void *p, void *value, size_t size);
 void rk_emu_store(void *p, const void *value, size_t size);
 void rk_emu_fence(int device_wide);
 unsigned rk_emu_lane(void);
-void rk_emu_register(const void *kernel, const char *name, void (*run)(void *args), const size_t *sizes, int n);
+void rk_emu_register(const void *kernel, const char *name, void (*run)(void *args), const size_t *sizes,
+                     int n);
 }
 
 /* ---- launches and shared memory ---- */
@@ -71,8 +72,7 @@ void rk_emu_register(const void *kernel, const char *name, void (*run)(void *arg
 /* Arguments lie behind the kernel's address, each at a multiple of 16 bytes. */
 enum : size_t { RK_EMU_SLOT = 16 };
 
-template <class... P>
-static constexpr size_t rk_emu_offset(size_t i)
+template <class... P> static constexpr size_t rk_emu_offset(size_t i)
 {
     const size_t sizes[] = { sizeof(P)..., 0 };
     size_t at = RK_EMU_SLOT;
@@ -81,28 +81,27 @@ static constexpr size_t rk_emu_offset(size_t i)
     return at;
 }
 
-template <class... P, size_t... I>
-static void rk_emu_call(char *args, std::index_sequence<I...>)
+template <class... P, size_t... I> static void rk_emu_call(char *args, std::index_sequence<I...>)
 {
     (*reinterpret_cast<void (**)(P...)>(args))(
         *reinterpret_cast<P *>(args + std::integral_constant<size_t, rk_emu_offset<P...>(I)>::value)...);
 }
 
 /* Tells of a kernel what nvcc's code tells CUDA before main(): here before its first launch. */
-template <class... P>
-static inline void rk_emu_know(void (*kernel)(P...), const char *name)
+template <class... P> static inline void rk_emu_know(void (*kernel)(P...), const char *name)
 {
     static_assert((std::is_trivially_copy_constructible<P>::value && ...), "kernel arguments are plain data");
     static const size_t sizes[] = { sizeof(P)..., 0 };
-    rk_emu_register((const void *)kernel, name,
-                    [](void *args) { rk_emu_call<P...>(static_cast<char *>(args), std::index_sequence_for<P...>()); }, sizes,
-                    (int)sizeof...(P));
+    rk_emu_register(
+        (const void *)kernel, name,
+        [](void *args) { rk_emu_call<P...>(static_cast<char *>(args), std::index_sequence_for<P...>()); },
+        sizes, (int)sizeof...(P));
 }
 
-#define RK_SHARED(T, name, dims)    \
-    static char rk_emu_key_##name;  \
+#define RK_SHARED(T, name, dims)       \
+    static char rk_emu_key_##name;     \
     typedef T rk_emu_type_##name dims; \
-    rk_emu_type_##name &name =      \
+    rk_emu_type_##name &name =         \
         *(rk_emu_type_##name *)rk_emu_shared(&rk_emu_key_##name, sizeof(rk_emu_type_##name), #name)
 #define RK_DYN_SHARED(T, name) T *name = reinterpret_cast<T *>(rk_emu_dynamic_shared())
 
@@ -164,8 +163,8 @@ static inline T rk_emu_shfl(const char *file, int line, unsigned mask, T v, int 
 #define __shfl_sync(...)      rk_emu_shfl(__FILE__, __LINE__, __VA_ARGS__)
 #define __ballot_sync(mask, p) \
     ((unsigned)rk_emu_exchange<uint64_t>(RK_EMU_BALLOT, mask, !!(p), -1, __FILE__, __LINE__))
-#define __any_sync(mask, p) (__ballot_sync(mask, p) != 0)
-#define __all_sync(mask, p) (__ballot_sync(mask, !(p)) == 0)
+#define __any_sync(mask, p)        (__ballot_sync(mask, p) != 0)
+#define __all_sync(mask, p)        (__ballot_sync(mask, !(p)) == 0)
 #define __reduce_add_sync(mask, v) rk_emu_exchange<decltype(v)>(RK_EMU_ADD, mask, v, -1, __FILE__, __LINE__)
 #define __reduce_min_sync(mask, v) rk_emu_exchange<decltype(v)>(RK_EMU_MIN, mask, v, -1, __FILE__, __LINE__)
 #define __reduce_max_sync(mask, v) rk_emu_exchange<decltype(v)>(RK_EMU_MAX, mask, v, -1, __FILE__, __LINE__)
@@ -180,14 +179,13 @@ static inline void __threadfence_block()
     rk_emu_fence(0);
 }
 
-/* ---- atomics: threads run one at a time, so a read, a sum and a write are one; the accesses themselves are made
- * by the emulation, whose code the checker does not see ---- */
+/* ---- atomics: threads run one at a time, so a read, a sum and a write are one; the accesses themselves are
+ * made by the emulation, whose code the checker does not see ---- */
 
 template <class T>
 using rk_emu_same = typename std::common_type<T>::type; /* keeps an argument out of deduction */
 
-template <class T, class F>
-static inline T rk_emu_update(T *p, F next)
+template <class T, class F> static inline T rk_emu_update(T *p, F next)
 {
     T old;
     rk_emu_atomic(p, sizeof old);
@@ -197,38 +195,32 @@ static inline T rk_emu_update(T *p, F next)
     return old;
 }
 
-template <class T>
-static inline T atomicAdd(T *p, rk_emu_same<T> v)
+template <class T> static inline T atomicAdd(T *p, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T old) { return (T)(old + v); });
 }
 
-template <class T>
-static inline T atomicMax(T *p, rk_emu_same<T> v)
+template <class T> static inline T atomicMax(T *p, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T old) { return old > v ? old : v; });
 }
 
-template <class T>
-static inline T atomicMin(T *p, rk_emu_same<T> v)
+template <class T> static inline T atomicMin(T *p, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T old) { return old < v ? old : v; });
 }
 
-template <class T>
-static inline T atomicOr(T *p, rk_emu_same<T> v)
+template <class T> static inline T atomicOr(T *p, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T old) { return (T)(old | v); });
 }
 
-template <class T>
-static inline T atomicExch(T *p, rk_emu_same<T> v)
+template <class T> static inline T atomicExch(T *p, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T) { return v; });
 }
 
-template <class T>
-static inline T atomicCAS(T *p, rk_emu_same<T> expected, rk_emu_same<T> v)
+template <class T> static inline T atomicCAS(T *p, rk_emu_same<T> expected, rk_emu_same<T> v)
 {
     return rk_emu_update(p, [=](T old) { return old == expected ? v : old; });
 }
@@ -343,33 +335,28 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }
 
-template <class T>
-static inline T __ldg(const T *p)
+template <class T> static inline T __ldg(const T *p)
 {
     return *p;
 }
 
-template <class T>
-static inline T __ldcs(const T *p)
+template <class T> static inline T __ldcs(const T *p)
 {
     return *p;
 }
 
-template <class T>
-static inline void __stcs(T *p, T v)
+template <class T> static inline void __stcs(T *p, T v)
 {
     *p = v;
 }
 
-template <class T, class U>
-static inline typename std::common_type<T, U>::type min(T a, U b)
+template <class T, class U> static inline typename std::common_type<T, U>::type min(T a, U b)
 {
     typedef typename std::common_type<T, U>::type C;
     return (C)a < (C)b ? (C)a : (C)b;
 }
 
-template <class T, class U>
-static inline typename std::common_type<T, U>::type max(T a, U b)
+template <class T, class U> static inline typename std::common_type<T, U>::type max(T a, U b)
 {
     typedef typename std::common_type<T, U>::type C;
     return (C)a > (C)b ? (C)a : (C)b;

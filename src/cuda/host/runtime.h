@@ -8,9 +8,9 @@
 cudaError_t rk_emu_error(cudaError_t e);
 
 /* The head of a call that may be made to fail (RK_EMU_FAIL). */
-#define RK_EMU_CALL(name, error)      \
-    rk_emu_guard rk_emu_guard_here;   \
-    if (rk_emu_fails(name))           \
-        return rk_emu_error(error)
+#define RK_EMU_CALL(name, error)    \
+    rk_emu_guard rk_emu_guard_here; \
+    if (rk_emu_fails(name))         \
+    return rk_emu_error(error)
 
 #endif
