@@ -22,33 +22,28 @@ struct rk_dev {
 enum { EXP = 20, LOG = 25, ERF = 30, TANH = 30, POW = 60, PHILOX = 15 };
 
 /* Entries by name, and the operations of one element. */
-#define MAPS1(M)                                                                                            \
-    M(add_scalar, 1)                                                                                        \
-    M(mul_scalar, 1)                                                                                        \
-    M(rsub_scalar, 1)                                                                                       \
-    M(rdiv_scalar, 1) M(pow_scalar, POW) M(neg, 1) M(exp, EXP) M(log, LOG) M(sqrt, 1) M(rsqrt, 2) M(abs, 1) \
-        M(relu, 1) M(leaky_relu, 2) M(gelu, ERF + 4) M(gelu_tanh, TANH + 6) M(silu, EXP + 3)                \
-            M(sigmoid, EXP + 2) M(tanh, TANH) M(softplus, EXP + LOG + 2)
-#define MAPS2(M)                                                                                          \
-    M(add, 1)                                                                                             \
-    M(sub, 1)                                                                                             \
-    M(mul, 1)                                                                                             \
-    M(div, 1) M(pow_scalar_grad, POW) M(abs_grad, 2) M(relu_grad, 1) M(leaky_relu_grad, 2)                \
-        M(gelu_grad, ERF + EXP + 6) M(gelu_tanh_grad, TANH + 12) M(silu_grad, EXP + 6) M(sigmoid_grad, 3) \
-            M(tanh_grad, 3) M(softplus_grad, EXP + 3) M(sqrt_grad, 2) M(rsqrt_grad, 3)                    \
-                M(rdiv_scalar_grad, 3) M(l1, 2) M(l1_grad, 3) M(bce, EXP + LOG + 4) M(bce_grad, EXP + 4)  \
-                    M(add_scaled, 2)
-#define OTHERS(M)                                                                                            \
-    M(gemm)                                                                                                  \
-    M(conv2d)                                                                                                \
-    M(conv2d_dx)                                                                                             \
-    M(conv2d_dw) M(sum_channels) M(reduce_sum) M(sum_squares) M(chunk_squares) M(row_squares) M(row_max)     \
-        M(softmax) M(softmax_grad) M(log_softmax) M(log_softmax_grad) M(cross_entropy) M(cross_entropy_part) \
-            M(cross_entropy_join) M(cross_entropy_grad) M(layer_norm) M(layer_norm_dx) M(layer_norm_dparam)  \
-                M(rms_norm) M(rms_norm_dx) M(batch_norm_stats) M(sum_channel_squares) M(batch_norm)          \
-                    M(batch_norm_dparam) M(batch_norm_dx) M(max_pool2d) M(max_pool2d_grad) M(avg_pool2d)     \
-                        M(avg_pool2d_grad) M(take_rows) M(take_rows_grad) M(gather) M(gather_grad) M(fill)   \
-                            M(dropout) M(uniform) M(normal) M(judge) M(adam) M(sgd) M(ema)
+/* clang-format off */
+#define MAPS1(M)                                                                                       \
+    M(add_scalar, 1) M(mul_scalar, 1) M(rsub_scalar, 1) M(rdiv_scalar, 1) M(pow_scalar, POW) M(neg, 1)   \
+    M(exp, EXP) M(log, LOG) M(sqrt, 1) M(rsqrt, 2) M(abs, 1) M(relu, 1) M(leaky_relu, 2)                 \
+    M(gelu, ERF + 4) M(gelu_tanh, TANH + 6) M(silu, EXP + 3) M(sigmoid, EXP + 2) M(tanh, TANH)           \
+    M(softplus, EXP + LOG + 2)
+#define MAPS2(M)                                                                                       \
+    M(add, 1) M(sub, 1) M(mul, 1) M(div, 1) M(pow_scalar_grad, POW) M(abs_grad, 2) M(relu_grad, 1)       \
+    M(leaky_relu_grad, 2) M(gelu_grad, ERF + EXP + 6) M(gelu_tanh_grad, TANH + 12)                       \
+    M(silu_grad, EXP + 6) M(sigmoid_grad, 3) M(tanh_grad, 3) M(softplus_grad, EXP + 3) M(sqrt_grad, 2)   \
+    M(rsqrt_grad, 3) M(rdiv_scalar_grad, 3) M(l1, 2) M(l1_grad, 3) M(bce, EXP + LOG + 4)                 \
+    M(bce_grad, EXP + 4) M(add_scaled, 2)
+#define OTHERS(M)                                                                                      \
+    M(gemm) M(conv2d) M(conv2d_dx) M(conv2d_dw) M(sum_channels) M(reduce_sum) M(sum_squares)             \
+    M(chunk_squares) M(row_squares) M(row_max) M(softmax) M(softmax_grad) M(log_softmax)                 \
+    M(log_softmax_grad) M(cross_entropy) M(cross_entropy_part) M(cross_entropy_join)                     \
+    M(cross_entropy_grad) M(layer_norm) M(layer_norm_dx) M(layer_norm_dparam) M(rms_norm)                \
+    M(rms_norm_dx) M(batch_norm_stats) M(sum_channel_squares) M(batch_norm) M(batch_norm_dparam)         \
+    M(batch_norm_dx) M(max_pool2d) M(max_pool2d_grad) M(avg_pool2d) M(avg_pool2d_grad) M(take_rows)      \
+    M(take_rows_grad) M(gather) M(gather_grad) M(fill) M(dropout) M(uniform) M(normal) M(judge) M(adam)  \
+    M(sgd) M(ema)
+/* clang-format on */
 
 /* An index is 64 bits, in elements. */
 #define INDEX (sizeof(int64_t) / SIZE)
