@@ -240,28 +240,29 @@ void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[
     submitted(q);
 }
 
-rk_status rk__cuda_copy(rk_dev *dev, void *dst, const void *src, size_t bytes)
+/* A copy or a set, where there is anything to do. */
+static rk_status submit_bytes(rk_dev *dev, rk__op_kind kind, void *dst, const void *src, int value,
+                              size_t bytes)
 {
-    rk__op *op = bytes ? append(&dev->stream->list, RK__OP_COPY) : NULL;
+    rk__op *op = bytes ? append(&dev->stream->list, kind) : NULL;
     if (!op)
         return bytes ? rk__cuda_status(dev, cudaErrorMemoryAllocation) : RK_OK;
     op->dst = dst;
     op->src = src;
+    op->value = value;
     op->bytes = bytes;
     submitted(dev->stream);
     return tell(dev->stream);
 }
 
+rk_status rk__cuda_copy(rk_dev *dev, void *dst, const void *src, size_t bytes)
+{
+    return submit_bytes(dev, RK__OP_COPY, dst, src, 0, bytes);
+}
+
 rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes)
 {
-    rk__op *op = bytes ? append(&dev->stream->list, RK__OP_SET) : NULL;
-    if (!op)
-        return bytes ? rk__cuda_status(dev, cudaErrorMemoryAllocation) : RK_OK;
-    op->dst = dst;
-    op->value = value;
-    op->bytes = bytes;
-    submitted(dev->stream);
-    return tell(dev->stream);
+    return submit_bytes(dev, RK__OP_SET, dst, NULL, value, bytes);
 }
 
 void rk__cuda_settle(rk_dev *dev)

@@ -257,10 +257,9 @@ void rk__stage_used(rk_dev *dev)
 
 /* ---- out ---- */
 
-static bool open_out(rk_dev *dev, stage *s, size_t bytes)
+static bool open_out(stage *s, size_t bytes)
 {
     size_t want = 64 << 10;
-    (void)dev;
     while (want < bytes && want < PIECE)
         want *= 2;
     if (want <= s->out_bytes)
@@ -305,7 +304,7 @@ rk_status rk__stage_out(rk_dev *dev, void *host, const void *src, size_t bytes)
     if (!bytes)
         return RK_OK;
     stage *s = open_stage(dev);
-    if (!s || s->broken || !open_out(dev, s, bytes))
+    if (!s || s->broken || !open_out(s, bytes))
         return s ? rk__cuda_read(dev, host, src, bytes) : RK_ENOMEM;
     rk_status st = rk__cuda_flush(dev);
     if (!st)

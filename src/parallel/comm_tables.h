@@ -14,9 +14,8 @@ rk_status rk__comm_staged(rk_comm *under, rk_comm **out);
 
 /* [C] Over `under`, for device memory: from GPU to GPU where all ranks have NCCL and GPUs of their own, else
  * staged. RANKINE_NCCL=0 on any rank asks for the latter, 1 insists on the former. Every rank comes to the
- * same answer, and
- * (*out)->way tells it. Closed with the context, before `under`. Errors: RK_ECONFIG if NCCL was insisted on
- * and cannot be. */
+ * same answer, and (*out)->way tells it. Closed with the context, before `under`. Errors: RK_ECONFIG if NCCL
+ * was insisted on and cannot be. */
 rk_status rk__comm_of_device(rk_comm *under, rk_comm **out);
 
 #endif

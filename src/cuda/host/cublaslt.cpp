@@ -388,6 +388,29 @@ void check_memory(const call &q)
         report("C and D are one memory, and their layouts differ");
 }
 
+/* What a call says of its product. */
+call described(const char *me, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t to)
+{
+    call q = {};
+    q.d = *get<description>(desc, DESCRIPTION, me);
+    q.a = *get<layout>(a, LAYOUT, me);
+    q.b = *get<layout>(b, LAYOUT, me);
+    q.c = *get<layout>(c, LAYOUT, me);
+    q.to = *get<layout>(to, LAYOUT, me);
+    return q;
+}
+
+/* Destroys, even where the call is made to fail. */
+template <class T> cublasStatus_t end(void *p, kind k, const char *name, void *pc)
+{
+    rk_emu_guard guard;
+    caller = pc;
+    bool fails = rk_emu_fails(name);
+    destroy<T>(p, k, name);
+    return fails ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+}
+
 bool takes(const call &q)
 {
     return supported(q.d, q.a, q.b, q.c, q.to) && epilogue_known(q.d) && !mode("refuse");
@@ -452,11 +475,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasCompute
 
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t p)
 {
-    rk_emu_guard guard;
-    caller = __builtin_return_address(0);
-    bool fails = rk_emu_fails("cublasLtMatmulDescDestroy");
-    destroy<description>(p, DESCRIPTION, "cublasLtMatmulDescDestroy");
-    return fails ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return end<description>(p, DESCRIPTION, "cublasLtMatmulDescDestroy", __builtin_return_address(0));
 }
 
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t p, cublasLtMatmulDescAttributes_t what,
@@ -506,11 +525,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataT
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t p)
 {
-    rk_emu_guard guard;
-    caller = __builtin_return_address(0);
-    bool fails = rk_emu_fails("cublasLtMatrixLayoutDestroy");
-    destroy<layout>(p, LAYOUT, "cublasLtMatrixLayoutDestroy");
-    return fails ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return end<layout>(p, LAYOUT, "cublasLtMatrixLayoutDestroy", __builtin_return_address(0));
 }
 
 cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t p, cublasLtMatrixLayoutAttribute_t what,
@@ -538,11 +553,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out)
 
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p)
 {
-    rk_emu_guard guard;
-    caller = __builtin_return_address(0);
-    bool fails = rk_emu_fails("cublasLtMatmulPreferenceDestroy");
-    destroy<preference>(p, PREFERENCE, "cublasLtMatmulPreferenceDestroy");
-    return fails ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return end<preference>(p, PREFERENCE, "cublasLtMatmulPreferenceDestroy", __builtin_return_address(0));
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
@@ -570,12 +581,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     const char *me = "cublasLtMatmulAlgoGetHeuristic";
     BLAS_CALL(me);
     get<int>(h, HANDLE, me);
-    call q = {};
-    q.d = *get<description>(desc, DESCRIPTION, me);
-    q.a = *get<layout>(a, LAYOUT, me);
-    q.b = *get<layout>(b, LAYOUT, me);
-    q.c = *get<layout>(c, LAYOUT, me);
-    q.to = *get<layout>(to, LAYOUT, me);
+    call q = described(me, desc, a, b, c, to);
     const preference f = *get<preference>(pref, PREFERENCE, me);
     *found = 0;
     if (wanted < 1)
@@ -607,12 +613,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     const char *me = "cublasLtMatmul";
     BLAS_CALL(me);
     get<int>(h, HANDLE, me);
-    call q = {};
-    q.d = *get<description>(desc, DESCRIPTION, me);
-    q.a = *get<layout>(a, LAYOUT, me);
-    q.b = *get<layout>(b, LAYOUT, me);
-    q.c = *get<layout>(c, LAYOUT, me);
-    q.to = *get<layout>(to, LAYOUT, me);
+    call q = described(me, desc, a, b, c, to);
     q.pa = (const char *)A;
     q.pb = (const char *)B;
     q.pc = (const char *)C;
