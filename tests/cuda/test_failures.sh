@@ -3,11 +3,7 @@
 # does without; nothing hangs or leaks; and the same command then goes on from the last snapshot to the same weights.
 # EVERY=1 tries each n; otherwise a sample of them.
 . "$(dirname "$0")/../cli/lib.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/table.sh"
 export RANKINE_CUDA="$module"
 cat >small.yaml <<END

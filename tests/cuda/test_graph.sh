@@ -3,11 +3,7 @@
 # streams; and what is held back and staged, in the build that checks every access too.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
 
 # The count of a name over all processes of a run.

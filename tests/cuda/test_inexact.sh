@@ -4,11 +4,7 @@
 # that ends beside a rounding boundary may fall to the other side. Without the library our own kernels multiply.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 make_csv points.csv 400
 cat >mlp.yaml <<END
 data: {path: points.csv, split: 0.2}
@@ -28,18 +24,6 @@ run: {steps: 10}
 log: {every: 1}
 eval: {every: 10}
 END
-
-train() # DEVICE RUN CONFIG RANKS OPTION...
-(
-    device=$1
-    run=$2
-    config=$3
-    n=$4
-    shift 4
-    export RANKINE_CUDA="$module"
-    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@" >out 2>err ||
-        fail "$config on $n ranks, $device $*"
-)
 
 compare() # RUN CPU-RUN TOLERANCE
 {

@@ -2,11 +2,7 @@
 # A device that takes steps by itself finds a bad one later than the CPU does. It tells the same: the step, what was not finite first,
 # the samples; nothing of the steps behind it is logged or saved, and the snapshot before it is the CPU's.
 . "$(dirname "$0")/../cli/lib.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 export RANKINE_CUDA="$module"
 
 make_csv points.csv 200

@@ -2,11 +2,7 @@
 # A training step on a device makes few launches, all of them in one graph; the host does not wait for it between log lines, and
 # nothing is allocated: the MLP 784-512-512-10 with AdamW, counted by the stand-ins over the steps between a short run and a longer one.
 . "$(dirname "$0")/../cli/lib.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 most_launches=20
 most_waits=0
 

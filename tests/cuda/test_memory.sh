@@ -2,11 +2,7 @@
 # Out of memory on a device: the message says what the run needs and what would fit, and both are true.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
-module=$build/librankine_cuda_host.so
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
 export RANKINE_CUDA="$module" RANKINE_NCCL=0
 

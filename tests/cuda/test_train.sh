@@ -5,29 +5,11 @@
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
 module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
-if [ ! -e "$module" ]; then
-    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
-    exit 77
-fi
+. "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
 steps=${STEPS-16} # an epoch of most, with its short last batch
 most=8            # ranks; a sanitizer takes minutes for many
 if grep -q __asan_init "$rankine"; then most=2; fi
-
-train() # DEVICE RUN CONFIG RANKS OPTION...
-(
-    device=$1
-    run=$2
-    config=$3
-    n=$4
-    shift 4
-    export RANKINE_CUDA="$module"
-    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@" >out 2>err ||
-        fail "$config on $n ranks, $device $*"
-    if [ "$device" = cuda ]; then
-        grep -q ' rankine [0-9.]*: cuda ' out || fail "$config was not trained on the CUDA device"
-    fi
-)
 
 # network, ranks, more options
 compared=0

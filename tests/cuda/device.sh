@@ -1,0 +1,22 @@
+# For the scripts that train on the CUDA device, run on the host: `. device.sh` after lib.sh, and after mpi.sh for train(). A script may
+# name another library in $module before.
+module=${module-$build/librankine_cuda_host.so}
+if [ ! -e "$module" ]; then
+    echo "skipped: built without librankine_cuda_host.so (CUDA's headers were not found)"
+    exit 77
+fi
+
+train() # DEVICE RUN CONFIG RANKS OPTION...: cpu or cuda
+(
+    device=$1
+    run=$2
+    config=$3
+    n=$4
+    shift 4
+    export RANKINE_CUDA="$module"
+    ranks "$n" "$rankine" train "$config.yaml" "run.dir=$run" "device=$device" parallel.threads=1 "$@" >out 2>err ||
+        fail "$config on $n ranks, $device $*"
+    if [ "$device" = cuda ]; then
+        grep -q ' rankine [0-9.]*: cuda ' out || fail "$config was not trained on the CUDA device"
+    fi
+)
