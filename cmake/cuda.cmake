@@ -35,7 +35,7 @@ find_path(RANKINE_BLAS_INCLUDE cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} PATH
 if(RANKINE_BLAS_INCLUDE)
     list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/blas_none[.]c$")
 else()
-    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/blas(_load)?[.]c$")
+    list(FILTER RANKINE_CUDA_C EXCLUDE REGEX "/blas(_load|_plan|_epilogue)?[.]c$")
     list(FILTER RANKINE_CUDA_EMU EXCLUDE REGEX "/cublaslt[.]cpp$")
 endif()
 set(RANKINE_CUDA_HOST_C ${RANKINE_CUDA_C})

@@ -4,7 +4,9 @@
 
 #if __has_include(<cublasLt.h>)
 #include "cuda/blas.c"
+#include "cuda/blas_epilogue.c"
 #include "cuda/blas_load.c"
+#include "cuda/blas_plan.c"
 
 /* What the device would do, of which nothing is reached. */
 cudaError_t cudaGetLastError(void)
@@ -66,18 +68,18 @@ static void describe_one(int what)
                   .bias = what & 32 ? (void *)0x20000 : NULL,
                   .pre = what & 64 ? (void *)0x30000 : NULL };
     const bool ta = what & 128, tb = what & 256;
-    product p;
+    rk__blas_plan p;
     memset(&p, 0, sizeof p);
-    ending e = ending_of(t, &g);
+    rk__blas_ending e = rk__blas_ending_of(t, &g);
     CHECK(as_operand(24, 40, tb ? 1 : 40, tb ? 24 : 1, batch > 1 ? 24 * 40 : 0, &p.key.a));
     CHECK(as_operand(48, 24, ta ? 1 : 24, ta ? 48 : 1, batch > 1 ? 48 * 24 : 0, &p.key.b));
-    p.key.c = (operand){ .rows = 40, .cols = 48, .ld = 40, .batch_step = g.c_batch };
+    p.key.c = (rk__blas_operand){ .rows = 40, .cols = 48, .ld = 40, .batch_step = g.c_batch };
     p.key.batch = batch;
     p.key.type = types[what & 3];
     p.key.epilogue = e.epilogue;
-    if (describe(&device, &p, &e))
+    if (rk__blas_describe(&device, &p, &e))
         TEST_FAIL("case %d: %s", what, device.library);
-    drop(&blas, &p);
+    rk__blas_drop(&blas, &p);
 }
 
 TEST(it_takes_all_that_we_say)
@@ -91,7 +93,7 @@ TEST(it_takes_our_preferences)
     rk_status st = start(&device); /* without a GPU there is no handle, and preferences need none */
     if (st && strcmp(device.library, "cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED"))
         TEST_FAIL("%s", device.library);
-    const size_t most = MOST_WORKSPACE;
+    const size_t most = RK__BLAS_WORKSPACE;
     const uint32_t aligned = 16;
     cublasLtMatmulPreference_t f;
     CHECK(blas.lib->MatmulPreferenceCreate(&f) == CUBLAS_STATUS_SUCCESS);

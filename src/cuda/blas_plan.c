@@ -1,0 +1,128 @@
+/* Products as cuBLASLt is told of them, with the algorithm that its heuristic chose: made once for each key.
+ */
+#include "cuda/blas_plan.h"
+
+#include <string.h>
+
+void rk__blas_drop(rk__blas *b, rk__blas_plan *p)
+{
+    if (p->desc)
+        b->lib->MatmulDescDestroy(p->desc);
+    const cublasLtMatrixLayout_t layout[] = { p->a, p->b, p->c };
+    for (int i = 0; i < 3; i++)
+        if (layout[i])
+            b->lib->MatrixLayoutDestroy(layout[i]);
+    memset(p, 0, sizeof *p);
+}
+
+static rk_status make_layout(rk_dev *dev, const rk__blas_operand *o, cudaDataType_t type, int64_t batch,
+                             cublasLtMatrixLayout_t *out)
+{
+    const int32_t count = (int32_t)batch;
+    rk_status st = RK__BLAS(dev, MatrixLayoutCreate, out, type, (uint64_t)o->rows, (uint64_t)o->cols, o->ld);
+    if (st || batch == 1)
+        return st;
+    st = RK__BLAS(dev, MatrixLayoutSetAttribute, *out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
+                  sizeof count);
+    return st ? st
+              : RK__BLAS(dev, MatrixLayoutSetAttribute, *out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                         &o->batch_step, sizeof o->batch_step);
+}
+
+static rk_status set(rk_dev *dev, rk__blas_plan *p, cublasLtMatmulDescAttributes_t what, const void *value,
+                     size_t size)
+{
+    return RK__BLAS(dev, MatmulDescSetAttribute, p->desc, what, value, size);
+}
+
+/* Where bias and aux lie now. */
+static rk_status point(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e)
+{
+    rk_status st = RK_OK;
+    if (e->bias)
+        st = set(dev, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &e->bias, sizeof e->bias);
+    if (!st && e->aux)
+        st = set(dev, p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &e->aux, sizeof e->aux);
+    return st;
+}
+
+rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e)
+{
+    const rk__blas_key *k = &p->key;
+    const bool wide = k->type == CUDA_R_64F;
+    const cudaDataType_t out = wide ? CUDA_R_64F : CUDA_R_32F;
+    rk_status st = RK__BLAS(dev, MatmulDescCreate, &p->desc, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                            out); /* never TF32 */
+    const struct {
+        cublasLtMatmulDescAttributes_t what;
+        const void *value;
+        size_t size;
+        bool wanted;
+    } attribute[] = {
+        { CUBLASLT_MATMUL_DESC_TRANSA, &k->a.op, sizeof(int32_t), true },
+        { CUBLASLT_MATMUL_DESC_TRANSB, &k->b.op, sizeof(int32_t), true },
+        { CUBLASLT_MATMUL_DESC_EPILOGUE, &k->epilogue, sizeof k->epilogue, true },
+        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &k->c.ld, sizeof k->c.ld, e->aux != NULL },
+        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, &k->c.batch_step, sizeof k->c.batch_step,
+          e->aux && k->batch > 1 },
+    };
+    for (size_t i = 0; i < sizeof attribute / sizeof *attribute && !st; i++)
+        if (attribute[i].wanted)
+            st = set(dev, p, attribute[i].what, attribute[i].value, attribute[i].size);
+    if (!st)
+        st = point(dev, p, e);
+    if (!st)
+        st = make_layout(dev, &k->a, k->type, k->batch, &p->a);
+    if (!st)
+        st = make_layout(dev, &k->b, k->type, k->batch, &p->b);
+    return st ? st : make_layout(dev, &k->c, out, k->batch, &p->c);
+}
+
+static rk_status choose(rk_dev *dev, rk__blas_plan *p)
+{
+    static const cublasLtMatmulPreferenceAttributes_t what[] = { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
+    rk__blas *b = dev->blas;
+    const uint32_t aligned[] = { p->key.a.aligned, p->key.b.aligned, p->key.c.aligned, p->key.c.aligned };
+    cublasLtMatmulHeuristicResult_t best;
+    int found = 0;
+    memset(&best, 0, sizeof best);
+    for (int i = 0; i < 4; i++) {
+        rk_status st = RK__BLAS(dev, MatmulPreferenceSetAttribute, b->preference, what[i], &aligned[i],
+                                sizeof aligned[i]);
+        if (st)
+            return st;
+    }
+    cublasStatus_t s = b->lib->MatmulAlgoGetHeuristic(b->handle, p->desc, p->a, p->b, p->c, p->c,
+                                                      b->preference, 1, &best, &found);
+    p->refused =
+        rk__blas_refuses(s) || (!s && (found < 1 || best.state || best.workspaceSize > RK__BLAS_WORKSPACE));
+    p->algo = best.algo;
+    p->workspace = best.workspaceSize;
+    return p->refused ? RK_OK : rk__blas_status(dev, s, "MatmulAlgoGetHeuristic");
+}
+
+/* The oldest makes room. */
+rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out)
+{
+    rk__blas *b = dev->blas;
+    for (int i = 0; i < RK__BLAS_KEPT; i++)
+        if (b->plan[i].used && !memcmp(&b->plan[i].key, k, sizeof *k)) {
+            *out = &b->plan[i];
+            return (*out)->refused ? RK_OK : point(dev, *out, e);
+        }
+    rk__blas_plan *p = *out = &b->plan[b->next];
+    b->next = (b->next + 1) % RK__BLAS_KEPT;
+    rk__blas_drop(b, p);
+    memcpy(&p->key, k, sizeof *k);
+    rk_status st = rk__blas_describe(dev, p, e);
+    if (!st)
+        st = choose(dev, p);
+    if (st)
+        rk__blas_drop(b, p);
+    else
+        p->used = true;
+    return st;
+}

@@ -1,0 +1,82 @@
+/* What the files of cuBLASLt's products share: blas.c (the library, operands, one product), blas_epilogue.c
+ * (what its epilogues do and what is left to be done), blas_plan.c (descriptions and algorithms, which are
+ * kept). */
+#ifndef RK_CUDA_BLAS_PLAN_H
+#define RK_CUDA_BLAS_PLAN_H
+
+#include "cuda/blas.h"
+#include "cuda/blas_table.h"
+
+enum {
+    RK__BLAS_KEPT = 128,              /* products whose algorithm is known */
+    RK__BLAS_WORKSPACE = 32 << 20,    /* what cuBLASLt wants at most on an H100 */
+    RK__BLAS_ALIGNMENT = 256,         /* that algorithms ask for */
+    RK__BLAS_MOST_EXTENT = INT32_MAX, /* beyond it our own kernels multiply */
+};
+
+/* One operand as cuBLASLt takes it: by columns. */
+typedef struct rk__blas_operand {
+    int64_t rows, cols, ld, batch_step;
+    cublasOperation_t op;
+    uint32_t aligned; /* bytes */
+} rk__blas_operand;
+
+/* What an algorithm is chosen for. Kept without holes: keys are compared as bytes. */
+typedef struct rk__blas_key {
+    rk__blas_operand a, b, c;
+    int64_t batch;
+    cudaDataType_t type;
+    uint32_t epilogue, bias_aligned, aux_aligned;
+} rk__blas_key;
+
+/* A product as it was prepared. */
+typedef struct rk__blas_plan {
+    rk__blas_key key;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulAlgo_t algo;
+    size_t workspace;
+    bool used, refused;
+} rk__blas_plan;
+
+typedef struct rk__blas {
+    const rk__blas_table *lib;
+    cublasLtHandle_t handle;
+    cublasLtMatmulPreference_t preference;
+    rk__blas_plan plan[RK__BLAS_KEPT];
+    int next; /* to be given up */
+} rk__blas;
+
+/* What a product ends with: the epilogue, where it reads and writes, and what it leaves to be done. */
+typedef struct rk__blas_ending {
+    uint32_t epilogue;
+    const void *bias;
+    void *aux;  /* NULL, or where the values before GELU go */
+    void *sums; /* what the product is written to */
+    bool biased, finish;
+} rk__blas_ending;
+
+/* ---- blas.c ---- */
+
+rk_status rk__blas_status(rk_dev *dev, cublasStatus_t s, const char *call);
+#define RK__BLAS(dev, call, ...) rk__blas_status(dev, (dev)->blas->lib->call(__VA_ARGS__), #call)
+
+/* Are these words that cuBLASLt does not take such a product? Its versions differ in which they use. */
+bool rk__blas_refuses(cublasStatus_t s);
+uint32_t rk__blas_alignment(const void *p);
+/* Is c added to? */
+bool rk__blas_adds(const rk_gemm *g);
+
+/* ---- blas_epilogue.c ---- */
+
+rk__blas_ending rk__blas_ending_of(rk_dtype t, const rk_gemm *g);
+
+/* ---- blas_plan.c ---- */
+
+/* The product as it was prepared earlier, or is now. refused: cuBLASLt takes no such product. */
+rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out);
+/* Everything of a plan whose key is set, but its algorithm. */
+rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e);
+void rk__blas_drop(rk__blas *b, rk__blas_plan *p);
+
+#endif
