@@ -15,14 +15,15 @@ struct rk__average {
     int *first;       /* (ranks + 1) rank r has part[first[r]] to part[first[r + 1] - 1] */
     int own;          /* parts of this rank */
     rk__scatter scatter;
-    int64_t *bound;       /* (ranks + 1) piece r is [bound[r], bound[r + 1]) of the vector */
+    rk__span *piece;      /* (ranks) of the vector */
     float *sum;           /* (own, n) over this rank's subtrees */
     float *mean;          /* this rank's piece of it */
     float *outer;         /* (n) */
     float *momentum;      /* of this rank's piece */
+    float *room;          /* of rk__scatter */
     rk_leg *send;         /* (ranks) */
-    rk_leg *recv;         /* (most, ranks) */
-    rk_request **request; /* (most) */
+    rk_leg *recv;         /* (trips, ranks) of rk__scatter */
+    rk_request **request; /* (trips) */
     const float **from;   /* (workers of a subtree) */
     rk_subtree *leaf;     /* (workers) */
 };
@@ -33,7 +34,7 @@ static void average_free(void *arg)
     rk__scatter_free(&a->scatter);
     free(a->part);
     free(a->first);
-    free(a->bound);
+    free(a->piece);
     free(a->send);
     free(a->recv);
     free(a->request);
@@ -54,15 +55,16 @@ static rk_status share_out(rk__average *a)
     const rk__job *j = a->job;
     const int64_t n = a->cfg.n;
     rk__share_leaves(a->cfg.workers, j->ranks, a->part, a->first);
-    for (int r = 0; r < j->ranks; r++)
-        a->bound[r] = n * r / j->ranks / ALIGN * ALIGN;
-    a->bound[j->ranks] = n;
+    for (int i = 0; i < j->ranks; i++)
+        a->piece[j->nodes.whose[i]] =
+            (rk__span){ n * i / j->ranks / ALIGN * ALIGN,
+                        i + 1 < j->ranks ? n * (i + 1) / j->ranks / ALIGN * ALIGN : n };
     a->own = a->first[j->rank + 1] - a->first[j->rank];
     for (int k = 0; k < a->cfg.workers; k++)
         a->leaf[k] = (rk_subtree){ k, 1 };
     RK_TRY(rk__scatter_init(&a->scatter, a->job, a->part, a->first));
-    a->recv = rk__calloc(j->ctx, (size_t)a->scatter.most * (size_t)j->ranks, sizeof *a->recv);
-    a->request = rk__calloc(j->ctx, (size_t)a->scatter.most, sizeof *a->request);
+    a->recv = rk__calloc(j->ctx, (size_t)a->scatter.trips * (size_t)j->ranks, sizeof *a->recv);
+    a->request = rk__calloc(j->ctx, (size_t)a->scatter.trips, sizeof(rk_request *));
     return rk_failed(j->ctx);
 }
 
@@ -78,11 +80,12 @@ static float *take(const rk__average *a, int64_t n, bool shared)
 static rk_status take_memory(rk__average *a)
 {
     const rk__job *j = a->job;
-    const int64_t piece = a->bound[j->rank + 1] - a->bound[j->rank];
+    const int64_t piece = rk__span_size(a->piece[j->rank]), room = rk__scatter_room(&a->scatter, a->piece);
     a->sum = take(a, a->cfg.n * a->own, true);
     a->outer = take(a, a->cfg.n, true);
     a->mean = j->ranks > 1 ? take(a, piece, false) : a->sum;
     a->momentum = a->cfg.nesterov ? take(a, piece, false) : NULL;
+    a->room = room ? take(a, room, false) : NULL;
     return rk_failed(j->ctx);
 }
 
@@ -100,7 +103,7 @@ rk_status rk__average_make(rk__job *j, const rk__average_cfg *cfg, rk__average *
     *a = (rk__average){ .job = j, .cfg = *cfg };
     a->part = rk__calloc(ctx, (size_t)cfg->workers, sizeof *a->part);
     a->first = rk__calloc(ctx, (size_t)j->ranks + 1, sizeof *a->first);
-    a->bound = rk__calloc(ctx, (size_t)j->ranks + 1, sizeof *a->bound);
+    a->piece = rk__calloc(ctx, (size_t)j->ranks, sizeof *a->piece);
     a->send = rk__calloc(ctx, (size_t)j->ranks, sizeof *a->send);
     a->from = rk__calloc(ctx, (size_t)cfg->workers, sizeof *a->from);
     a->leaf = rk__calloc(ctx, (size_t)cfg->workers, sizeof *a->leaf);
@@ -133,9 +136,15 @@ static rk_status add_all(rk__average *a)
     const rk__job *j = a->job;
     if (j->ranks == 1)
         return RK_OK; /* it is: one subtree, all of the tree */
-    RK_TRY(
-        rk__scatter_start(&a->scatter, "workers' weights", a->sum, a->cfg.n, a->bound, a->recv, a->request));
-    return rk__scatter_add(&a->scatter, a->bound, a->recv, a->request, a->mean);
+    const rk__scattered sum = { .flat = a->sum,
+                                .stride = a->cfg.n,
+                                .piece = a->piece,
+                                .recv = a->recv,
+                                .request = a->request,
+                                .room = a->room };
+    RK_TRY(rk__scatter_start(&a->scatter, "workers' weights", &sum));
+    RK_TRY(rk__scatter_pass_on(&a->scatter, "workers' weights by node", &sum));
+    return rk__scatter_add(&a->scatter, &sum, a->mean);
 }
 
 /* ---- the step ---- */
@@ -146,7 +155,7 @@ static rk_status move_piece(rk__average *a)
     const rk__job *j = a->job;
     rk_ctx *ctx = j->ctx;
     const rk_kernels *k = rk__kernels(ctx, RK_F32);
-    const int64_t lo = a->bound[j->rank], n = a->bound[j->rank + 1] - lo;
+    const int64_t lo = a->piece[j->rank].from, n = a->piece[j->rank].to - lo;
     int64_t moved = a->cfg.nesterov ? a->cfg.moved - lo : 0;
     moved = moved < 0 ? 0 : moved > n ? n : moved;
     float *w = a->outer + lo;
@@ -169,7 +178,7 @@ static rk_status gather(rk__average *a)
         return RK_OK;
     for (int r = 0; r < j->ranks; r++)
         a->send[r] =
-            (rk_leg){ a->outer + a->bound[r], (size_t)(a->bound[r + 1] - a->bound[r]) * sizeof(float) };
+            (rk_leg){ a->outer + a->piece[r].from, (size_t)rk__span_size(a->piece[r]) * sizeof(float) };
     return rk__comm_all_gather(j->tensors, "averaged weights", a->send);
 }
 
@@ -177,7 +186,7 @@ rk_status rk__average_meet(rk__average *a)
 {
     const rk__job *j = a->job;
     rk_ctx *ctx = j->ctx;
-    const int64_t n = a->bound[j->rank + 1] - a->bound[j->rank];
+    const int64_t n = rk__span_size(a->piece[j->rank]);
     RK_TRY(rk_failed(ctx));
     RK_TRY(add_all(a));
     rk_status st =
@@ -198,14 +207,15 @@ float *rk__average_outer(const rk__average *a)
 
 float *rk__average_momentum(const rk__average *a, int64_t *from, int64_t *to)
 {
-    *from = a->bound[a->job->rank];
-    *to = a->bound[a->job->rank + 1];
+    *from = a->piece[a->job->rank].from;
+    *to = a->piece[a->job->rank].to;
     return a->momentum;
 }
 
 size_t rk__average_bytes(const rk__average *a)
 {
     const rk__job *j = a->job;
-    const int64_t own = a->bound[j->rank + 1] - a->bound[j->rank];
-    return (size_t)((a->cfg.n - own) * a->own + own * (j->ranks - 1)) * sizeof(float);
+    int64_t far;
+    return (size_t)(rk__scatter_bytes(&a->scatter, a->piece, &far) +
+                    rk__span_size(a->piece[j->rank]) * (j->ranks - 1) * (int64_t)sizeof(float));
 }

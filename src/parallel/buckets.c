@@ -16,7 +16,7 @@ static void buckets_free(void *arg)
 {
     rk__buckets *b = arg;
     for (int k = 0; k < b->count; k++)
-        free(b->bucket[k].bound);
+        free(b->bucket[k].piece);
     free(b->bucket);
     free(b->t);
     free(b->at);
@@ -36,9 +36,10 @@ int64_t rk__chunk_of(const rk_tensor *t)
 
 void rk__bucket_piece(const rk__buckets *b, int i, int r, int64_t *from, int64_t *to)
 {
-    const int64_t size = rk_tensor_size(b->t[i]), *bound = b->bucket[b->of[i]].bound;
-    *from = clamp(bound[r] - b->at[i], 0, size);
-    *to = clamp(bound[r + 1] - b->at[i], *from, size);
+    const int64_t size = rk_tensor_size(b->t[i]);
+    const rk__span piece = b->bucket[b->of[i]].piece[r];
+    *from = clamp(piece.from - b->at[i], 0, size);
+    *to = clamp(piece.to - b->at[i], *from, size);
 }
 
 int rk__bucket_find(const rk__buckets *b, const rk_tensor *t)
@@ -53,7 +54,7 @@ int64_t rk__buckets_own(const rk__buckets *b)
 {
     int64_t own = 0;
     for (int k = 0; k < b->count; k++)
-        own += b->bucket[k].bound[b->job->rank + 1] - b->bucket[k].bound[b->job->rank];
+        own += rk__span_size(b->bucket[k].piece[b->job->rank]);
     return own;
 }
 
@@ -62,9 +63,9 @@ void rk__buckets_pack(const rk__buckets *b, int64_t *packed)
     const int me = b->job->rank;
     int64_t at = 0;
     for (int k = 0; k < b->count; k++) {
-        const int64_t *bound = b->bucket[k].bound;
-        packed[k] = at + bound[me] % ALIGN;
-        at = (packed[k] + bound[me + 1] - bound[me] + ALIGN - 1) / ALIGN * ALIGN;
+        const rk__span piece = b->bucket[k].piece[me];
+        packed[k] = at + piece.from % ALIGN;
+        at = (packed[k] + rk__span_size(piece) + ALIGN - 1) / ALIGN * ALIGN;
     }
     packed[b->count] = at;
 }
@@ -73,7 +74,7 @@ size_t rk__buckets_largest(const rk__buckets *b)
 {
     int64_t most = 0;
     for (int k = 0; k < b->count; k++) {
-        int64_t n = b->bucket[k].bound[b->job->ranks] - b->bucket[k].bound[0];
+        int64_t n = rk__span_size(b->bucket[k].all);
         most = n > most ? n : most;
     }
     return (size_t)most * sizeof(float);
@@ -119,14 +120,15 @@ static rk_status make_bucket(rk__buckets *b, int first, int end)
     const int ranks = b->job->ranks;
     const int64_t lo = b->at[first], n = b->at[end] - lo;
     rk__bucket *k = &b->bucket[b->count];
-    *k = (rk__bucket){ .first = first, .end = end };
-    k->bound = rk__calloc(b->job->ctx, (size_t)ranks + 1, sizeof *k->bound);
-    if (!k->bound)
+    *k = (rk__bucket){ .first = first, .end = end, .all = { lo, lo + n } };
+    k->piece = rk__calloc(b->job->ctx, (size_t)ranks, sizeof *k->piece);
+    if (!k->piece)
         return RK_ENOMEM;
-    k->bound[0] = lo;
-    k->bound[ranks] = lo + n;
-    for (int r = 1; r < ranks; r++)
-        k->bound[r] = cut_near(b, k, lo + n * r / ranks);
+    for (int i = 0; i < ranks; i++) {
+        rk__span *p = &k->piece[rk__job_any_order(b->job) ? i : b->job->nodes.whose[i]];
+        p->from = i ? cut_near(b, k, lo + n * i / ranks) : lo;
+        p->to = i + 1 < ranks ? cut_near(b, k, lo + n * (i + 1) / ranks) : lo + n;
+    }
     for (int i = first; i < end; i++)
         b->of[i] = b->count;
     b->count++;

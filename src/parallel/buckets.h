@@ -9,8 +9,9 @@
 #include "parallel/job.h"
 
 typedef struct rk__bucket {
-    int first, end; /* parameters */
-    int64_t *bound; /* (ranks + 1) piece r is [bound[r], bound[r + 1]) of the flat vector */
+    int first, end;  /* parameters */
+    rk__span all;    /* of the flat vector */
+    rk__span *piece; /* (ranks) in the order of rk__nodes.turn */
 } rk__bucket;
 
 typedef struct rk__buckets {

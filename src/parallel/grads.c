@@ -13,8 +13,8 @@ enum { MOST_EXCHANGES = 32, BUCKETS_AHEAD = 2 };
 
 /* A bucket on its way. */
 typedef struct trip {
-    int ready;    /* parameters that have their gradient */
-    rk_leg *recv; /* (most, ranks) of rk__scatter */
+    int ready; /* parameters that have their gradient */
+    rk__scattered sum;
     rk_request *request[RK_ORDER_PARTS];
     size_t *count;   /* (ranks) elements of the pieces */
     int64_t *chunks; /* (ranks) where the chunk sums of piece r stand */
@@ -30,9 +30,11 @@ struct rk__grads {
     rk__reads reads;
     trip *trip; /* (buckets) in the order in which gradients come */
     int trips;
-    int started, added, discarded; /* buckets */
-    int64_t *chunk;                /* (n + 1) number of parameter i's first chunk */
-    float *part;                   /* (parts, total): this rank's subtrees; NULL: in slots, by bucket */
+    int started, passed, added, discarded; /* buckets; passed: rk__scatter_pass_on() */
+    int64_t *chunk;                        /* (n + 1) number of parameter i's first chunk */
+    float *room; /* (buckets ahead, room_size) of rk__scatter; NULL: it needs none */
+    int64_t room_size;
+    float *part; /* (parts, total): this rank's subtrees; NULL: in slots, by bucket */
     rk__slots slots;
     float **slot;     /* (buckets) (parts, size of the bucket); NULL: nothing was written */
     rk__guard *guard; /* (parts, n) of gradients in slots */
@@ -51,15 +53,30 @@ static int64_t total(const rk__grads *g)
     return rk__buckets_total(g->b);
 }
 
+/* How many buckets may be under way. */
+static int buckets_ahead(const rk__grads *g)
+{
+    if (g->zero >= RK__ZERO_GRADIENTS)
+        return BUCKETS_AHEAD;
+    return MOST_EXCHANGES > g->scatter.trips ? MOST_EXCHANGES / g->scatter.trips : 1;
+}
+
+static size_t room_bytes(const rk__grads *g)
+{
+    return (size_t)(buckets_ahead(g) * g->room_size) * sizeof *g->room;
+}
+
 static void grads_free(void *arg)
 {
     rk__grads *g = arg;
     for (int k = 0; k < g->trips; k++) { /* the buckets have gone before */
-        free(g->trip[k].recv);
+        free(g->trip[k].sum.recv);
         free(g->trip[k].chunks);
         free(g->trip[k].count);
     }
     free(g->trip);
+    if (g->room)
+        g->job->ctx->device->release(g->job->ctx->dev, g->room, room_bytes(g));
     rk__slots_free(&g->slots);
     free(g->slot);
     free(g->guard);
@@ -97,7 +114,8 @@ static float *parts_of(rk__grads *g, int k, int64_t *stride)
 /* The flat vector of the sums, for this rank's piece of bucket k. */
 static float *sums_in(const rk__grads *g, int k)
 {
-    return g->packed ? rk__flat_from(g->sum + g->packed[k], g->b->bucket[k].bound[g->job->rank]) : g->sum;
+    return g->packed ? rk__flat_from(g->sum + g->packed[k], g->b->bucket[k].piece[g->job->rank].from)
+                     : g->sum;
 }
 
 /* A gradient in a slot is about to be written or read. */
@@ -159,18 +177,26 @@ static void discard_parts(rk__grads *g, int end)
     }
 }
 
+/* Buckets up to k go on to other nodes. */
+static rk_status pass_on(rk__grads *g, int k)
+{
+    for (; g->passed <= k && !g->any_order; g->passed++)
+        RK_TRY(rk__scatter_pass_on(&g->scatter, "gradients by node", &g->trip[g->passed].sum));
+    return RK_OK;
+}
+
 /* What arrives for the next bucket, added in order. Its exchange was started when the one BUCKETS_AHEAD
  * before it had been added, so that everyone has read that one now. */
 static rk_status add_bucket(rk__grads *g)
 {
     const int k = g->added++;
     trip *t = &g->trip[k];
-    const int64_t *bound = g->b->bucket[k].bound;
+    RK_TRY(pass_on(g, k));
     if (g->any_order)
         RK_TRY(g->job->tensors->table->wait(g->job->tensors, t->request[0]));
     else
-        RK_TRY(rk__scatter_add(&g->scatter, bound, t->recv, t->request,
-                               rk__flat_at(sums_in(g, k), bound[g->job->rank])));
+        RK_TRY(rk__scatter_add(&g->scatter, &t->sum,
+                               rk__flat_at(sums_in(g, k), t->sum.piece[g->job->rank].from)));
     discard_parts(g, k - BUCKETS_AHEAD + 1);
     if (!g->part)
         give_slot(g, k); /* what left has left, and nobody reads it here */
@@ -181,27 +207,23 @@ static rk_status add_bucket(rk__grads *g)
 static rk_status start_sum(rk__grads *g, int k, float *flat, int64_t stride)
 {
     const rk__job *j = g->job;
-    const int64_t *bound = g->b->bucket[k].bound;
+    const rk__bucket *b = &g->b->bucket[k];
     const bool all = g->zero == RK__ZERO_NONE;
-    float *in = rk__flat_at(flat, bound[0]);
+    float *in = rk__flat_at(flat, b->all.from);
     for (int p = 1; p < rk__job_parts(j); p++) {
-        rk_status st =
-            rk__kernels(j->ctx, RK_F32)
-                ->add(j->ctx->dev, bound[j->ranks] - bound[0], in, rk__flat_at(in, p * stride), 0, in);
+        rk_status st = rk__kernels(j->ctx, RK_F32)
+                           ->add(j->ctx->dev, rk__span_size(b->all), in, rk__flat_at(in, p * stride), 0, in);
         if (st)
             return rk_fail(j->ctx, st, "gradients cannot be added");
     }
     return j->tensors->table->sum(j->tensors, "gradients", in, g->trip[k].count, all,
-                                  rk__flat_at(sums_in(g, k), bound[all ? 0 : j->rank]),
+                                  rk__flat_at(sums_in(g, k), all ? b->all.from : b->piece[j->rank].from),
                                   &g->trip[k].request[0]);
 }
 
 static rk_status start_bucket(rk__grads *g)
 {
-    const int ahead = g->zero >= RK__ZERO_GRADIENTS      ? BUCKETS_AHEAD
-                      : MOST_EXCHANGES > g->scatter.most ? MOST_EXCHANGES / g->scatter.most
-                                                         : 1;
-    const int k = g->started++;
+    const int k = g->started++, ahead = buckets_ahead(g);
     int64_t stride;
     RK_TRY(complete(g, k));
     while (k - g->added >= ahead)
@@ -209,8 +231,11 @@ static rk_status start_bucket(rk__grads *g)
     float *flat = parts_of(g, k, &stride);
     if (g->any_order)
         return start_sum(g, k, flat, stride);
-    return rk__scatter_start(&g->scatter, "gradients", flat, stride, g->b->bucket[k].bound, g->trip[k].recv,
-                             g->trip[k].request);
+    g->trip[k].sum.flat = flat;
+    g->trip[k].sum.stride = stride;
+    g->trip[k].sum.room = g->room ? g->room + k % ahead * g->room_size : NULL;
+    RK_TRY(rk__scatter_start(&g->scatter, "gradients", &g->trip[k].sum));
+    return pass_on(g, k - 1); /* which the others of the node have started by now, or soon will */
 }
 
 /* The walk is done with a parameter. Buckets set out in their order, which is the same on all ranks. */
@@ -246,7 +271,7 @@ void rk__grads_begin(rk__grads *g, bool overlap)
     }
     for (int k = 0; k < g->b->count; k++)
         g->trip[k].ready = 0;
-    g->started = g->added = g->discarded = 0;
+    g->started = g->passed = g->added = g->discarded = 0;
     ctx->on_ready = overlap ? (rk__on_ready){ g, on_ready } : (rk__on_ready){ 0 };
 }
 
@@ -255,9 +280,9 @@ static rk_status gather_sums(rk__grads *g)
 {
     const rk__job *j = g->job;
     for (int k = 0; k < g->b->count; k++) {
-        const int64_t *bound = g->b->bucket[k].bound;
+        const rk__span *piece = g->b->bucket[k].piece;
         for (int r = 0; r < j->ranks; r++)
-            g->piece[r] = (rk_leg){ g->sum + bound[r], (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
+            g->piece[r] = (rk_leg){ g->sum + piece[r].from, (size_t)rk__span_size(piece[r]) * sizeof(float) };
         if (k >= MOST_EXCHANGES)
             RK_TRY(j->tensors->table->wait(j->tensors, g->trip[k - MOST_EXCHANGES].gather));
         RK_TRY(j->tensors->table->all_gather(j->tensors, "gradients", g->piece, &g->trip[k].gather));
@@ -342,14 +367,31 @@ static rk_status make_trips(rk__grads *g)
     g->trip = rk__calloc(ctx, (size_t)g->b->count + 1, sizeof *g->trip);
     g->trips = g->trip ? g->b->count : 0;
     for (int k = 0; g->trip && k < g->b->count; k++) {
-        g->trip[k].recv = rk__calloc(ctx, (size_t)g->scatter.most * ranks, sizeof(rk_leg));
+        const rk__span *piece = g->b->bucket[k].piece;
+        g->trip[k].sum = (rk__scattered){ .piece = piece, .request = g->trip[k].request };
+        g->trip[k].sum.recv = rk__calloc(ctx, (size_t)g->scatter.trips * ranks, sizeof(rk_leg));
         g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
         g->trip[k].count = rk__calloc(ctx, ranks, sizeof(size_t));
         for (size_t r = 0; g->trip[k].count && r < ranks; r++)
-            g->trip[k].count[r] = (size_t)(g->b->bucket[k].bound[r + 1] - g->b->bucket[k].bound[r]);
+            g->trip[k].count[r] = (size_t)rk__span_size(piece[r]);
+        const int64_t n = g->any_order ? 0 : rk__scatter_room(&g->scatter, piece);
+        g->room_size = n > g->room_size ? n : g->room_size;
     }
     RK_TRY(rk_failed(ctx));
     place_chunks(g);
+    return RK_OK;
+}
+
+static rk_status make_room(rk__grads *g)
+{
+    rk_ctx *ctx = g->job->ctx;
+    void *p;
+    if (!g->room_size)
+        return RK_OK;
+    if (ctx->device->alloc(ctx->dev, room_bytes(g), &p))
+        return rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a node's sums of gradients",
+                       room_bytes(g));
+    g->room = p;
     return RK_OK;
 }
 
@@ -451,11 +493,12 @@ rk_status rk__grads_make(rk__job *j, const rk__grads_cfg *cfg, rk__grads **out)
         free(g);
         return RK_ENOMEM;
     }
-    *g = (rk__grads){ .job = j, .zero = cfg->zero, .any_order = !ctx->exact && j->tensors->table->sum };
+    *g = (rk__grads){ .job = j, .zero = cfg->zero, .any_order = rk__job_any_order(j) };
     RK_TRY(rk__buckets_lay_out(j, cfg->t, cfg->n, &g->b));
     RK_TRY(take_lists(g));
     RK_TRY(rk__buckets_cut(g->b, cfg->bucket, cfg->zero >= RK__ZERO_GRADIENTS));
     RK_TRY(make_trips(g));
+    RK_TRY(make_room(g));
     RK_TRY(make_weights(g, cfg)); /* first: it may give memory back */
     RK_TRY(make_sum(g));
     RK_TRY(make_parts(g));
@@ -557,13 +600,40 @@ rk_status rk__grads_squares(rk__grads *g, double *squares)
 
 /* ---- what it costs ---- */
 
-size_t rk__grads_bytes(const rk__grads *g)
+/* To be added up, of a bucket; *far: between nodes. */
+static int64_t scattered(const rk__grads *g, const rk__bucket *b, int64_t *far)
+{
+    const rk__job *j = g->job;
+    int64_t n = 0;
+    if (!g->any_order)
+        return rk__scatter_bytes(&g->scatter, b->piece, far);
+    *far = 0;
+    for (int r = 0; r < j->ranks; r++) {
+        const int64_t bytes = rk__span_size(b->piece[r]) * (int64_t)sizeof(float);
+        n += r == j->rank ? 0 : bytes;
+        *far += j->nodes.of[r] == j->nodes.of[j->rank] ? 0 : bytes;
+    }
+    return n;
+}
+
+size_t rk__grads_bytes(const rk__grads *g, size_t *far)
 {
     const rk__job *j = g->job;
     const int64_t own = rk__buckets_own(g->b), frozen = g->frozen ? rk__buckets_own(g->frozen) : 0;
     const int gathers = g->zero >= RK__ZERO_WEIGHTS ? 2 : 1; /* both walks read the weights */
-    return (size_t)((total(g) - own) * rk__job_parts(j) + (own + frozen) * gathers * (j->ranks - 1)) *
-           sizeof(float);
+    const int64_t gathered = (own + frozen) * gathers * (int64_t)sizeof(float);
+    int64_t sent = gathered * (j->ranks - 1), away = gathered * (j->comm->nodes - 1), bucket_away;
+    for (int k = 0; k < g->b->count; k++) {
+        sent += scattered(g, &g->b->bucket[k], &bucket_away);
+        away += bucket_away;
+    }
+    *far = (size_t)away;
+    return (size_t)sent;
+}
+
+bool rk__grads_by_node(const rk__grads *g)
+{
+    return g->scatter.sums > 0 && !g->any_order;
 }
 
 int rk__grads_buckets(const rk__grads *g, size_t *full)
@@ -577,7 +647,7 @@ size_t rk__grads_memory(const rk__grads *g)
     const size_t all = (size_t)total(g) * sizeof(float), parts = (size_t)rk__job_parts(g->job);
     const size_t own = (size_t)rk__buckets_own(g->b) * sizeof(float);
     const size_t at_hand = rk__buckets_largest(g->b);
-    size_t bytes = g->zero == RK__ZERO_NONE ? all : own;
+    size_t bytes = (g->zero == RK__ZERO_NONE ? all : own) + room_bytes(g);
     bytes += g->zero >= RK__ZERO_GRADIENTS ? parts * at_hand * (2 * BUCKETS_AHEAD + 1) : parts * all;
     if (g->zero >= RK__ZERO_WEIGHTS)
         bytes += rk__weights_at_hand(g->weights) + (g->frozen ? rk__weights_at_hand(g->frozen_weights) : 0);

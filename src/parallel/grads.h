@@ -55,8 +55,10 @@ rk_status rk__grads_hold(rk__grads *g);
  * on, and asked for again. */
 void rk__grads_note_reads(rk__grads *g, bool on);
 rk_status rk__grads_repeat_reads(rk__grads *g); /* [C] */
-/* Bytes that a rank sends for gradients and weights in a step of one pass. */
-size_t rk__grads_bytes(const rk__grads *g);
+/* Bytes that a rank sends for gradients and weights in a step of one pass; *far: of them to other nodes. */
+size_t rk__grads_bytes(const rk__grads *g, size_t *far);
+/* Are gradients added up within nodes first? */
+bool rk__grads_by_node(const rk__grads *g);
 /* How many buckets there are, and the size at which one is full. */
 int rk__grads_buckets(const rk__grads *g, size_t *full);
 /* Bytes that a rank has at most for gradients in such a step, and beside its pieces for weights. */

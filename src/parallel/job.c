@@ -18,6 +18,7 @@ static void job_free(void *arg)
     rk__job *j = arg;
     free(j->part);
     free(j->first);
+    rk__nodes_free(&j->nodes);
     if (j->gather)
         j->ctx->device->release(j->ctx->dev, j->gather, (size_t)j->gather_size * sizeof(float));
     free(j);
@@ -236,6 +237,7 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out)
         RK_TRY(split(j, tensor));
     RK_TRY(reach_tensors(j));
     RK_TRY(share_out(j));
+    RK_TRY(rk__nodes_find(ctx, j->comm, j->ranks, &j->nodes));
     if (j->ranks > 1) {
         ctx->meet = (rk__meet){ j, meet_sum };
         ctx->on_batch = (rk__on_batch){ j, batch_begins };
@@ -251,7 +253,13 @@ rk_status rk__job_alone(rk_ctx *ctx, rk__job **out)
     if (!*out)
         return rk_failed(ctx);
     **out = (rk__job){ .ctx = ctx, .ranks = 1, .trace = ctx->job ? ctx->job->trace : NULL };
-    return share_out(*out);
+    RK_TRY(share_out(*out));
+    return rk__nodes_find(ctx, NULL, 1, &(*out)->nodes);
+}
+
+bool rk__job_any_order(const rk__job *j)
+{
+    return !j->ctx->exact && j->tensors && j->tensors->table->sum;
 }
 
 int rk__job_parts(const rk__job *j)

@@ -2,13 +2,23 @@
 #ifndef RK_PARALLEL_JOB_H
 #define RK_PARALLEL_JOB_H
 
-#include "parallel/comm.h"
+#include "parallel/nodes.h"
+
+typedef struct rk__span {
+    int64_t from, to; /* elements [from, to) */
+} rk__span;
+
+static inline int64_t rk__span_size(rk__span x)
+{
+    return x.to - x.from;
+}
 
 typedef struct rk__job {
     rk_ctx *ctx;
     rk_comm *comm;           /* of the ranks that have the same boxes of cut parameters */
     rk_comm *tensors;        /* the same ranks, for the device's memory */
     int rank, ranks;         /* among them */
+    rk__nodes nodes;         /* theirs */
     rk_comm *beside;         /* of those that hold cut parameters side by side; NULL: nobody else */
     rk_comm *beside_tensors; /* the same ranks, for the device's memory */
     float *shared[2];        /* taken in turn: what was read last is not written yet */
@@ -34,6 +44,9 @@ rk_status rk__job_open(rk_ctx *ctx, int tensor, rk__job **out);
 /* A job of this rank by itself beside the real one: its passes have all shards of the grid and meet nobody's.
  * *out lives as long as ctx. */
 rk_status rk__job_alone(rk_ctx *ctx, rk__job **out);
+
+/* Are sums over the ranks the communicator's own, whose pieces stand in order of rank? */
+bool rk__job_any_order(const rk__job *j);
 
 /* Shares the leaves of a tree out over ranks: rank r gets part[first[r]] to part[first[r + 1] - 1], in order
  * of the leaves. part (leaves), first (ranks + 1); returns the number of parts. */

@@ -49,13 +49,13 @@ static void weights_free(void *arg)
 /* The flat vector, for the elements of a bucket that is not AWAY. */
 static float *whole(const rk__weights *w, int k)
 {
-    return w->flat ? w->flat : rk__flat_from(w->slot[k], w->buckets->bucket[k].bound[0]);
+    return w->flat ? w->flat : rk__flat_from(w->slot[k], w->buckets->bucket[k].all.from);
 }
 
 /* The flat vector, for this rank's piece of a bucket. */
 static float *home(const rk__weights *w, int k)
 {
-    const int64_t first = w->buckets->bucket[k].bound[w->buckets->job->rank];
+    const int64_t first = w->buckets->bucket[k].piece[w->buckets->job->rank].from;
     return w->flat ? w->flat : rk__flat_from(w->own + w->packed[k], first);
 }
 
@@ -63,24 +63,26 @@ static float *home(const rk__weights *w, int k)
 static rk_status take_slot(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
-    const int64_t *bound = w->buckets->bucket[k].bound, me = bound[j->rank];
+    const rk__bucket *b = &w->buckets->bucket[k];
+    const rk__span mine = b->piece[j->rank];
     if (w->flat)
         return RK_OK;
-    w->slot[k] = rk__slots_take(&w->slots, bound[j->ranks] - bound[0]);
-    return w->slot[k] ? rk__device_copy(j->ctx, (size_t)(bound[j->rank + 1] - me) * sizeof(float),
-                                        rk__flat_at(home(w, k), me), rk__flat_at(whole(w, k), me))
-                      : rk_failed(j->ctx);
+    w->slot[k] = rk__slots_take(&w->slots, rk__span_size(b->all));
+    return w->slot[k]
+               ? rk__device_copy(j->ctx, (size_t)rk__span_size(mine) * sizeof(float),
+                                 rk__flat_at(home(w, k), mine.from), rk__flat_at(whole(w, k), mine.from))
+               : rk_failed(j->ctx);
 }
 
 /* [C] A bucket sets out. */
 static rk_status start(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
-    const int64_t *bound = w->buckets->bucket[k].bound;
+    const rk__span *piece = w->buckets->bucket[k].piece;
     RK_TRY(take_slot(w, k));
     for (int r = 0; r < j->ranks; r++)
-        w->piece[r] =
-            (rk_leg){ rk__flat_at(whole(w, k), bound[r]), (size_t)(bound[r + 1] - bound[r]) * sizeof(float) };
+        w->piece[r] = (rk_leg){ rk__flat_at(whole(w, k), piece[r].from),
+                                (size_t)rk__span_size(piece[r]) * sizeof(float) };
     RK_TRY(j->tensors->table->all_gather(j->tensors, "weights", w->piece, &w->request[k]));
     w->is[k] = COMING;
     w->arrived--;
@@ -102,15 +104,15 @@ static rk_status arrive(rk__weights *w, int k)
 static void forget(rk__weights *w, int k)
 {
     const rk__job *j = w->buckets->job;
-    const int64_t *bound = w->buckets->bucket[k].bound, lo = bound[j->rank], hi = bound[j->rank + 1];
+    const rk__span all = w->buckets->bucket[k].all, own = w->buckets->bucket[k].piece[j->rank];
     w->is[k] = AWAY;
     if (!w->flat) {
         rk__slots_give(&w->slots, w->slot[k]);
         w->slot[k] = NULL;
         return;
     }
-    j->tensors->table->discard(j->tensors, w->flat + bound[0], (size_t)(lo - bound[0]) * sizeof(float));
-    j->tensors->table->discard(j->tensors, w->flat + hi, (size_t)(bound[j->ranks] - hi) * sizeof(float));
+    j->tensors->table->discard(j->tensors, w->flat + all.from, (size_t)(own.from - all.from) * sizeof(float));
+    j->tensors->table->discard(j->tensors, w->flat + own.to, (size_t)(all.to - own.to) * sizeof(float));
 }
 
 /* No more than KEPT are here. */
@@ -272,7 +274,7 @@ static rk_status save_own(const rk__weights *w, float *host)
     const rk__buckets *b = w->buckets;
     for (int i = 0; i < b->n; i++) {
         const int k = b->of[i];
-        const int64_t first = b->bucket[k].bound[b->job->rank];
+        const int64_t first = b->bucket[k].piece[b->job->rank].from;
         int64_t from, to;
         rk__bucket_piece(b, i, b->job->rank, &from, &to);
         if (from < to)

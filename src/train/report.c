@@ -70,6 +70,7 @@ static int64_t whole_size(const rk_tensor *t)
 static void report_exchange(rk__trainer *t)
 {
     char sent[RK__SIZE_TEXT], each[RK__SIZE_TEXT], held[RK__SIZE_TEXT], full[RK__SIZE_TEXT];
+    char away[RK__SIZE_TEXT + 80] = "";
     size_t bucket_bytes = 0;
     rk__size_text(t->persistent_bytes, held);
     if (t->workers) {
@@ -82,11 +83,15 @@ static void report_exchange(rk__trainer *t)
         return;
     }
     int buckets = t->acc.grads ? rk__grads_buckets(t->acc.grads, &bucket_bytes) : 0;
+    size_t far = 0, bytes = t->acc.grads ? rk__grads_bytes(t->acc.grads, &far) : 0;
+    if (far > 0)
+        snprintf(away, sizeof away, ", %s of it to other nodes%s", rk__size_text(far, each),
+                 rk__grads_by_node(t->acc.grads) ? ", whose gradients are added up by node" : "");
     rk__report_text(t, RK_EVENT_BANNER,
-                    "exchange: a rank sends %s a step%s, in %d bucket%s of %s%s; memory: %s of weights, "
+                    "exchange: a rank sends %s a step%s%s, in %d bucket%s of %s%s; memory: %s of weights, "
                     "gradients and optimiser state a rank",
-                    rk__size_text(t->acc.grads ? rk__grads_bytes(t->acc.grads) : 0, sent),
-                    t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", buckets,
+                    rk__size_text(bytes, sent),
+                    t->cfg->parallel_tensor > 1 ? " for gradients, beside activations" : "", away, buckets,
                     buckets == 1 ? "" : "s", rk__size_text(bucket_bytes, full),
                     t->cfg->parallel_bucket ? "" : " (measured)", held);
 }
