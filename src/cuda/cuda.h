@@ -86,6 +86,19 @@ void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[
 rk_status rk__cuda_copy(rk_dev *dev, void *dst, const void *src, size_t bytes);
 rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes);
 
+/* Puts into the stream what only a library can launch, as `key` says. The stream may be one that is captured:
+ * nothing but launches, copies and sets of device memory, and nobody waits. Called when what was submitted
+ * before has been launched, and where a graph is made that holds it, as often as that is. */
+typedef cudaError_t rk__cuda_call(rk_dev *dev, const void *key, cudaStream_t s);
+
+/* A launch that only a library can do. key (bytes), which is copied: all that determines what it does - calls
+ * with the same function and the same bytes are taken for the same launch, so its padding is cleared, and
+ * everything is in it that changes from call to call: addresses, sizes, factors. What else the call uses
+ * lives until the stream was waited for, and is the same when it is launched as it was here. What it has not
+ * done before on this device, as where the library would load a kernel, is better launched by
+ * rk__cuda_stream(). */
+rk_status rk__cuda_submit_call(rk_dev *dev, rk__cuda_call *call, const void *key, size_t bytes);
+
 /* Launches what is held back; does not wait. */
 rk_status rk__cuda_flush(rk_dev *dev);
 

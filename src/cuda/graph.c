@@ -1,5 +1,5 @@
 /* Graphs of lists of operations: made when a list is seen a second time, kept, and given the values of today.
- */
+ * What only a library can launch is captured, one call at a time, and is a graph within the graph. */
 #include "cuda/queue.h"
 
 #include <stdlib.h>
@@ -25,6 +25,7 @@ static uint64_t look_of(const rk__oplist *l)
     uint64_t h = 1469598103934665603u ^ l->n;
     for (uint32_t i = 0; i < l->n; i++) {
         h = (h ^ (uintptr_t)l->op[i].kernel) * 1099511628211u;
+        h = (h ^ (uintptr_t)l->op[i].call) * 1099511628211u;
         h = (h ^ (uint64_t)l->op[i].kind) * 1099511628211u;
         h ^= h >> 29;
     }
@@ -44,9 +45,11 @@ static bool looks_like(const graph *g, const rk__oplist *l, uint64_t look)
 {
     if (!g || g->look != look || g->list.n != l->n)
         return false;
-    for (uint32_t i = 0; i < l->n; i++)
-        if (g->list.op[i].kernel != l->op[i].kernel || g->list.op[i].kind != l->op[i].kind)
+    for (uint32_t i = 0; i < l->n; i++) {
+        const rk__op *a = &g->list.op[i], *b = &l->op[i];
+        if (a->kernel != b->kernel || a->call != b->call || a->kind != b->kind)
             return false;
+    }
     return true;
 }
 
@@ -129,10 +132,47 @@ void rk__graph_free_all(rk__cuda_queue *q)
         forget(q, q->graph[i]);
 }
 
-static cudaError_t add_node(graph *g, uint32_t i)
+/* Captures of other threads, and what they do meanwhile, are no concern of this one: thread-local. */
+static cudaError_t capture(rk__cuda_queue *q, const rk__oplist *l, const rk__op *op, cudaGraph_t *out)
+{
+    void *args[RK__CUDA_MOST_ARGS];
+    cudaError_t e = cudaSuccess;
+    *out = NULL;
+    if (!q->aside && (e = cudaStreamCreateWithFlags(&q->aside, cudaStreamNonBlocking)))
+        q->aside = NULL;
+    if (!e)
+        e = cudaStreamBeginCapture(q->aside, cudaStreamCaptureModeThreadLocal);
+    if (e)
+        return e;
+    rk__op_args(l, op, args);
+    e = op->call(q->dev, args[0], q->aside);
+    const cudaError_t end = cudaStreamEndCapture(q->aside, out);
+    if (!e && !end)
+        return cudaSuccess;
+    if (!end && *out)
+        rk__cuda_quiet(cudaGraphDestroy(*out));
+    *out = NULL;
+    return e ? e : end;
+}
+
+/* The node has a copy of its own of what was captured. */
+static cudaError_t add_call(rk__cuda_queue *q, graph *g, uint32_t i, const cudaGraphNode_t *after)
+{
+    cudaGraph_t captured;
+    cudaError_t e = capture(q, &g->list, &g->list.op[i], &captured);
+    if (e)
+        return e;
+    e = cudaGraphAddChildGraphNode(&g->node[i], g->graph, after, after != NULL, captured);
+    const cudaError_t gone = cudaGraphDestroy(captured);
+    return e ? e : gone;
+}
+
+static cudaError_t add_node(rk__cuda_queue *q, graph *g, uint32_t i)
 {
     const rk__op *op = &g->list.op[i];
     const cudaGraphNode_t *after = i ? &g->node[i - 1] : NULL;
+    if (op->kind == RK__OP_CALL)
+        return add_call(q, g, i, after);
     if (op->kind == RK__OP_COPY)
         return cudaGraphAddMemcpyNode1D(&g->node[i], g->graph, after, i > 0, op->dst, op->src, op->bytes,
                                         cudaMemcpyDeviceToDevice);
@@ -154,13 +194,13 @@ static void failed(rk__cuda_queue *q, graph *g, cudaError_t e)
     forget(q, g);
 }
 
-static cudaError_t build(graph *g)
+static cudaError_t build(rk__cuda_queue *q, graph *g)
 {
     cudaError_t e = cudaGraphCreate(&g->graph, 0);
     if (e)
         g->graph = NULL;
     for (uint32_t i = 0; i < g->list.n && !e; i++)
-        e = add_node(g, i);
+        e = add_node(q, g, i);
     if (!e)
         e = cudaGraphInstantiate(&g->run, g->graph, 0);
     if (e)
@@ -189,7 +229,7 @@ static graph *make(rk__cuda_queue *q, uint64_t look)
     g->look = look;
     g->node = calloc(q->list.n, sizeof *g->node);
     const bool room = g->node && rk__oplist_copy(&q->list, &g->list);
-    const cudaError_t e = room ? build(g) : cudaErrorMemoryAllocation;
+    const cudaError_t e = room ? build(q, g) : cudaErrorMemoryAllocation;
     if (e) {
         failed(q, g, e);
         return NULL;
@@ -200,9 +240,24 @@ static graph *make(rk__cuda_queue *q, uint64_t look)
 
 /* ---- the values of today ---- */
 
-static cudaError_t set_node(graph *g, const rk__oplist *l, uint32_t i)
+/* cudaErrorGraphExecUpdateFailure: the library now launches other kernels than before. */
+static cudaError_t set_call(rk__cuda_queue *q, graph *g, const rk__oplist *l, uint32_t i)
+{
+    cudaGraph_t captured;
+    cudaError_t e = capture(q, l, &l->op[i], &captured);
+    if (e)
+        return e;
+    if (rk__cuda_quiet(cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], captured)))
+        e = cudaErrorGraphExecUpdateFailure;
+    const cudaError_t gone = cudaGraphDestroy(captured);
+    return e ? e : gone;
+}
+
+static cudaError_t set_node(rk__cuda_queue *q, graph *g, const rk__oplist *l, uint32_t i)
 {
     const rk__op *op = &l->op[i];
+    if (op->kind == RK__OP_CALL)
+        return set_call(q, g, l, i);
     if (op->kind == RK__OP_COPY)
         return cudaGraphExecMemcpyNodeSetParams1D(g->run, g->node[i], op->dst, op->src, op->bytes,
                                                   cudaMemcpyDeviceToDevice);
@@ -216,14 +271,15 @@ static cudaError_t set_node(graph *g, const rk__oplist *l, uint32_t i)
 }
 
 /* A graph that is running is not touched by this: the values are of its next launch. */
-static cudaError_t renew(graph *g, const rk__oplist *l)
+static cudaError_t renew(rk__cuda_queue *q, graph *g)
 {
+    const rk__oplist *l = &q->list;
     cudaError_t e = cudaSuccess;
     bool changed = false;
     for (uint32_t i = 0; i < l->n && !e; i++) {
         if (rk__op_same(&g->list, l, i))
             continue;
-        e = set_node(g, l, i);
+        e = set_node(q, g, l, i);
         changed = true;
     }
     if (!e && changed && !rk__oplist_copy(l, &g->list))
@@ -239,12 +295,16 @@ bool rk__graph_launch(rk__cuda_queue *q)
     graph *g = find(q, look);
     if (!g && !seen_before(q, look))
         return false;
-    const bool fresh = !g;
+    cudaError_t e = g ? renew(q, g) : cudaSuccess;
+    if (e == cudaErrorGraphExecUpdateFailure) {
+        forget(q, g);
+        g = NULL;
+        e = cudaSuccess;
+    }
     if (!g)
         g = make(q, look);
     if (!g)
         return false;
-    cudaError_t e = fresh ? cudaSuccess : renew(g, &q->list);
     if (!e)
         e = cudaGraphLaunch(g->run, q->stream);
     if (e) {

@@ -76,17 +76,25 @@ bool rk__oplist_copy(const rk__oplist *a, rk__oplist *b)
     return true;
 }
 
-/* Kernels with the same address have arguments of the same sizes. */
+static size_t data_of(const rk__oplist *l, const rk__op *op, const unsigned char **data)
+{
+    const uint32_t from = op->args ? l->at[op->arg] : 0, to = op->args ? l->at[op->arg + op->args] : 0;
+    *data = l->data + from;
+    return to - from;
+}
+
+/* Kernels with the same address have arguments of the same sizes; keys of calls need not. */
 bool rk__op_same(const rk__oplist *a, const rk__oplist *b, uint32_t i)
 {
     const rk__op *x = &a->op[i], *y = &b->op[i];
+    const unsigned char *p, *q;
     if (memcmp(x, y, sizeof *x))
         return false;
-    const uint32_t from = x->args ? a->at[x->arg] : 0, to = x->args ? a->at[x->arg + x->args] : 0;
-    return from == to || (b->at[y->arg] == from && !memcmp(a->data + from, b->data + from, to - from));
+    const size_t n = data_of(a, x, &p), m = data_of(b, y, &q);
+    return n == m && (n == 0 || !memcmp(p, q, n));
 }
 
-static void fill_kernel(rk__oplist *l, rk__op *op, void **args, const size_t *sizes, int n)
+static void fill_args(rk__oplist *l, rk__op *op, void **args, const size_t *sizes, int n)
 {
     op->arg = l->args;
     op->args = (uint32_t)n;
@@ -113,17 +121,20 @@ void rk__op_args(const rk__oplist *l, const rk__op *op, void **args)
         args[i] = l->data + l->at[op->arg + i];
 }
 
-cudaError_t rk__op_launch(const rk__oplist *l, const rk__op *op, cudaStream_t s)
+static cudaError_t launch_op(rk__cuda_queue *q, const rk__op *op)
 {
     void *args[RK__CUDA_MOST_ARGS];
     switch (op->kind) {
     case RK__OP_KERNEL:
-        rk__op_args(l, op, args);
-        return cudaLaunchKernel(op->kernel, dims(op->grid), dims(op->block), args, op->shared, s);
+        rk__op_args(&q->list, op, args);
+        return cudaLaunchKernel(op->kernel, dims(op->grid), dims(op->block), args, op->shared, q->stream);
+    case RK__OP_CALL:
+        rk__op_args(&q->list, op, args);
+        return op->call(q->dev, args[0], q->stream);
     case RK__OP_COPY:
-        return cudaMemcpyAsync(op->dst, op->src, op->bytes, cudaMemcpyDeviceToDevice, s);
+        return cudaMemcpyAsync(op->dst, op->src, op->bytes, cudaMemcpyDeviceToDevice, q->stream);
     default:
-        return cudaMemsetAsync(op->dst, op->value, op->bytes, s);
+        return cudaMemsetAsync(op->dst, op->value, op->bytes, q->stream);
     }
 }
 
@@ -131,7 +142,7 @@ static cudaError_t launch_plain(rk__cuda_queue *q)
 {
     cudaError_t e = cudaSuccess;
     for (uint32_t i = 0; i < q->list.n && !e; i++)
-        e = rk__op_launch(&q->list, &q->list.op[i], q->stream);
+        e = launch_op(q, &q->list.op[i]);
     return e;
 }
 
@@ -157,6 +168,8 @@ void rk__cuda_queue_close(rk_dev *dev)
     if (q->stream)
         rk__cuda_quiet(cudaStreamSynchronize(q->stream));
     rk__graph_free_all(q);
+    if (q->aside)
+        rk__cuda_quiet(cudaStreamDestroy(q->aside));
     if (q->stream)
         rk__cuda_quiet(cudaStreamDestroy(q->stream));
     rk__oplist_free(&q->list);
@@ -215,29 +228,46 @@ static void submitted(rk__cuda_queue *q)
         launch_held(q);
 }
 
-void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[3], const unsigned block[3],
-                     size_t shared, void **args, const size_t *sizes, int n)
+/* NULL: out of memory, which is noted. */
+static rk__op *append_with(rk__cuda_queue *q, rk__op_kind kind, void **args, const size_t *sizes, int n)
 {
     rk__oplist *l = &q->list;
     size_t bytes = 0;
     for (int i = 0; i < n; i++)
         bytes += sizes[i] + ALIGN;
-    if (n > RK__CUDA_MOST_ARGS || !grow(&l->at, l->args, (uint32_t)n + 1, &l->args_room, sizeof *l->at) ||
-        !grow_data(l, bytes)) {
+    rk__op *op = NULL;
+    if (n <= RK__CUDA_MOST_ARGS && grow(&l->at, l->args, (uint32_t)n + 1, &l->args_room, sizeof *l->at) &&
+        grow_data(l, bytes))
+        op = append(l, kind);
+    if (op)
+        fill_args(l, op, args, sizes, n);
+    else
         note(q, cudaErrorMemoryAllocation);
+    return op;
+}
+
+void rk__cuda_submit(rk__cuda_queue *q, const void *kernel, const unsigned grid[3], const unsigned block[3],
+                     size_t shared, void **args, const size_t *sizes, int n)
+{
+    rk__op *op = append_with(q, RK__OP_KERNEL, args, sizes, n);
+    if (!op)
         return;
-    }
-    rk__op *op = append(l, RK__OP_KERNEL);
-    if (!op) {
-        note(q, cudaErrorMemoryAllocation);
-        return;
-    }
     op->kernel = kernel;
     op->shared = shared;
     memcpy(op->grid, grid, sizeof op->grid);
     memcpy(op->block, block, sizeof op->block);
-    fill_kernel(l, op, args, sizes, n);
     submitted(q);
+}
+
+rk_status rk__cuda_submit_call(rk_dev *dev, rk__cuda_call *call, const void *key, size_t bytes)
+{
+    void *args[1] = { (void *)(uintptr_t)key };
+    rk__op *op = append_with(dev->stream, RK__OP_CALL, args, &bytes, 1);
+    if (op) {
+        op->call = call;
+        submitted(dev->stream);
+    }
+    return tell(dev->stream);
 }
 
 /* A copy or a set, where there is anything to do. */

@@ -21,12 +21,18 @@ enum {
     RK__QUEUE_GRAPHS = 32 /* kept */
 };
 
-typedef enum rk__op_kind { RK__OP_KERNEL, RK__OP_COPY, RK__OP_SET } rk__op_kind;
+typedef enum rk__op_kind {
+    RK__OP_KERNEL,
+    RK__OP_COPY,
+    RK__OP_SET,
+    RK__OP_CALL /* a library's: only that can launch it; a graph has what it captured of it */
+} rk__op_kind;
 
 /* Compared byte by byte: cleared before it is filled. */
 typedef struct rk__op {
-    const void *kernel; /* kernel: its address on the host */
-    void *dst;          /* copy, set */
+    const void *kernel;  /* kernel: its address on the host */
+    rk__cuda_call *call; /* call; its key is its one argument */
+    void *dst;           /* copy, set */
     const void *src;
     size_t bytes;
     size_t shared;
@@ -51,6 +57,7 @@ struct rk__cuda_graph; /* graph.c */
 struct rk__cuda_queue {
     rk_dev *dev;
     cudaStream_t stream;
+    cudaStream_t aside; /* what calls are captured in; NULL: none yet */
     rk__oplist list;
     bool graphs;  /* list is held back; false: everything is launched at once */
     bool must;    /* a graph that cannot be had is a failure */
@@ -67,10 +74,8 @@ struct rk__cuda_queue {
 /* rk__cuda_wait() for those who have nobody to tell: a failure waits for the next who has. */
 void rk__cuda_settle(rk_dev *dev);
 
-/* Of a kernel: where its arguments are, to RK__CUDA_MOST_ARGS. */
+/* Of a kernel: where its arguments are, to RK__CUDA_MOST_ARGS. Of a call: where its key is. */
 void rk__op_args(const rk__oplist *l, const rk__op *op, void **args);
-/* Launches one operation into a stream. */
-cudaError_t rk__op_launch(const rk__oplist *l, const rk__op *op, cudaStream_t s);
 
 /* false: out of memory; b is then of no use but to rk__oplist_free(). */
 bool rk__oplist_copy(const rk__oplist *a, rk__oplist *b);

@@ -629,9 +629,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     check_algorithm(q, algo);
     check_memory(q);
     rk_emu_check_stream(stream, me, caller);
-    rk_emu_counted.launches++;
-    rk_emu_enqueue(stream, me, [q] { run(q); });
-    return CUBLAS_STATUS_SUCCESS;
+    auto launched = [q] {
+        rk_emu_counted.launches++;
+        return rk_emu_part{ nullptr, [q] { run(q); } };
+    };
+    return rk_emu_submit_library(stream, me, launched) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
 
 const rk__blas_table *rk__blas_load(char *msg, size_t msg_size)

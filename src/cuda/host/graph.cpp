@@ -18,6 +18,7 @@ struct CUgraphNode_st {
     rk_emu_work work;
     std::vector<cudaGraphNode_t> after;
     size_t index; /* in its graph */
+    std::shared_ptr<const CUgraph_st> child; /* of a node that is a graph: its own copy */
 };
 
 struct CUgraph_st {
@@ -42,6 +43,13 @@ struct exec_node {
     rk_emu_work work;
     std::vector<size_t> after;
     size_t lane; /* 0: the stream that the graph is launched in */
+};
+
+/* Where the nodes are that a node of a graph became. */
+struct part_of {
+    size_t first, n;
+    std::vector<size_t> before; /* what all of it comes after */
+    enum cudaGraphNodeType type;
 };
 
 struct {
@@ -69,7 +77,7 @@ void release_streams(const capture &c)
 
 cudaGraphNode_t add_node(CUgraph_st *graph, const rk_emu_work &w, const std::vector<cudaGraphNode_t> &after)
 {
-    graph->nodes.emplace_back(new CUgraphNode_st{ w, after, graph->nodes.size() });
+    graph->nodes.emplace_back(new CUgraphNode_st{ w, after, graph->nodes.size(), nullptr });
     return graph->nodes.back().get();
 }
 
@@ -113,6 +121,7 @@ const CUgraph_st *checked(const CUgraph_st *graph, const char *call)
 struct CUgraphExec_st {
     const CUgraph_st *made_of; /* whose nodes name these */
     std::vector<exec_node> nodes;
+    std::map<const CUgraphNode_st *, part_of> parts;
     std::vector<CUstream_st *> lanes; /* from 1 */
     rk_emu_operation_p last;
 };
@@ -137,17 +146,63 @@ void lay_lanes(CUgraphExec_st *x)
         x->lanes.push_back(rk_emu_stream_open());
 }
 
-std::vector<exec_node> nodes_of(const CUgraph_st *graph)
+void add_all(std::vector<size_t> &a, const std::vector<size_t> &b)
+{
+    for (size_t i : b)
+        if (std::find(a.begin(), a.end(), i) == a.end())
+            a.push_back(i);
+    std::sort(a.begin(), a.end());
+}
+
+/* Appends the nodes of a graph, those of graphs within it too, which all come after `before`. Returns the last ones:
+ * what comes after the graph comes after them. parts: of its own nodes; may be null. */
+std::vector<size_t> append_nodes(std::vector<exec_node> &all, const CUgraph_st *graph, const std::vector<size_t> &before,
+                                 std::map<const CUgraphNode_st *, part_of> *parts)
+{
+    std::vector<std::vector<size_t>> ends(graph->nodes.size());
+    std::set<size_t> inner;
+    for (auto &n : graph->nodes) {
+        part_of part = { all.size(), 0, {}, n->work.type };
+        for (cudaGraphNode_t d : n->after) {
+            add_all(part.before, ends[d->index]);
+            inner.insert(d->index);
+        }
+        if (n->after.empty())
+            part.before = before;
+        if (n->child) {
+            ends[n->index] = append_nodes(all, n->child.get(), part.before, nullptr);
+        } else {
+            ends[n->index] = { all.size() };
+            all.push_back(exec_node{ n->work, part.before, 0 });
+        }
+        part.n = all.size() - part.first;
+        if (parts)
+            (*parts)[n.get()] = part;
+    }
+    std::vector<size_t> last;
+    for (size_t i = 0; i < ends.size(); i++)
+        if (!inner.count(i))
+            add_all(last, ends[i]);
+    return last.empty() ? before : last;
+}
+
+std::vector<exec_node> nodes_of(const CUgraph_st *graph, std::map<const CUgraphNode_st *, part_of> *parts)
 {
     std::vector<exec_node> all;
-    for (auto &n : graph->nodes) {
-        exec_node made = { n->work, {}, 0 };
-        for (cudaGraphNode_t before : n->after)
-            made.after.push_back(before->index);
-        std::sort(made.after.begin(), made.after.end());
-        all.push_back(made);
-    }
+    append_nodes(all, graph, {}, parts);
     return all;
+}
+
+std::shared_ptr<const CUgraph_st> copy_of(const CUgraph_st *graph)
+{
+    std::shared_ptr<CUgraph_st> copy = std::make_shared<CUgraph_st>();
+    for (auto &n : graph->nodes) {
+        std::vector<cudaGraphNode_t> after;
+        for (cudaGraphNode_t d : n->after)
+            after.push_back(copy->nodes[d->index].get());
+        add_node(copy.get(), n->work, after)->child = n->child;
+    }
+    return copy;
 }
 
 cudaGraphExecUpdateResult fits(const exec_node &a, const exec_node &b)
@@ -163,8 +218,8 @@ exec_node *node_of(CUgraphExec_st *x, cudaGraphNode_t node, enum cudaGraphNodeTy
 {
     const CUgraph_st *graph = checked(x->made_of, call);
     for (auto &n : graph->nodes)
-        if (n.get() == node && x->nodes[n->index].work.type == type)
-            return &x->nodes[n->index];
+        if (n.get() == node && x->parts[node].type == type)
+            return &x->nodes[x->parts[node].first];
     rk_emu_report("graph", "%s: no node of this kind is in the graph that the executable one was made of", call);
 }
 
@@ -236,6 +291,15 @@ cudaError_t rk_emu_submit(cudaStream_t s, const rk_emu_work &w)
         return cudaErrorStreamCaptureInvalidated;
     s->captured.after = { add_node(c->graph.get(), w, s->captured.after) };
     return cudaSuccess;
+}
+
+cudaError_t rk_emu_submit_library(cudaStream_t s, const char *what, std::function<rk_emu_part()> library)
+{
+    rk_emu_work w = {};
+    w.type = cudaGraphNodeTypeKernel;
+    w.name = what;
+    w.library = std::move(library);
+    return rk_emu_submit(s, w);
 }
 
 extern "C" {
@@ -366,6 +430,30 @@ cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t *node, cudaGraph_t graph, con
     return cudaSuccess;
 }
 
+cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n)
+{
+    RK_EMU_CALL("cudaGraphAddEmptyNode", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphAddEmptyNode");
+    rk_emu_work w = {};
+    w.type = cudaGraphNodeTypeEmpty;
+    w.name = "join";
+    *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
+                                       cudaGraph_t child)
+{
+    RK_EMU_CALL("cudaGraphAddChildGraphNode", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphAddChildGraphNode");
+    checked(child, "cudaGraphAddChildGraphNode");
+    rk_emu_work w = {};
+    w.type = cudaGraphNodeTypeGraph;
+    *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
+    (*node)->child = copy_of(child);
+    return cudaSuccess;
+}
+
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
 {
     RK_EMU_CALL("cudaGraphGetNodes", cudaErrorUnknown);
@@ -400,7 +488,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t graph, unsigned
     checked(graph, "cudaGraphInstantiate");
     *x = new CUgraphExec_st();
     (*x)->made_of = graph;
-    (*x)->nodes = nodes_of(graph);
+    (*x)->nodes = nodes_of(graph, &(*x)->parts);
     lay_lanes(*x);
     rk_emu_counted.graphs_made++;
     return cudaSuccess;
@@ -410,8 +498,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x)
 {
     rk_emu_guard guard;
     bool fails = rk_emu_fails("cudaGraphExecDestroy");
-    for (CUstream_st *s : x->lanes)
-        rk_emu_stream_close(s);
+    for (CUstream_st *s : x->lanes) /* one that runs is not waited for */
+        rk_emu_stream_abandon(s);
     delete x;
     return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
 }
@@ -421,13 +509,13 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t x, cudaGraph_t graph, cudaGraphE
 {
     RK_EMU_CALL("cudaGraphExecUpdate", cudaErrorUnknown);
     checked(graph, "cudaGraphExecUpdate");
-    std::vector<exec_node> now = nodes_of(graph);
+    std::vector<exec_node> now = nodes_of(graph, nullptr);
     memset(info, 0, sizeof *info);
     info->result =
         now.size() == x->nodes.size() ? cudaGraphExecUpdateSuccess : cudaGraphExecUpdateErrorTopologyChanged;
     for (size_t i = 0; i < now.size() && info->result == cudaGraphExecUpdateSuccess; i++) {
         info->result = fits(x->nodes[i], now[i]);
-        if (info->result != cudaGraphExecUpdateSuccess)
+        if (info->result != cudaGraphExecUpdateSuccess && i < graph->nodes.size())
             info->errorNode = graph->nodes[i].get();
     }
     if (info->result != cudaGraphExecUpdateSuccess)
@@ -467,6 +555,27 @@ cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t 
         return rk_emu_error(cudaErrorInvalidValue);
     rk_emu_set_work(&w, p->dst, (int)p->value, p->width, HERE);
     return set_node(n, w);
+}
+
+/* As cudaGraphExecUpdate() does with a whole graph: of a failure the node is what it was. */
+cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t node, cudaGraph_t child)
+{
+    const char *me = "cudaGraphExecChildGraphNodeSetParams";
+    RK_EMU_CALL(me, cudaErrorUnknown);
+    checked(child, me);
+    const part_of &part = x->parts[node];
+    node_of(x, node, cudaGraphNodeTypeGraph, me);
+    std::vector<exec_node> now(x->nodes.begin(), x->nodes.begin() + (ptrdiff_t)part.first);
+    append_nodes(now, child, part.before, nullptr);
+    bool alike = now.size() == part.first + part.n;
+    for (size_t i = part.first; i < now.size() && alike; i++)
+        alike = fits(x->nodes[i], now[i]) == cudaGraphExecUpdateSuccess;
+    if (!alike)
+        return rk_emu_error(cudaErrorGraphExecUpdateFailure);
+    for (size_t i = part.first; i < now.size(); i++)
+        x->nodes[i].work = now[i].work;
+    rk_emu_counted.graph_updates++;
+    return cudaSuccess;
 }
 
 /* Launches of one graph follow each other, whatever their streams. */

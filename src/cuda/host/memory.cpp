@@ -426,7 +426,13 @@ static void run_set(const rk_emu_work &w)
 
 void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w)
 {
-    if (w.type == cudaGraphNodeTypeKernel) {
+    if (w.library) {
+        const rk_emu_part part = w.library();
+        if (part.ready)
+            rk_emu_enqueue_meeting(s, w.name.c_str(), part.ready, part.fn);
+        else
+            rk_emu_enqueue(s, w.name.c_str(), part.fn);
+    } else if (w.type == cudaGraphNodeTypeKernel) {
         rk_emu_counted.launches++;
         rk_emu_enqueue(s, w.name.c_str(), [w] { rk_emu_run_work(w); });
     } else if (w.type == cudaGraphNodeTypeMemcpy) {

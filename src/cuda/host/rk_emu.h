@@ -95,6 +95,11 @@ void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn);
  * ready() says that the others have done their part. */
 void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready,
                             std::function<void()> fn);
+/* An operation of a library's. ready: of one that meets other processes, as of rk_emu_enqueue_meeting(). */
+struct rk_emu_part {
+    std::function<bool()> ready;
+    std::function<void()> fn;
+};
 /* What streams do and graphs hold: an operation whose values are known. */
 struct rk_emu_work {
     enum cudaGraphNodeType type; /* kernel, copy, set; empty: nothing but its place */
@@ -109,9 +114,12 @@ struct rk_emu_work {
     int value;
     enum cudaMemcpyKind kind;
     std::shared_ptr<std::vector<char>> staged; /* copy from pageable memory: what it held at the call */
+    std::function<rk_emu_part()> library;      /* a library's: what it does, anew at every launch */
 };
 /* Into the stream, or into the graph that is captured from it. */
 cudaError_t rk_emu_submit(cudaStream_t s, const rk_emu_work &w);
+/* The same for a library's, which makes one for each launch. */
+cudaError_t rk_emu_submit_library(cudaStream_t s, const char *what, std::function<rk_emu_part()> library);
 /* Into the stream: what rk_emu_submit() does outside captures. */
 void rk_emu_enqueue_work(cudaStream_t s, const rk_emu_work &w);
 

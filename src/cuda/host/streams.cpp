@@ -40,7 +40,7 @@ typedef rk_emu_operation operation;
 namespace {
 
 struct {
-    std::vector<CUstream_st *> streams;
+    std::vector<CUstream_st *> streams, abandoned;
     std::deque<op> meetings; /* in the order of the calls */
     uint32_t operations, streams_made;
     uint32_t running; /* number of the operation; 0: none */
@@ -247,8 +247,28 @@ void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc)
                   slash ? slash + 1 : where);
 }
 
+static void forget(CUstream_st *s)
+{
+    for (size_t i = 0; i < q.streams.size(); i++)
+        if (q.streams[i] == s)
+            q.streams.erase(q.streams.begin() + (ptrdiff_t)i);
+    delete s;
+}
+
+static void sweep(void)
+{
+    std::vector<CUstream_st *> busy;
+    for (CUstream_st *s : q.abandoned)
+        if (s->queue.empty())
+            forget(s);
+        else
+            busy.push_back(s);
+    q.abandoned.swap(busy);
+}
+
 CUstream_st *rk_emu_stream_open(void)
 {
+    sweep();
     CUstream_st *s = new CUstream_st();
     s->number = q.streams_made++;
     q.streams.push_back(s);
@@ -258,10 +278,13 @@ CUstream_st *rk_emu_stream_open(void)
 void rk_emu_stream_close(CUstream_st *s)
 {
     finish_for_host(s);
-    for (size_t i = 0; i < q.streams.size(); i++)
-        if (q.streams[i] == s)
-            q.streams.erase(q.streams.begin() + (ptrdiff_t)i);
-    delete s;
+    forget(s);
+}
+
+void rk_emu_stream_abandon(CUstream_st *s)
+{
+    q.abandoned.push_back(s);
+    sweep();
 }
 
 op rk_emu_push(CUstream_st *s, const char *what, std::function<void()> fn, const op &needs)

@@ -36,6 +36,8 @@ struct CUevent_st {
 
 CUstream_st *rk_emu_stream_open(void);
 void rk_emu_stream_close(CUstream_st *s);
+/* Closes it when all that is in it has run, without waiting for that. */
+void rk_emu_stream_abandon(CUstream_st *s);
 /* Appends fn (may be null) to the stream, to run after `needs` (may be null). */
 rk_emu_operation_p rk_emu_push(CUstream_st *s, const char *what, std::function<void()> fn,
                                const rk_emu_operation_p &needs);
