@@ -42,7 +42,7 @@ enum { EXP = 20, LOG = 25, ERF = 30, TANH = 30, POW = 60, PHILOX = 15 };
     M(rms_norm_dx) M(batch_norm_stats) M(sum_channel_squares) M(batch_norm) M(batch_norm_dparam)         \
     M(batch_norm_dx) M(max_pool2d) M(max_pool2d_grad) M(avg_pool2d) M(avg_pool2d_grad) M(take_rows)      \
     M(take_rows_grad) M(gather) M(gather_grad) M(fill) M(dropout) M(uniform) M(normal) M(judge) M(adam)  \
-    M(sgd) M(ema)
+    M(sgd) M(ema) M(collect)
 /* clang-format on */
 
 /* An index is 64 bits, in elements. */

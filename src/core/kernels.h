@@ -270,6 +270,8 @@ typedef struct rk_kernels {
     rk_status (*sgd)(rk_dev *, const rk_optim_args *, int pieces, const rk_optim_piece *);
     /* averages w follow g: w += (1 - decay) * (g - w). watch: NULL, or as in rk_optim_args */
     rk_status (*ema)(rk_dev *, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *);
+    /* sums of micro-batches: w = g, or if `add`, w = g + w */
+    rk_status (*collect)(rk_dev *, bool add, int pieces, const rk_optim_piece *);
 } rk_kernels;
 
 enum { RK_TICK_US = 100 };

@@ -101,6 +101,26 @@ template <class T> struct ema_step {
     }
 };
 
+template <class T> struct take_step {
+    enum { MOMENTS = 0 };
+    plain c;
+
+    __device__ __forceinline__ void operator()(T &sum, T g, T &, T &) const
+    {
+        sum = g;
+    }
+};
+
+template <class T> struct add_step {
+    enum { MOMENTS = 0 };
+    plain c;
+
+    __device__ __forceinline__ void operator()(T &sum, T g, T &, T &) const
+    {
+        sum = g + sum;
+    }
+};
+
 /* Elements lo .. hi - 1 of a piece: by packs of 16 bytes as far as they go. */
 template <class T, class S>
 RK_INLINE void update(const S &step, const rk_optim_piece &p, int64_t lo, int64_t hi)
@@ -209,6 +229,12 @@ static rk_status ema(rk_dev *dev, double decay, const rk_watch *watch, int piece
     return run<T>(dev, ema_step<T>{ plain(), (T)(1 - decay) }, watch, pieces, piece);
 }
 
+template <class T> static rk_status collect(rk_dev *dev, bool add, int pieces, const rk_optim_piece *piece)
+{
+    return add ? run<T>(dev, add_step<T>{ plain() }, NULL, pieces, piece)
+               : run<T>(dev, take_step<T>{ plain() }, NULL, pieces, piece);
+}
+
 RK__ENTRIES(adam, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
             (dev, o, pieces, piece))
 RK__ENTRIES(sgd, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
@@ -216,3 +242,4 @@ RK__ENTRIES(sgd, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_opt
 RK__ENTRIES(ema,
             (rk_dev * dev, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *piece),
             (dev, decay, watch, pieces, piece))
+RK__ENTRIES(collect, (rk_dev * dev, bool add, int pieces, const rk_optim_piece *piece), (dev, add, pieces, piece))

@@ -56,8 +56,9 @@ rk_status rk__accumulator_init(rk__accumulator *a, rk__job *job, rk_module *net,
     int n = rk_param_count(net), n_frozen = 0;
     a->trained = list_make(ctx, (size_t)n, sizeof *a->trained);
     a->sums = list_make(ctx, (size_t)n * MAX_LEVELS, sizeof *a->sums);
+    a->pieces = list_make(ctx, (size_t)n, sizeof *a->pieces);
     rk_tensor **frozen = list_make(ctx, (size_t)n, sizeof *frozen);
-    if (!a->trained || !a->sums || !frozen)
+    if (!a->trained || !a->sums || !a->pieces || !frozen)
         return rk_failed(ctx);
     for (int i = 0; i < n; i++) {
         rk_param p = rk_param_at(net, i);
@@ -156,28 +157,31 @@ static rk_status working_gradient(const rk__accumulator *a, int i, rk_tensor **g
     return st ? rk_fail(t->ctx, st, "a gradient cannot be cleared") : RK_OK;
 }
 
-/* Adds the left sibling's sums of `level` to the working gradients. */
-static rk_status add_level(rk__accumulator *a, int level)
+/* Adds the left sibling's sums of `level` to the working gradients, or if aside, puts these in their place. */
+static rk_status collect(rk__accumulator *a, int level, bool aside)
 {
-    const rk_kernels *k = rk__kernels(a->ctx, RK_F32);
     for (int i = 0; i < a->n_trained; i++) {
         rk_tensor *g, *left = a->sums[level * a->n_trained + i];
         RK_TRY(working_gradient(a, i, &g));
-        rk_status st = k->add(a->ctx->dev, rk__size(g), rk__data(left), rk__data(g), 0, rk__data(g));
-        if (st)
-            return rk_fail(a->ctx, st, "gradients cannot be added");
+        a->pieces[i] = (rk_optim_piece){ .n = rk__size(g),
+                                         .w = rk__data(aside ? left : g),
+                                         .g = rk__data(aside ? g : left) };
     }
-    return RK_OK;
+    RK_TRY(rk_failed(a->ctx));
+    rk_status st = rk__kernels(a->ctx, RK_F32)->collect(a->ctx->dev, !aside, a->n_trained, a->pieces);
+    return st ? rk_fail(a->ctx, st, "gradients cannot be added") : RK_OK;
 }
 
-/* Memory changes hands where it may: gradients that other ranks read stay where they are. */
-static rk_status move_sum(const rk__accumulator *a, rk_tensor *from, rk_tensor *to)
+/* Memory changes hands where it may. */
+static rk_status swap_sums(rk__accumulator *a, int level)
 {
-    if (a->grads)
-        return rk__device_copy(a->ctx, (size_t)rk__size(to) * sizeof(float), rk__data(from), rk__data(to));
-    rk__storage *s = from->storage;
-    from->storage = to->storage;
-    to->storage = s;
+    for (int i = 0; i < a->n_trained; i++) {
+        rk_tensor *g, *sum = a->sums[level * a->n_trained + i];
+        RK_TRY(working_gradient(a, i, &g));
+        rk__storage *s = g->storage;
+        g->storage = sum->storage;
+        sum->storage = s;
+    }
     return RK_OK;
 }
 
@@ -185,13 +189,9 @@ static rk_status move_sum(const rk__accumulator *a, rk_tensor *from, rk_tensor *
 static rk_status put_aside(rk__accumulator *a, int level)
 {
     RK_TRY(make_level(a, level));
-    for (int i = 0; i < a->n_trained; i++) {
-        rk_tensor *g;
-        RK_TRY(working_gradient(a, i, &g));
-        if (move_sum(a, g, a->sums[level * a->n_trained + i]))
-            return rk_fail(a->ctx, RK_EDEVICE, "gradients cannot be copied");
+    RK_TRY(a->grads ? collect(a, level, true) : swap_sums(a, level)); /* what others read stays where it is */
+    for (int i = 0; i < a->n_trained; i++)
         rk_grad_zero(leaf_at_hand(a, i));
-    }
     return RK_OK;
 }
 
@@ -200,7 +200,7 @@ static rk_status climb(rk__accumulator *a, int64_t done, int64_t subtrees)
 {
     int level = 0;
     for (int64_t d = done; d & 1; d >>= 1)
-        RK_TRY(add_level(a, level++));
+        RK_TRY(collect(a, level++, false));
     return done + 1 < subtrees ? put_aside(a, level) : RK_OK;
 }
 

@@ -25,6 +25,7 @@ typedef struct rk__accumulator {
     int n_trained, n_params; /* of both; of the former */
     rk_tensor **sums; /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
     int levels;
+    rk_optim_piece *pieces; /* (n_trained) of one addition */
     rk_tensor **outs; /* of the pieces at hand */
     int64_t outs_cap;
 } rk__accumulator;

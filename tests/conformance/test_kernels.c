@@ -371,6 +371,13 @@ CALL(ema)
     return k->ema(dev, 0.9, NULL, 2, in_pieces(k, (void *const[]){ p[0], p[1], NULL, NULL }, piece));
 }
 
+CALL(collect)
+{
+    (void)arg;
+    rk_optim_piece piece[2];
+    return k->collect(dev, true, 2, in_pieces(k, (void *const[]){ p[0], p[1], NULL, NULL }, piece));
+}
+
 /* An update by what the device has decided: p are w, g, m, v, and room for a watch. */
 CALL(judge)
 {
@@ -463,6 +470,7 @@ static const row rows[] = {
     ROW(adam, 4, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
         UPDATED(CELLS, 0.1, 1, 1e-6)),
     ROW(sgd, 3, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
+    ROW(collect, 2, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1)),
     ROW(ema, 2, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1)),
     ROW(judge, 5, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
         UPDATED(CELLS, 0, 1, 1e-6), { sizeof(rk_watch) / 8, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ }),

@@ -91,4 +91,4 @@ bars logged $most_launches 6 mlp log.every=2
 # More parameters than travel with a launch, statistics that run along, micro-batches; batches that are all of a size.
 . "$root/tests/equivalence/networks.sh"
 bars resnet 210 $most_waits resnet batch.global=24
-bars micro 450 $most_waits mlp batch.global=24 batch.micro=3
+bars micro 290 $most_waits mlp batch.global=24 batch.micro=3

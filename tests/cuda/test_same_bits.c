@@ -541,6 +541,14 @@ CALL(ema)
     return k->ema(dev, 0.97, NULL, pieces_of(k, s, mine, piece), piece);
 }
 
+CALL(collect)
+{
+    UNUSED;
+    rk_optim_piece piece[MOST_PIECES];
+    void *const mine[] = { p[0], p[1], NULL, NULL };
+    return k->collect(dev, s->flag, pieces_of(k, s, mine, piece), piece);
+}
+
 static const rk_device *device_of(const rk_dev *dev)
 {
     return dev == gpu ? cuda : &rk_device_cpu;
@@ -613,6 +621,7 @@ TEST(optimisers)
             CHECK(agree_at(call_adam, &s, RK_F64, 4, (array[]){ above, above, above, above }, 0));
             CHECK(agree(call_sgd, &s, 3, (array[]){ w, w, w }));
             CHECK(way || agree(call_ema, &s, 2, (array[]){ w, w }));
+            CHECK(way > 2 || agree(call_collect, &s, 2, (array[]){ w, w }));
         }
 }
 

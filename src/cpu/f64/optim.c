@@ -68,3 +68,14 @@ rk_status rk__ema_f64(rk_dev *dev, double decay, const rk_watch *watch, int piec
                 (1 - decay) * (((const double *)piece[p].g)[i] - ((double *)piece[p].w)[i]);
     return RK_OK;
 }
+
+rk_status rk__collect_f64(rk_dev *dev, bool add, int pieces, const rk_optim_piece *piece)
+{
+    (void)dev;
+    for (int p = 0; p < pieces; p++)
+        for (int64_t i = 0; i < piece[p].n; i++) {
+            double *w = (double *)piece[p].w + i, g = ((const double *)piece[p].g)[i];
+            *w = add ? g + *w : g;
+        }
+    return RK_OK;
+}

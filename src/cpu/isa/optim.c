@@ -62,6 +62,16 @@ RK_INLINE void ema_vector(const job *j, int64_t i, int m)
     v_put(j->w + i, m, v_fma(v_set1(j->take1), v_sub(v_get(j->g + i, m), avg), avg));
 }
 
+RK_INLINE void take_vector(const job *j, int64_t i, int m)
+{
+    v_put(j->w + i, m, v_get(j->g + i, m));
+}
+
+RK_INLINE void add_vector(const job *j, int64_t i, int m)
+{
+    v_put(j->w + i, m, v_add(v_get(j->g + i, m), v_get(j->w + i, m)));
+}
+
 RK_INLINE job piece_of(const job *all, const rk_optim_piece *p)
 {
     job j = *all;
@@ -102,6 +112,8 @@ RK_INLINE int64_t cut_at(int64_t i, int64_t n)
 TASK(adam)
 TASK(sgd)
 TASK(ema)
+TASK(take)
+TASK(add)
 
 static rk_status run(rk_dev *dev, job *j, int pieces, const rk_optim_piece *piece, double ns, rk__task *task)
 {
@@ -154,4 +166,10 @@ rk_status RK_NAME(ema)(rk_dev *dev, double decay, const rk_watch *watch, int pie
 {
     job j = { .take1 = (float)(1 - decay) };
     return watch && watch->halted ? RK_OK : run(dev, &j, pieces, piece, 0.12, ema_task);
+}
+
+rk_status RK_NAME(collect)(rk_dev *dev, bool add, int pieces, const rk_optim_piece *piece)
+{
+    job j = { 0 };
+    return run(dev, &j, pieces, piece, 0.1, add ? add_task : take_task);
 }
