@@ -66,6 +66,7 @@ typedef struct rk_progress {
     double slow_by; /* its time over the median */
     const char *slow_host;
     double loss_scale; /* of the next step, where it moves; else 0 */
+    double far_bytes;  /* of sent_bytes, to other nodes */
 } rk_progress;
 
 typedef enum rk_event_kind {

@@ -366,7 +366,7 @@ void rk__crew_close(rk__crew *r)
 void rk__crew_begin(rk__crew *r)
 {
     r->waited = r->mate ? r->ctx->comm->waited : 0;
-    r->sent = r->mate ? r->ctx->comm->sent : 0;
+    r->sent = r->mate ? (rk__sent){ r->ctx->comm->sent, r->ctx->comm->sent_far } : (rk__sent){ 0 };
 }
 
 double rk__crew_waited(const rk__crew *r)
@@ -374,9 +374,17 @@ double rk__crew_waited(const rk__crew *r)
     return r->mate ? r->ctx->comm->waited - r->waited : 0;
 }
 
-uint64_t rk__crew_sent(const rk__crew *r)
+rk__sent rk__crew_sent(const rk__crew *r)
 {
-    return r->mate ? r->ctx->comm->sent - r->sent : 0;
+    const rk_comm *c = r->ctx->comm;
+    return r->mate ? (rk__sent){ c->sent - r->sent.all, c->sent_far - r->sent.far } : (rk__sent){ 0 };
+}
+
+void rk__crew_forget(rk__crew *r, rk__sent then)
+{
+    const rk__sent now = rk__crew_sent(r);
+    r->sent.all += now.all - then.all;
+    r->sent.far += now.far - then.far;
 }
 
 static int by_value(const void *a, const void *b)
@@ -402,16 +410,18 @@ rk_status rk__crew_compare(rk__crew *r, double busy)
 {
     rk_ctx *ctx = r->ctx;
     r->slow_rank = -1;
-    r->all_sent = 0;
+    r->all_sent = r->all_far = 0;
     if (!r->mate)
         return rk_failed(ctx);
     const int n = ctx->ranks;
-    const double mine[2] = { busy, (double)rk__crew_sent(r) };
-    double *all = rk__calloc(ctx, 4 * (size_t)n, sizeof *all), *own = all + 2 * n;
+    const rk__sent sent = rk__crew_sent(r);
+    const double mine[3] = { busy, (double)sent.all, (double)sent.far };
+    double *all = rk__calloc(ctx, 5 * (size_t)n, sizeof *all), *own = all + 3 * n;
     rk_status st = all ? rk__comm_all_values(ctx->comm, "a window", mine, sizeof mine, all) : RK_ENOMEM;
     for (int i = 0; !st && i < n; i++) {
-        own[i] = all[2 * i];
-        r->all_sent += all[2 * i + 1];
+        own[i] = all[3 * i];
+        r->all_sent += all[3 * i + 1];
+        r->all_far += all[3 * i + 2];
     }
     if (!st)
         find_slowest(r, own, own + n);

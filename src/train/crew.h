@@ -12,15 +12,21 @@ typedef struct rk__mate {
     uint64_t cpu[16]; /* the processors that it may use, as a mask */
 } rk__mate;
 
+/* Bytes that left this rank; far: for other nodes. */
+typedef struct rk__sent {
+    uint64_t all, far;
+} rk__sent;
+
 typedef struct rk__crew {
     rk_ctx *ctx;
     rk__mate *mate;  /* (ranks) */
     int log;         /* RUN/rank-N.log of a rank that does not speak; -1 */
     double waited;   /* of the communicator when the window began */
-    uint64_t sent;   /* the same */
+    rk__sent sent;   /* the same */
     int slow_rank;   /* the slowest at the last log line, where it took long enough to be told; else -1 */
     double slow_by;  /* its time over the median */
     double all_sent; /* bytes that all ranks sent in the window before the last log line */
+    double all_far;  /* of them to other nodes */
 } rk__crew;
 
 /* Slower than the median by so much is told. */
@@ -45,7 +51,9 @@ void rk__crew_log(rk__crew *r, const char *fmt, ...) RK_PRINTF(2, 3);
 void rk__crew_begin(rk__crew *r);
 /* Seconds of the window in which this rank waited for others, and bytes that it sent. */
 double rk__crew_waited(const rk__crew *r);
-uint64_t rk__crew_sent(const rk__crew *r);
+rk__sent rk__crew_sent(const rk__crew *r);
+/* Those that left since then do not count. */
+void rk__crew_forget(rk__crew *r, rk__sent then);
 /* [C] Who was slowest in the window, and what all sent: busy is what this rank spent, without its waits. */
 rk_status rk__crew_compare(rk__crew *r, double busy);
 

@@ -564,12 +564,12 @@ static rk_status after_step(rk__trainer *t, bool *stop)
     rk__report_step(t, log);
     if (evaluates) {
         double begin = rk__seconds(), waited = rk__crew_waited(&t->crew);
-        uint64_t sent = rk__crew_sent(&t->crew);
+        const rk__sent sent = rk__crew_sent(&t->crew);
         RK_TRY(evaluate(t, &best));
         *stop = t->cfg->eval_patience > 0 && t->bad_evals >= t->cfg->eval_patience;
         t->window.begin += rk__seconds() - begin; /* training is measured, not this */
         t->crew.waited += rk__crew_waited(&t->crew) - waited;
-        t->crew.sent += rk__crew_sent(&t->crew) - sent;
+        rk__crew_forget(&t->crew, sent);
     }
     if (best || saves)
         begin_save(t, best);

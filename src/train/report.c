@@ -189,6 +189,8 @@ static void log_line(rk__trainer *t, const rk_progress *p)
     if (p->ranks > 1) {
         put_metric(t, &j, "exchange_s", p->exchange_s);
         put_metric(t, &j, "sent_bytes", p->sent_bytes);
+        if (rk__crew_nodes(&t->crew) > 1)
+            put_metric(t, &j, "far_bytes", p->far_bytes);
     }
     if (p->slow_rank >= 0) {
         put_metric(t, &j, "slow_rank", p->slow_rank);
@@ -246,6 +248,7 @@ void rk__report_step(rk__trainer *t, bool log)
         .ranks = t->ctx->ranks,
         .exchange_s = rk__crew_waited(&t->crew) / steps,
         .sent_bytes = t->crew.all_sent / steps,
+        .far_bytes = t->crew.all_far / steps,
         .slow_rank = t->crew.slow_rank,
         .slow_by = t->crew.slow_by,
         .slow_host = t->crew.slow_rank >= 0 ? rk__crew_host(&t->crew, t->crew.slow_rank) : "",

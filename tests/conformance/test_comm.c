@@ -6,6 +6,8 @@
 
 #include "parallel/comm_nccl.h"
 #include "parallel/comm_tables.h"
+#include "parallel/scatter.h"
+#include "parallel/tree.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -392,6 +394,97 @@ TEST(sums_in_any_order)
         CHECK_INT(comm->sent - sent,
                   (total - count[comm->rank]) * sizeof *in +
                       (all ? ((uint64_t)comm->size - 1) * count[comm->rank] * sizeof *in : 0));
+    }
+    CHECK_INT(rk_close(ctx), 0);
+}
+
+/* Element k of the sum over a subtree: its roundings tell in which order it was added up further. */
+static float leaf_sum(rk_subtree part, int64_t k)
+{
+    return 1.0f / (float)(3 + part.first * 7 + part.leaves + k % 1013);
+}
+
+typedef struct by_tree {
+    rk__job job;
+    rk__scatter scatter;
+    rk_subtree part[64];
+    int first[65];
+    rk__span piece[64];
+    rk_leg recv[RK_ORDER_PARTS * 64];
+    rk_request *request[RK_ORDER_PARTS];
+    float *flat, *room, *out, *want, *mine;
+} by_tree;
+
+/* Pieces of several sizes, and none, in the order that the nodes give them; returns the size of all. */
+static int64_t cut_pieces(by_tree *t, int round)
+{
+    static const int64_t sizes[][3] = { { 1024, 1024, 1024 }, { 700, 0, 3001 }, { 0, 0, 0 }, { 1, 5, 64 } };
+    int64_t at = 0;
+    for (int i = 0; i < comm->size; i++) {
+        t->piece[t->job.nodes.whose[i]] = (rk__span){ at, at + sizes[round][i % 3] };
+        at += sizes[round][i % 3];
+    }
+    return at;
+}
+
+static void sum_by_tree(by_tree *t, int round)
+{
+    const int64_t n = cut_pieces(t, round);
+    const int me = comm->rank, own = t->first[me + 1] - t->first[me];
+    const float *from[64];
+    const rk__span mine = t->piece[me];
+    int64_t far;
+    for (int p = 0; p < own; p++)
+        for (int64_t k = 0; k < n; k++)
+            t->flat[p * n + k] = leaf_sum(t->part[t->first[me] + p], k);
+    for (int i = 0; i < t->scatter.parts; i++) { /* all parts, added up by this rank alone */
+        for (int64_t k = mine.from; k < mine.to; k++)
+            t->mine[i * n + k] = leaf_sum(t->part[i], k);
+        from[i] = t->mine + i * n + mine.from;
+    }
+    CHECK_OK(ctx, rk__tree_add(ctx, mine.to - mine.from, t->scatter.parts, t->part, from, t->want));
+    const rk__scattered x = { t->flat, n, t->piece, t->recv, t->request, t->room };
+    const uint64_t sent = comm->sent, sent_far = comm->sent_far;
+    CHECK_OK(ctx, rk__scatter_start(&t->scatter, "parts", &x));
+    CHECK_OK(ctx, rk__scatter_pass_on(&t->scatter, "parts by node", &x));
+    CHECK_OK(ctx, rk__scatter_add(&t->scatter, &x, t->out));
+    CHECK(!memcmp(t->out, t->want, (size_t)(mine.to - mine.from) * sizeof(float)));
+    CHECK_INT(comm->sent - sent, rk__scatter_bytes(&t->scatter, t->piece, &far));
+    CHECK_INT(comm->sent_far - sent_far, far);
+    CHECK_OK(ctx, comm->table->barrier(comm, "parts")); /* everyone has read them */
+}
+
+/* In the order of a tree, whatever ranks share a node: added up within nodes first, and straight. */
+static void check_sums(int leaves, bool by_node)
+{
+    enum { MOST = 3001 * 16 };
+    static by_tree t;
+    t = (by_tree){ .job = {
+                       .ctx = ctx, .comm = comm, .tensors = comm, .rank = comm->rank, .ranks = comm->size } };
+    setenv("RANKINE_BY_NODE", by_node ? "1" : "0", 1);
+    CHECK_OK(ctx, rk__nodes_find(ctx, comm, comm->size, &t.job.nodes));
+    rk__share_leaves(leaves, comm->size, t.part, t.first);
+    CHECK_OK(ctx, rk__scatter_init(&t.scatter, &t.job, t.part, t.first));
+    CHECK(by_node || !t.scatter.sums);
+    CHECK(!by_node || comm->nodes == 1 || comm->nodes == comm->size || t.scatter.sums > 0);
+    float **memory[] = { &t.flat, &t.room, &t.out, &t.want, &t.mine };
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        *memory[i] = comm->table->alloc(comm, (size_t)(i == 4 ? leaves : 8) * MOST * sizeof(float));
+    for (int round = 0; round < 4 && !rk_failed(ctx); round++)
+        sum_by_tree(&t, round);
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        comm->table->release(comm, *memory[i]);
+    rk__scatter_free(&t.scatter);
+    rk__nodes_free(&t.job.nodes);
+    unsetenv("RANKINE_BY_NODE");
+}
+
+TEST(sums_in_the_order_of_a_tree)
+{
+    set_up();
+    for (int leaves = 8; leaves <= 16; leaves *= 2) {
+        check_sums(leaves, true);
+        check_sums(leaves, false);
     }
     CHECK_INT(rk_close(ctx), 0);
 }

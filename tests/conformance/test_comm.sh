@@ -42,7 +42,7 @@ ranks() # WHAT RANKS COMMAND...
 for n in $several; do
     ranks "one node" $n "$program"
 done
-ranks "as for a device" 3 env RK_TEST_STAGED=1 "$program"
+ranks "as for a device, 2 a node" 3 env RK_TEST_STAGED=1 sh -c "RANKINE_NODE=\$((OMPI_COMM_WORLD_RANK / 2)) exec $program"
 cuda=$build/librankine_cuda_host.so check=$build/librankine_cuda_check.so
 nccl="no NCCL: the CUDA device for the host, or nccl.h, was not there"
 if [ -e "$cuda" ] && grep -q ncclCommInitRankConfig "$cuda"; then

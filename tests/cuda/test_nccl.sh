@@ -50,8 +50,18 @@ if [ -e "$build/librankine_cuda_check.so" ]; then
     way 2 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2 "RANKINE_CUDA=$build/librankine_cuda_check.so"
     way 2 "over MPI and the host's memory" RK_EMU_DEVICES=1 "RANKINE_CUDA=$build/librankine_cuda_check.so"
 fi
-# Nodes have GPUs of their own: two nodes with one each.
+# Nodes have GPUs of their own, and what two ranks of a node have is added up there: by either way, and checked.
+on_nodes()
+{
+    way 3 "$@" sh -c 'RANKINE_NODE=$((OMPI_COMM_WORLD_RANK / 2)) exec "$@"' sh
+    grep -q 'gradients are added up by node' out || fail "no sums of nodes: $*"
+}
 way 2 'from GPU to GPU by NCCL$' sh -c 'RANKINE_NODE=$OMPI_COMM_WORLD_RANK exec "$@"' sh
+on_nodes 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2
+on_nodes "over MPI and the host's memory" RK_EMU_DEVICES=1
+if [ -e "$build/librankine_cuda_check.so" ]; then
+    on_nodes 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2 "RANKINE_CUDA=$build/librankine_cuda_check.so"
+fi
 
 # Sums in any order: reduced by NCCL, to nearly the same losses.
 numbers() # RUN

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What all ranks send in a step, counted where bytes leave a rank, against a ring all-reduce: 2 (p - 1) / p of the gradients on
-each of p ranks. test_bytes.py BUILD [--table]: prints the rows of docs/results.md."""
+each of p ranks; and what goes between nodes, where the gradients of a node are added up first. test_bytes.py BUILD [--table]:
+prints the rows of docs/results.md."""
 import json
 import os
 import pathlib
@@ -42,30 +43,50 @@ def around(p):
     return 8 * CHUNKS * (p - 1) + 64 * p * (p - 1)
 
 
-def sent(p, *options, nodes=1):
-    """Bytes a step of each window, and what the banner says of rank 0."""
+def train(ranks, *options, by_node=True):
+    """Trains with so many ranks on each node; the lines of metrics.jsonl, and the banner."""
     run = f"run-{len(os.listdir())}"
-    launch = ["mpirun", "-n", str(p)]
-    if nodes > 1:
-        launch += ["sh", "-c", f'RANKINE_NODE=$((OMPI_COMM_WORLD_RANK * {nodes} / {p})) exec "$0" "$@"']
+    node_of = "".join(str(k) * n for k, n in enumerate(ranks))
+    launch = ["mpirun", "-n", str(sum(ranks)), "sh", "-c",
+              f'node={node_of}; RANKINE_NODE=$(echo $node | cut -c $((OMPI_COMM_WORLD_RANK + 1))) exec "$0" "$@"']
     done = subprocess.run(launch + [rankine, "train", "run.yaml", f"run.dir={run}", *options], capture_output=True, text=True,
-                          timeout=120, stdin=subprocess.DEVNULL, env=environment)
-    assert done.returncode == 0, (p, options, done.stdout, done.stderr)
+                          timeout=120, stdin=subprocess.DEVNULL, env=dict(environment, RANKINE_BY_NODE=str(int(by_node))))
+    assert done.returncode == 0, (ranks, options, done.stdout, done.stderr)
+    if sum(ranks) == 1:
+        return [], done.stdout, run
     assert re.search(r"exchange: a rank sends [0-9.]+ [KM]iB a step", done.stdout), done.stdout
     with open(f"{run}/metrics.jsonl") as f:
-        windows = [line["sent_bytes"] for line in map(json.loads, f) if "sent_bytes" in line]
+        windows = [line for line in map(json.loads, f) if "sent_bytes" in line]
     assert len(windows) == STEPS // WINDOW, windows
-    return windows
+    return windows, done.stdout, run
 
 
 def check(p, *options, nodes=1, share=1.0):
     """share: of the ring's bytes that this way of sharing out needs at most on a power of two of ranks."""
-    windows = sent(p, *options, nodes=nodes)
+    windows = [line["sent_bytes"] for line in train([p // nodes] * nodes, *options)[0]]
     least, most = ring(p), (share if p & (p - 1) == 0 else share * MOST) * ring(p) + around(p)
     for x in windows:
         assert least <= x <= most, f"{p} ranks {options}: {x} bytes a step, not {least} to {most}"
     assert max(windows) - min(windows) <= around(p), f"{p} ranks {options}: {windows}"
     return max(windows)
+
+
+def hash_of(run):
+    return subprocess.run([rankine, "inspect", run, "--hash"], check=True, capture_output=True, text=True).stdout
+
+
+def check_nodes(ranks, sums, *options, by_node=True):
+    """Between nodes: of each node's sums those of the others' pieces, as many as the subtrees that its ranks make up, and each
+    piece of the weights to each other node once. And the same weights as on one node."""
+    p, nodes = sum(ranks), len(ranks)
+    times = sum(s * (p - n) / p for s, n in zip(sums, ranks)) + nodes - 1
+    lines, banner, run = train(ranks, *options, by_node=by_node)
+    assert ("gradients are added up by node" in banner) == by_node, banner
+    for line in lines:
+        assert 0.99 < line["far_bytes"] / (times * BYTES) < 1.01 + around(p) / BYTES, \
+            f"{ranks} {options}: {line['far_bytes']} bytes between nodes, not {times * BYTES:.0f}"
+    assert hash_of(run) == hash_of(alone), (ranks, options)
+    return times
 
 
 with tempfile.TemporaryDirectory() as folder:
@@ -91,4 +112,14 @@ with tempfile.TemporaryDirectory() as folder:
     # Every rank on a "node" of its own, and two on each: what crosses a network counts as what crosses memory.
     alike = {check(4, nodes=n) for n in (1, 2, 4)}
     assert len(alike) == 1, alike
-print(f"{rows + 4} layouts: at most {MOST} times a ring's bytes, as many on 2, 4 and 8 ranks")
+    alone = train([1])[2]
+    # Ranks of each node, and the subtrees of the grid that each node's make up together, and one by one.
+    for ranks, sums, straight in [([2, 2], [1, 1], [2, 2]), ([4, 4], [1, 1], [4, 4]), ([2] * 4, [1] * 4, [2] * 4),
+                                  ([3, 1], [2, 1], [3, 1]), ([2, 4], [1, 2], [2, 4])]:
+        times = check_nodes(ranks, sums, "parallel.bucket=65536")
+        if "--table" in sys.argv:
+            print(f"| {' + '.join(map(str, ranks))} | {check_nodes(ranks, straight, by_node=False):.3f} | {times:.3f} |")
+    check_nodes([2, 2], [2, 2], by_node=False)
+    for zero in (0, 2):
+        check_nodes([2, 2], [1, 1], "parallel.bucket=65536", f"parallel.zero={zero}")
+print(f"{rows + 4} layouts: at most {MOST} times a ring's bytes, as many on 2, 4 and 8 ranks; what goes between nodes")
