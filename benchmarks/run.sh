@@ -48,7 +48,8 @@ if command -v mpirun >/dev/null; then
         printf '\n## Several ranks: %s\n\n' $what
         python3 benchmarks/ranks.py $what --build "$build"
     done
-    [ "$(id -u)" -ne 0 ] || { printf '\n## Two hosts, 1 Gbit/s\n\n'; python3 benchmarks/link.py --build "$build"; }
+    [ "$(id -u)" -ne 0 ] || { printf '\n## Two hosts, 1 Gbit/s\n\n'; python3 benchmarks/link.py --build "$build"
+        printf '\n## Two hosts of two ranks, 1 Gbit/s\n\n'; python3 benchmarks/link.py --build "$build" --each 2; }
 fi
 if "$python" -c 'import torch' 2>/dev/null; then
     printf '\n## Training against PyTorch\n\n'
