@@ -131,21 +131,61 @@ static rk_status pack(rk_dev *dev, rk_round to, int slot, int64_t batch, rk__bla
 
 /* ---- a product ---- */
 
-static rk_status multiply(rk_dev *dev, rk__blas_plan *p, const rk_gemm *g, const void *a, const void *b,
-                          void *sums)
+/* All that a launch depends on: compared as bytes. */
+typedef struct launch {
+    rk__blas_plan *plan;
+    uint64_t number; /* of the plan: a later one may lie in its place */
+    const void *a, *b, *bias;
+    void *sums, *aux, *work;
+    uint64_t adds;
+} launch;
+
+static cublasStatus_t launch_in(rk_dev *dev, const launch *l, cudaStream_t s)
 {
-    const double one = 1, zero = 0;
-    const float one_f = 1, zero_f = 0;
+    static const double one = 1, zero = 0;
+    static const float one_f = 1, zero_f = 0;
+    rk__blas_plan *p = l->plan;
     const bool wide = p->key.type == CUDA_R_64F;
     const void *alpha = wide ? (const void *)&one : &one_f;
-    const void *beta = rk__blas_adds(g) ? alpha : wide ? (const void *)&zero : &zero_f;
-    void *work = NULL;
-    if (p->workspace && !(work = rk__cuda_work(dev, SLOT_WORK, p->workspace)))
+    const void *beta = l->adds ? alpha : wide ? (const void *)&zero : &zero_f;
+    return dev->blas->lib->Matmul(dev->blas->handle, p->desc, alpha, l->a, p->a, l->b, p->b, beta, l->sums,
+                                  p->c, l->sums, p->c, &p->algo, l->work, p->workspace, s);
+}
+
+/* Of the queue, which may have it captured. */
+static cudaError_t launch_held(rk_dev *dev, const void *key, cudaStream_t s)
+{
+    const launch *l = key;
+    rk_status st = rk__blas_point(dev, l->plan, l->bias, l->aux);
+    if (!st)
+        st = rk__blas_status(dev, launch_in(dev, l, s), "Matmul");
+    return st ? dev->error : cudaSuccess;
+}
+
+/* The first launch of a plan is made at once: cuBLASLt may refuse it after all, and loads its kernels. */
+static rk_status multiply(rk_dev *dev, rk__blas_plan *p, const rk_gemm *g, const void *a, const void *b,
+                          const rk__blas_ending *e)
+{
+    launch l;
+    memset(&l, 0, sizeof l);
+    l = (launch){ .plan = p,
+                  .number = p->number,
+                  .a = a,
+                  .b = b,
+                  .bias = e->bias,
+                  .sums = e->sums,
+                  .aux = e->aux,
+                  .adds = rk__blas_adds(g) };
+    if (p->workspace && !(l.work = rk__cuda_work(dev, SLOT_WORK, p->workspace)))
         return RK_ENOMEM;
-    cublasStatus_t s =
-        dev->blas->lib->Matmul(dev->blas->handle, p->desc, alpha, a, p->a, b, p->b, beta, sums, p->c, sums,
-                               p->c, &p->algo, work, p->workspace, rk__cuda_stream(dev));
+    if (p->taken)
+        return rk__cuda_submit_call(dev, launch_held, &l, sizeof l);
+    rk_status st = rk__blas_point(dev, p, l.bias, l.aux);
+    if (st)
+        return st;
+    const cublasStatus_t s = launch_in(dev, &l, rk__cuda_stream(dev));
     p->refused = rk__blas_refuses(s);
+    p->taken = s == CUBLAS_STATUS_SUCCESS;
     return p->refused ? RK_OK : rk__blas_status(dev, s, "Matmul");
 }
 
@@ -167,7 +207,7 @@ static rk_status run(rk_dev *dev, rk_dtype t, const rk_gemm *g, rk__blas_key *k,
     k->aux_aligned = rk__blas_alignment(e->aux);
     rk_status st = rk__blas_find(dev, k, e, &p);
     if (!st && !p->refused)
-        st = multiply(dev, p, g, a, b, e->sums);
+        st = multiply(dev, p, g, a, b, e);
     *refused = !st && p->refused;
     return st || *refused || !e->finish ? st : rk__cuda_finish(dev, t, g, e->sums, e->biased);
 }

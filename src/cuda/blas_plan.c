@@ -35,14 +35,13 @@ static rk_status set(rk_dev *dev, rk__blas_plan *p, cublasLtMatmulDescAttributes
     return RK__BLAS(dev, MatmulDescSetAttribute, p->desc, what, value, size);
 }
 
-/* Where bias and aux lie now. */
-static rk_status point(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e)
+rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, void *aux)
 {
     rk_status st = RK_OK;
-    if (e->bias)
-        st = set(dev, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &e->bias, sizeof e->bias);
-    if (!st && e->aux)
-        st = set(dev, p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &e->aux, sizeof e->aux);
+    if (bias)
+        st = set(dev, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (!st && aux)
+        st = set(dev, p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux);
     return st;
 }
 
@@ -70,7 +69,7 @@ rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending
         if (attribute[i].wanted)
             st = set(dev, p, attribute[i].what, attribute[i].value, attribute[i].size);
     if (!st)
-        st = point(dev, p, e);
+        st = rk__blas_point(dev, p, e->bias, e->aux);
     if (!st)
         st = make_layout(dev, &k->a, k->type, k->batch, &p->a);
     if (!st)
@@ -111,13 +110,17 @@ rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_endin
     for (int i = 0; i < RK__BLAS_KEPT; i++)
         if (b->plan[i].used && !memcmp(&b->plan[i].key, k, sizeof *k)) {
             *out = &b->plan[i];
-            return (*out)->refused ? RK_OK : point(dev, *out, e);
+            return RK_OK;
         }
     rk__blas_plan *p = *out = &b->plan[b->next];
+    rk_status st = p->used ? rk__cuda_flush(dev) : RK_OK; /* launches that are held back may be of this one */
+    if (st)
+        return st;
     b->next = (b->next + 1) % RK__BLAS_KEPT;
     rk__blas_drop(b, p);
     memcpy(&p->key, k, sizeof *k);
-    rk_status st = rk__blas_describe(dev, p, e);
+    p->number = ++b->made;
+    st = rk__blas_describe(dev, p, e);
     if (!st)
         st = choose(dev, p);
     if (st)

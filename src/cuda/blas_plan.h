@@ -36,7 +36,9 @@ typedef struct rk__blas_plan {
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
     size_t workspace;
+    uint64_t number; /* of all plans: no other has it */
     bool used, refused;
+    bool taken; /* cuBLASLt has launched it once: it refuses none of its kind */
 } rk__blas_plan;
 
 typedef struct rk__blas {
@@ -44,7 +46,8 @@ typedef struct rk__blas {
     cublasLtHandle_t handle;
     cublasLtMatmulPreference_t preference;
     rk__blas_plan plan[RK__BLAS_KEPT];
-    int next; /* to be given up */
+    int next;      /* to be given up */
+    uint64_t made; /* plans */
 } rk__blas;
 
 /* What a product ends with: the epilogue, where it reads and writes, and what it leaves to be done. */
@@ -75,6 +78,8 @@ rk__blas_ending rk__blas_ending_of(rk_dtype t, const rk_gemm *g);
 
 /* The product as it was prepared earlier, or is now. refused: cuBLASLt takes no such product. */
 rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out);
+/* Where bias and aux lie from now on; either may be NULL. */
+rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, void *aux);
 /* Everything of a plan whose key is set, but its algorithm. */
 rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e);
 void rk__blas_drop(rk__blas *b, rk__blas_plan *p);

@@ -189,6 +189,7 @@ static cudaError_t add_node(rk__cuda_queue *q, graph *g, uint32_t i)
 static void failed(rk__cuda_queue *q, graph *g, cudaError_t e)
 {
     rk__cuda_quiet(e);
+    *q->dev->library = '\0';
     q->why = e;
     q->failures++;
     forget(q, g);

@@ -183,10 +183,13 @@ static void note(rk__cuda_queue *q, cudaError_t e)
         q->e = e;
 }
 
+/* What a library said of its own failure stays. */
 static rk_status tell(rk__cuda_queue *q)
 {
     const cudaError_t e = q->e;
     q->e = cudaSuccess;
+    if (e && e == q->dev->error && *q->dev->library)
+        return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
     return rk__cuda_status(q->dev, e);
 }
 

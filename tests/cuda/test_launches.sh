@@ -88,6 +88,9 @@ bars sgd $most_launches $most_waits mlp optim.kind=sgd optim.momentum=0.9
 # A wait a log line.
 bars logged $most_launches 6 mlp log.every=2
 
+# Products by cuBLASLt are in the graph too.
+bars inexact $most_launches $most_waits mlp parallel.exact=false
+
 # More parameters than travel with a launch, statistics that run along, micro-batches; batches that are all of a size.
 . "$root/tests/equivalence/networks.sh"
 bars resnet 210 $most_waits resnet batch.global=24
