@@ -107,6 +107,10 @@ struct rk_ctx {
     int64_t first_sample;
     bool training;
     rk_round round; /* rk_set_compute */
+    struct {
+        int depth;
+        uint64_t epoch;
+    } still; /* core/rounded.h */
     rk__loss_scale loss_scale;
     /* Device memory, or NULL: what outlives a step and is no weight (running statistics) stands still, too,
      * when it has halted. */

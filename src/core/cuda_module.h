@@ -5,7 +5,7 @@
 
 #include "core/kernels.h"
 
-enum { RK_CUDA_MODULE_VERSION = 4 };
+enum { RK_CUDA_MODULE_VERSION = 5 };
 
 /* ---- NCCL: GPUs that send to each other. Nothing here waits for other ranks: calls start what look() tells
  * the end of. Everything runs on a stream of the communicator's own, beside the device's. ---- */

@@ -13,6 +13,7 @@ enum { ALIGN = 64 };
 struct rk_dev {
     uintptr_t next; /* addresses that nobody follows: no two blocks have the same */
     size_t held, peak;
+    unsigned uses;
     rk__dry_cost cost;
 };
 
@@ -60,6 +61,15 @@ static rk_status spend(rk_dev *d, double bytes, double flops)
 static double again(rk_order o, int64_t n)
 {
     return o.acc == RK_ACC_SET ? 0 : (double)n;
+}
+
+/* What a device with cuBLASLt does of it. */
+static void beside(const rk_dev *d, const rk_gemm *g)
+{
+    rk_gemm_beside *b = d->uses ? g->beside : NULL;
+    if (b)
+        b->done = (b->a_sums ? RK_BESIDE_SUMS : 0) | (b->relu_bits ? RK_BESIDE_BITS : 0) |
+                  (b->slope_of ? RK_BESIDE_SLOPE : 0);
 }
 
 static double conv_weights(const rk_conv2d_args *a)
@@ -112,6 +122,8 @@ static rk_status open_dry(const rk_open_cfg *cfg, rk_dev **out, char *msg, size_
     if (!*out)
         return RK_ENOMEM;
     (*out)->next = ALIGN;
+    (*out)->uses =
+        cfg && cfg->inexact ? RK_BESIDE_SUMS | RK_BESIDE_BITS | RK_BESIDE_SLOPE | RK_USES_ROUNDED : 0;
     return RK_OK;
 }
 
@@ -192,6 +204,18 @@ static int threads(rk_dev *d)
     return 1;
 }
 
+/* As a GPU with cuBLASLt. */
+static unsigned uses(const rk_dev *d)
+{
+    return d->uses;
+}
+
+static rk_status round16(rk_dev *d, rk_round to, int64_t lines, int64_t length, int64_t step, const void *src,
+                         int64_t to_step, void *dst)
+{
+    return spend(d, (double)lines * ((double)length * sizeof(float) + (double)to_step * sizeof(uint16_t)), 0);
+}
+
 const rk_device rk__device_dry = { .name = "dry",
                                    .open = open_dry,
                                    .close = close_dry,
@@ -204,4 +228,6 @@ const rk_device rk__device_dry = { .name = "dry",
                                    .copy_strided = copy_strided,
                                    .cast = cast,
                                    .describe = describe,
-                                   .threads = threads };
+                                   .threads = threads,
+                                   .uses = uses,
+                                   .round16 = round16 };

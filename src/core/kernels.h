@@ -31,6 +31,33 @@ typedef struct rk_order {
     rk_acc acc;
 } rk_order;
 
+/* A matrix in 16 bits, as rk_round says: lines of what are neighbours in the matrix that it was made of,
+ * `step` elements apart, a multiple of 8; zeros behind their ends. data NULL: there is none. */
+typedef struct rk_rounded {
+    const void *data;
+    int64_t step;
+} rk_rounded;
+
+/* What a device may do together with a product where it costs it nothing, and need not: `done` has a bit for
+ * each that it did. A device that does none of it does not look here (rk_device.uses). */
+typedef struct rk_gemm_beside {
+    void *a_sums; /* (m): sums_acc(sum over k of a[i,k]), of a as rounded: a bias's gradient */
+    rk_acc sums_acc;
+    void *relu_bits;       /* after RK_ACT_RELU: notes which sums it let pass; rk_relu_bits() bytes */
+    const void *mask_bits; /* what relu_bits became: may stand for relu_mask, and differ where a sum is 0 */
+    const void *slope_of;  /* (m, n) like c: c is multiplied by the slope of `slope` there */
+    rk_act slope;
+    unsigned done; /* RK_BESIDE_.. */
+} rk_gemm_beside;
+
+enum { RK_BESIDE_SUMS = 1, RK_BESIDE_BITS = 2, RK_BESIDE_SLOPE = 4, RK_USES_ROUNDED = 8 };
+
+/* Bytes of the bits of a matrix (m, n): rows of 128 bits or a multiple. */
+static inline size_t rk_relu_bits(int64_t m, int64_t n)
+{
+    return (size_t)m * (size_t)((n + 127) / 128) * 16;
+}
+
 /* c[i,j] = act(acc(sum over k of a[i,k] * b[k,j]) + bias[j]), one fused multiply-add chain per segment.
  * One stride of a and one of b is 1 (or the extent there is <= 1). Batched: `batch` independent products at
  * offsets i * a_batch etc. (elements; 0 repeats an operand). */
@@ -46,9 +73,11 @@ typedef struct rk_gemm {
     rk_order order;                           /* segments 0 means {1, 1, SET} */
     const void *bias;                         /* (n) or NULL */
     rk_act act;                               /* after the bias; not with acc other than SET */
-    void *pre;             /* NULL, or (m, n) like c: the value before act (gelu's backward needs it) */
-    const void *relu_mask; /* NULL, or (m, n) like c: c = mask > 0 ? c : 0 (relu's backward, fused) */
-    rk_round round;        /* of the operands; sums stay T */
+    void *pre;              /* NULL, or (m, n) like c: the value before act (gelu's backward needs it) */
+    const void *relu_mask;  /* NULL, or (m, n) like c: c = mask > 0 ? c : 0 (relu's backward, fused) */
+    rk_round round;         /* of the operands; sums stay T */
+    rk_rounded a16, b16;    /* a and b as rounded, where that is known already; one matrix each */
+    rk_gemm_beside *beside; /* NULL: nothing more is of use */
 } rk_gemm;
 
 /* x (n, c, h, w), w (oc, c/groups, kh, kw), y (n, oc, oh, ow). Term order of the chains: y over (c, kh, kw)
@@ -309,6 +338,13 @@ typedef struct rk_device {
     void (*memory)(rk_dev *dev, size_t *room, size_t *total);
     /* Starts what was asked for and held back; waits for nothing. NULL: nothing is held back. */
     rk_status (*flush)(rk_dev *dev);
+    /* What of rk_gemm_beside this device may do, RK_BESIDE_.., and RK_USES_ROUNDED: it would convert operands
+     * that are to be rounded, unless they come so (round16). NULL: nothing. */
+    unsigned (*uses)(const rk_dev *dev);
+    /* dst = the lines of src, of `length` elements, `step` elements apart; of dst, `to_step`. NULL where
+     * uses() has no RK_USES_ROUNDED. */
+    rk_status (*round16)(rk_dev *dev, rk_round to, int64_t lines, int64_t length, int64_t step,
+                         const void *src, int64_t to_step, void *dst);
 } rk_device;
 
 extern const rk_device rk_device_cpu;

@@ -207,6 +207,37 @@ const void *rk__relu_mask(rk_tensor *x)
     return rk__data(x);
 }
 
+unsigned rk__device_uses(const rk_ctx *ctx)
+{
+    return ctx->device->uses ? ctx->device->uses(ctx->dev) : 0;
+}
+
+/* Only where one reader gives all of the gradient: twice multiplied would be wrong, unlike twice masked. */
+static bool slope_wanted(const rk_tensor *x)
+{
+    return x->node && x->node->before && x->node->uses == 1 && !x->kept && rk__is_contiguous(x);
+}
+
+void rk__ask_before(rk_tensor *x, rk_gemm *g, rk_gemm_beside *beside)
+{
+    const unsigned uses = rk__device_uses(x->ctx);
+    *beside = (rk_gemm_beside){ 0 };
+    g->beside = uses ? beside : NULL;
+    g->relu_mask = rk__relu_mask(x);
+    if (g->relu_mask && x->node->bits)
+        beside->mask_bits = rk__data(x->node->bits);
+    if ((uses & RK_BESIDE_SLOPE) && slope_wanted(x)) {
+        beside->slope_of = rk__data(x->node->before);
+        beside->slope = RK_ACT_GELU_TANH;
+    }
+}
+
+void rk__asked_before(rk_tensor *x, const rk_gemm_beside *beside)
+{
+    if (beside->done & RK_BESIDE_SLOPE)
+        x->node->sloped = true;
+}
+
 /* ---- indices ---- */
 
 enum { INDEX_PIECE = 512 };

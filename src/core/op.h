@@ -76,6 +76,12 @@ rk_status rk__grad_give_sum(rk_tensor *t, rk_tensor *g);
 rk_tensor *rk__grad_room(const rk__node *node, rk_tensor *dy);
 /* The gradient before the relu that made node->out (the node's `relu` is set). */
 rk_tensor *rk__relu_undo(rk__node *node, rk_tensor *dy);
+/* Asks a product that makes the gradient of x for what comes before x, too: relu's mask, the slope of gelu by
+ * tanh; beside is g's from now on. When the product has run, `asked` says so to x. */
+void rk__ask_before(rk_tensor *x, rk_gemm *g, rk_gemm_beside *beside);
+void rk__asked_before(rk_tensor *x, const rk_gemm_beside *beside);
+/* What of rk_gemm_beside the device may do. */
+unsigned rk__device_uses(const rk_ctx *ctx);
 /* Values by which the gradient of x may be masked (x > 0), because x came out of a relu; NULL if not. Says so
  * to x. */
 const void *rk__relu_mask(rk_tensor *x);

@@ -1,5 +1,6 @@
 /* Products: matmul over the last two axes, and the fused linear layer. */
 #include "core/cut.h"
+#include "core/rounded.h"
 
 #include <string.h>
 
@@ -7,12 +8,14 @@
 typedef struct matrices {
     rk_tensor *t; /* what the strides belong to */
     int64_t rows, cols, row, col;
+    rk_rounded as16; /* of one matrix, where that is at hand */
 } matrices;
 
 /* Strides that gemm takes; an extent of 1 has none of its own. */
 static bool matrix_strides(const rk_tensor *t, matrices *m)
 {
     int n = t->shape.ndim;
+    m->as16 = (rk_rounded){ 0 };
     m->rows = t->shape.dim[n - 2];
     m->cols = t->shape.dim[n - 1];
     m->row = t->stride[n - 2];
@@ -32,9 +35,19 @@ static bool matrices_of(rk_tensor *t, matrices *m)
     return !rk__is_inert(m->t) && matrix_strides(m->t, m);
 }
 
+/* The same of one matrix that may be a weight. */
+static bool weight_of(rk_tensor *t, matrices *m)
+{
+    if (!matrices_of(t, m))
+        return false;
+    if (m->t == t)
+        m->as16 = rk__rounded_weight(t);
+    return !rk_failed(t->ctx);
+}
+
 static matrices transposed(matrices m, bool swap)
 {
-    return swap ? (matrices){ m.t, m.cols, m.rows, m.col, m.row } : m;
+    return swap ? (matrices){ m.t, m.cols, m.rows, m.col, m.row, m.as16 } : m;
 }
 
 /* Runs gemm; without terms to add the sum is 0. */
@@ -63,7 +76,9 @@ static rk_gemm product(const matrices *a, const matrices *b, rk_tensor *c)
                       .b_row = b->row,
                       .b_col = b->col,
                       .c = rk__data(c),
-                      .ldc = b->cols };
+                      .ldc = b->cols,
+                      .a16 = a->as16,
+                      .b16 = b->as16 };
 }
 
 /* Rows [lo, lo + n) of m. */
@@ -72,26 +87,41 @@ static const void *row_of(const matrices *m, int64_t lo)
     return rk__at(m->t, lo * m->row);
 }
 
-/* The gradient of w is a' b, where the rows of a and b are those of `samples` samples: a sum over the
- * samples, written where it belongs. */
+/* The same in 16 bits, where lines are rows. */
+static rk_rounded row16_of(const matrices *m, int64_t lo)
+{
+    const uint16_t *p = m->as16.data;
+    return p ? (rk_rounded){ p + lo * m->as16.step, m->as16.step } : m->as16;
+}
+
+/* Part p of the gradient of w, a' b, where the rows of a and b are those of `samples` samples: a sum over the
+ * samples, written where it belongs. beside may be NULL. */
+static rk_status part_of_products(const rk_kernels *k, rk_tensor *w, int p, int64_t samples,
+                                  const matrices *a, const matrices *b, rk_gemm_beside *beside)
+{
+    const int64_t unit = samples ? a->rows / samples : 1;
+    rk__part part;
+    RK_TRY(rk__grad_part(w, p, samples, unit, &part));
+    matrices turned = transposed(*a, true);
+    rk_gemm g = product(&turned, b, part.sum);
+    g.k = part.n * unit;
+    g.a = row_of(a, part.lo * unit);
+    g.b = row_of(b, part.lo * unit);
+    g.a16 = row16_of(a, part.lo * unit);
+    g.b16 = row16_of(b, part.lo * unit);
+    g.order = part.order;
+    g.beside = beside;
+    return multiply(k, w->ctx, &g);
+}
+
 static rk_status sum_of_products(const rk_kernels *k, rk_tensor *w, int64_t samples, const matrices *a,
                                  const matrices *b)
 {
     rk_ctx *ctx = w->ctx;
-    const int64_t unit = samples ? a->rows / samples : 1;
     if (!rk__data(a->t) || !rk__data(b->t))
         return rk_failed(ctx);
-    for (int p = 0; p < rk__parts(ctx); p++) {
-        rk__part part;
-        RK_TRY(rk__grad_part(w, p, samples, unit, &part));
-        matrices turned = transposed(*a, true);
-        rk_gemm g = product(&turned, b, part.sum);
-        g.k = part.n * unit;
-        g.a = row_of(a, part.lo * unit);
-        g.b = row_of(b, part.lo * unit);
-        g.order = part.order;
-        RK_TRY(multiply(k, ctx, &g));
-    }
+    for (int p = 0; p < rk__parts(ctx); p++)
+        RK_TRY(part_of_products(k, w, p, samples, a, b, NULL));
     return RK_OK;
 }
 
@@ -184,7 +214,7 @@ static bool is_tall(const rk_tensor *a, const rk_tensor *b, bool trans_a)
 
 static bool tall(rk_tensor *t, matrices *m)
 {
-    m->t = t;
+    *m = (matrices){ .t = t };
     if (t->shape.ndim == 2)
         return matrices_of(t, m);
     m->rows = rk__rows(t);
@@ -198,7 +228,7 @@ static rk_status matmul_forward(const rk__call *c, rk_tensor *a, rk_tensor *b, m
     if (!is_tall(a, b, t.trans_a))
         return multiply_batch(c->k, a, t.trans_a, b, t.trans_b, y);
     matrices ma, mb;
-    if (!tall(a, &ma) || !matrices_of(b, &mb))
+    if (!tall(a, &ma) || !weight_of(b, &mb))
         return rk_failed(c->ctx);
     rk_tensor *temp_a = ma.t, *temp_b = mb.t;
     mb = transposed(mb, t.trans_b);
@@ -226,13 +256,15 @@ static rk_status tall_input_gradient(const rk_kernels *k, rk_tensor *a, rk_tenso
 {
     rk_ctx *ctx = b->ctx;
     matrices md, mb;
-    if (!tall(dy, &md) || !matrices_of(b, &mb))
+    if (!tall(dy, &md) || !weight_of(b, &mb))
         return rk_failed(ctx);
     mb = transposed(mb, !trans_b);
     rk_tensor *da = rk__out(ctx, dy->dtype, a->shape);
     rk_gemm g = product(&md, &mb, da);
-    g.relu_mask = rk__relu_mask(a);
+    rk_gemm_beside beside;
+    rk__ask_before(a, &g, &beside);
     RK_TRY(multiply(k, ctx, &g));
+    rk__asked_before(a, &beside);
     return rk__grad_give(a, da);
 }
 
@@ -356,6 +388,10 @@ static rk_tensor *before_activation(rk__node *node, rk_act act, rk_tensor *dy)
         return dy;
     if (act == RK_ACT_RELU)
         return rk__relu_undo(node, dy);
+    if (node->sloped) {
+        node->sloped = false;
+        return dy;
+    }
     rk_ctx *ctx = dy->ctx;
     const rk_kernels *k = rk__kernels(ctx, dy->dtype);
     rk_tensor *g = rk__grad_room(node, dy);
@@ -368,19 +404,39 @@ static rk_tensor *before_activation(rk__node *node, rk_act act, rk_tensor *dy)
     return st ? rk__op_failed(ctx, "linear", st) : g;
 }
 
-static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t rows, int64_t unit,
-                                      rk_tensor *g)
+/* Part `part` of a bias's gradient: a sum over rows of g. */
+static rk_status sum_rows(const rk_kernels *k, const rk__part *part, int64_t unit, rk_tensor *g)
 {
-    rk_ctx *ctx = b->ctx;
-    const int64_t width = b->shape.dim[0];
+    const int64_t width = part->sum->shape.dim[0];
+    rk_shape s = unit == 1 ? RK_SHAPE(part->n, width) : RK_SHAPE(part->n, unit, width);
+    rk_tensor *view = rk__view(g, s, NULL, g->offset + part->lo * unit * width);
+    if (rk__is_inert(view))
+        return rk_failed(g->ctx);
+    return rk__sum_axes(k, view, unit == 1 ? 1u : 3u, part->order, rk__data(part->sum));
+}
+
+/* The gradients of w and b, part by part; that of b beside that of w where the device has it there. */
+static rk_status linear_sums(rk__node *node, const rk_kernels *k, int64_t samples, const matrices *mg,
+                             const matrices *mx)
+{
+    rk_tensor *w = node->in[1], *b = node->in[2];
+    rk_ctx *ctx = w->ctx;
+    const int64_t unit = samples ? mg->rows / samples : 1;
+    if (!rk__data(mg->t) || !rk__data(mx->t))
+        return rk_failed(ctx);
     for (int p = 0; p < rk__parts(ctx); p++) {
+        rk_gemm_beside beside = { 0 };
         rk__part part;
-        RK_TRY(rk__grad_part(b, p, rows / unit, unit, &part));
-        rk_shape s = unit == 1 ? RK_SHAPE(part.n, width) : RK_SHAPE(part.n, unit, width);
-        rk_tensor *view = rk__view(g, s, NULL, g->offset + part.lo * unit * width);
-        if (rk__is_inert(view))
-            return rk_failed(ctx);
-        RK_TRY(rk__sum_axes(k, view, unit == 1 ? 1u : 3u, part.order, rk__data(part.sum)));
+        if (rk_requires_grad(b)) {
+            RK_TRY(rk__grad_part(b, p, samples, unit, &part));
+            beside.a_sums = rk__data(part.sum);
+            beside.sums_acc = part.order.acc;
+        }
+        if (rk_requires_grad(w))
+            RK_TRY(part_of_products(k, w, p, samples, mg, mx,
+                                    rk__device_uses(ctx) & RK_BESIDE_SUMS ? &beside : NULL));
+        if (rk_requires_grad(b) && !(beside.done & RK_BESIDE_SUMS))
+            RK_TRY(sum_rows(k, &part, unit, mg->t));
     }
     return RK_OK;
 }
@@ -388,22 +444,23 @@ static rk_status linear_bias_gradient(const rk_kernels *k, rk_tensor *b, int64_t
 static rk_status linear_gradients(rk__node *node, const rk_kernels *k, rk_tensor *g)
 {
     rk_ctx *ctx = g->ctx;
-    rk_tensor *x = node->in[0], *w = node->in[1], *b = node->in[2];
+    rk_tensor *x = node->in[0], *w = node->in[1], *g16 = NULL;
     matrices mx, mw, mg;
-    if (!tall(rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x), &mx) || !matrices_of(w, &mw) ||
+    if (!tall(rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x), &mx) || !weight_of(w, &mw) ||
         !tall(g, &mg))
         return rk_failed(ctx);
-    int64_t samples = x->shape.ndim > 1 ? x->shape.dim[0] : 1, unit = samples ? mx.rows / samples : 1;
-    if (rk_requires_grad(w))
-        RK_TRY(sum_of_products(k, w, samples, &mg, &mx));
-    if (rk_requires_grad(b))
-        RK_TRY(linear_bias_gradient(k, b, mg.rows, unit, g));
+    if (rk_requires_grad(x) && rk_requires_grad(w) && g->dtype == RK_F32) /* two products read it */
+        mg.as16 = rk__rounded_rows(ctx, mg.rows, mg.cols, mg.row, rk__data(mg.t), &g16);
+    RK_TRY(linear_sums(node, k, x->shape.ndim > 1 ? x->shape.dim[0] : 1, &mg, &mx));
     if (rk_requires_grad(x)) {
         rk_tensor *dx = rk__out(ctx, g->dtype, x->shape);
+        rk_gemm_beside beside;
         rk_gemm p = product(&mg, &mw, dx);
         p.order = order_of_cut(ctx, w, 0);
-        p.relu_mask = rk__relu_mask(x); /* where it is 0 it makes every subtree 0 */
+        rk__ask_before(x, &p, &beside); /* what it does to each subtree's sum it does to their sum */
         RK_TRY(multiply(k, ctx, &p));
+        rk__drop(g16);
+        rk__asked_before(x, &beside);
         if (is_cut(w, 0))
             RK_TRY(rk__cut_sum("linear, gradient", dx));
         return rk__grad_give(x, dx);
@@ -466,35 +523,63 @@ static rk_status finish_sum(const rk_kernels *k, const rk_gemm *g, rk_tensor *bi
     return g->act == RK_ACT_NONE ? RK_OK : act[g->act](ctx->dev, n, to, 0, to);
 }
 
+/* *aside: NULL, or what is kept for the gradient of act: the values before gelu, or the bits of relu, which
+ * are dropped where the device has not written them. */
 static rk_status linear_forward(const rk__call *c, rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act,
-                                rk_tensor *y, rk_tensor *pre)
+                                rk_tensor *y, rk_tensor **aside)
 {
     rk_tensor *flat = rk__is_contiguous(x) || x->shape.ndim == 2 ? x : rk__dense(x);
     rk_tensor *bias = b ? rk__dense(b) : NULL;
     matrices mx, mw;
-    if (!tall(flat, &mx) || !matrices_of(w, &mw))
+    if (!tall(flat, &mx) || !weight_of(w, &mw))
         return rk_failed(c->ctx);
     rk_tensor *temp_x = mx.t, *temp_w = mw.t;
     mw = transposed(mw, true);
     rk_gemm g = product(&mx, &mw, y);
     g.bias = bias ? rk__data(bias) : NULL;
     g.act = act;
-    g.pre = pre ? rk__data(pre) : NULL;
+    rk_gemm_beside beside = { 0 };
+    if (*aside && act == RK_ACT_RELU)
+        beside.relu_bits = rk__data(*aside);
+    else if (*aside)
+        g.pre = rk__data(*aside);
     g.order = order_of_cut(c->ctx, w, 1);
+    g.beside = beside.relu_bits ? &beside : NULL;
     rk_gemm whole = g;
     bool meets = is_cut(w, 1) && rk__cut_meets(c->ctx);
     if (meets) {
         g.bias = g.pre = NULL;
         g.act = RK_ACT_NONE;
+        g.beside = NULL;
     }
     rk_status st = multiply(c->k, c->ctx, &g);
     if (!st && meets)
         st = finish_sum(c->k, &whole, bias, y);
+    if (beside.relu_bits && !(beside.done & RK_BESIDE_BITS)) {
+        rk__drop(*aside);
+        *aside = NULL;
+    }
     rk__drop_temp(temp_x, x);
     rk__drop_temp(temp_w, w);
     if (bias)
         rk__drop_temp(bias, b);
     return st;
+}
+
+/* Room for what linear_forward() keeps aside, where a gradient will want it. */
+static rk_tensor *kept_aside(const rk__call *c, rk_tensor *const *in, rk_act act, const rk_shape *shape)
+{
+    const int64_t n = shape->dim[shape->ndim - 1];
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < shape->ndim; i++)
+        rows *= shape->dim[i];
+    if (!rk__wants_grad(in[0]) && !rk__wants_grad(in[1]) && !rk__wants_grad(in[2]))
+        return NULL;
+    if (act == RK_ACT_GELU || act == RK_ACT_GELU_TANH)
+        return rk__out(c->ctx, c->type, *shape);
+    if (act != RK_ACT_RELU || c->type != RK_F32 || !(rk__device_uses(c->ctx) & RK_BESIDE_BITS))
+        return NULL;
+    return rk__out(c->ctx, RK_U8, RK_SHAPE((int64_t)rk_relu_bits(rows, n)));
 }
 
 rk_tensor *rk_linear_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act)
@@ -510,15 +595,15 @@ rk_tensor *rk_linear_op(rk_tensor *x, rk_tensor *w, rk_tensor *b, rk_act act)
     }
     if (!linear_shape(&c, in[0], in[1], in[2], &shape))
         return rk__inert(c.ctx);
-    bool wanted = rk__wants_grad(in[0]) || rk__wants_grad(in[1]) || rk__wants_grad(in[2]);
-    bool smooth = act == RK_ACT_GELU || act == RK_ACT_GELU_TANH;
-    rk_tensor *y = rk__out(c.ctx, c.type, shape),
-              *pre = smooth && wanted ? rk__out(c.ctx, c.type, shape) : NULL;
-    if (rk__call_check(&c, linear_forward(&c, in[0], in[1], in[2], act, y, pre)) || rk_failed(c.ctx))
+    rk_tensor *y = rk__out(c.ctx, c.type, shape), *aside = kept_aside(&c, in, act, &shape);
+    if (rk__call_check(&c, linear_forward(&c, in[0], in[1], in[2], act, y, &aside)) || rk_failed(c.ctx))
         return rk__inert(c.ctx);
     linear_attr a = { act };
-    y = rk__record(y, &op_linear, in, 3, &pre, pre != NULL, &a, sizeof a);
-    if (y->node)
+    y = rk__record(y, &op_linear, in, 3, &aside, aside != NULL, &a, sizeof a);
+    if (y->node) {
         y->node->relu = act == RK_ACT_RELU;
+        y->node->bits = act == RK_ACT_RELU ? aside : NULL;
+        y->node->before = act == RK_ACT_GELU_TANH ? aside : NULL;
+    }
     return rk__call_end(&c, y);
 }

@@ -26,6 +26,7 @@ typedef struct rk__cut {
 typedef struct rk__guard {
     void *arg;
     int number;
+    bool passing; /* they go again: nothing is to be kept of them */
     /* Elements [from, to) are about to be read or written, all if to is negative: when it returns they are
      * there, or a failure is recorded. Where ranks hold the values together, all of them ask for all alike.
      */
@@ -42,6 +43,10 @@ typedef struct rk__storage {
     const rk__guard *guard; /* of persistent tensors; NULL: the values are there */
     bool constant;          /* every element is `value`, which is written when somebody asks for the memory */
     double value;
+    void *rounded; /* NULL, or the values in 16 bits, of an epoch (core/rounded.h) */
+    size_t rounded_bytes;
+    uint64_t rounded_epoch;
+    rk_round rounded_to;
     bool bounded; /* integers, all in [least, most]: what the host knew when it wrote them */
     int64_t least, most;
 } rk__storage;
@@ -88,9 +93,14 @@ struct rk__node {
     /* relu's backward, fused into the ops that read `out`: an op that can gives a gradient that is 0 where
      * out is 0 already (its `masked` share); if all readers did, the rule of this node need not do it again.
      */
-    bool relu;        /* out came out of a relu */
-    int uses, masked; /* recorded readers of out; those that masked the gradient at hand */
-    rk__node *prev;   /* the tape, newest first */
+    bool relu;             /* out came out of a relu */
+    int uses, masked;      /* recorded readers of out; those that masked the gradient at hand */
+    const rk_tensor *bits; /* NULL, or what the device noted of that relu (rk_gemm_beside) */
+    /* gelu_tanh's backward, the same way: the values before it, or NULL; the one reader of out has multiplied
+     * the gradient at hand by the slope there. */
+    const rk_tensor *before;
+    bool sloped;
+    rk__node *prev; /* the tape, newest first */
 };
 
 struct rk__tape {

@@ -3,6 +3,7 @@
 
 #include "core/memory.h"
 #include "core/philox.h"
+#include "core/rounded.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -267,6 +268,7 @@ rk_tensor *rk__dense(rk_tensor *x)
 static void free_persistent(void *arg)
 {
     rk_tensor *t = arg;
+    rk__rounded_free(t);
     if (!t->storage->foreign)
         t->ctx->device->release(t->ctx->dev, t->storage->data, t->storage->bytes);
     free(t->storage);
@@ -337,6 +339,7 @@ void rk__tensor_give_up(rk_tensor *t)
 {
     rk__storage *s = t->storage;
     RK_ASSERT(t->persistent && s->refs == 1);
+    rk__rounded_free(t);
     if (!s->foreign)
         t->ctx->device->release(t->ctx->dev, s->data, s->bytes);
     s->data = NULL;
@@ -349,6 +352,8 @@ rk_status rk__tensor_swap(rk_tensor *t, rk_tensor *other)
     rk__storage *s = t->storage;
     RK_ASSERT(t->persistent && other->persistent && other->storage->refs == 1 && s->refs == 1);
     RK_TRY(rk_failed(ctx));
+    rk__rounded_free(t);
+    rk__rounded_stale(other);
     t->storage = other->storage;
     t->shape = other->shape;
     t->offset = other->offset;
@@ -502,6 +507,7 @@ rk_status rk_tensor_write(rk_tensor *t, const void *host, size_t bytes)
         return rk_fail(t->ctx, RK_EUSAGE, "only a contiguous tensor can be written");
     if (!rk__on_host(t->ctx)) /* there it can look at them at any time */
         rk__note_bounds(t, host);
+    rk__rounded_stale(t);
     rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, bytes);
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }
@@ -521,6 +527,7 @@ rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void
     if (!p)
         return RK_EUSAGE;
     t->storage->bounded = false;
+    rk__rounded_stale(t);
     rk_status st = t->ctx->device->copy_in(t->ctx->dev, p, host, (size_t)n * rk_dtype_size(t->dtype));
     return st ? rk_fail(t->ctx, st, "cannot write a tensor to the device") : RK_OK;
 }

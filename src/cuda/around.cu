@@ -113,3 +113,10 @@ extern "C" rk_status rk__cuda_finish(rk_dev *dev, rk_dtype t, const rk_gemm *g, 
 {
     return t == RK_F32 ? finish<float>(dev, g, sums, biased) : finish<double>(dev, g, sums, biased);
 }
+
+extern "C" rk_status rk__cuda_round16(rk_dev *dev, rk_round to, int64_t lines, int64_t length, int64_t step,
+                                      const void *src, int64_t to_step, void *dst)
+{
+    const rk__lines l = { lines, length, step, 1, 0 };
+    return rk__cuda_pack16(dev, to, &l, (const float *)src, to_step, (uint16_t *)dst);
+}

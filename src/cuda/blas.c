@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_WORK = 0, SLOT_A, SLOT_B /* of rk__cuda_work() */ };
+enum { SLOT_WORK, SLOT_A, SLOT_B, SLOT_SUMS /* of rk__cuda_work() */ };
+
+RK_CUDA_ENTRY(add) rk__cuda_f32_add;
 
 /* ---- opening and closing ---- */
 
@@ -66,6 +68,11 @@ rk_status rk__blas_open(rk_dev *dev, char *msg, size_t msg_size)
     else
         snprintf(dev->description + n, room, ", cuBLASLt %zu.%zu", version / 10000, version / 100 % 100);
     return st;
+}
+
+unsigned rk__blas_uses(const rk_dev *dev)
+{
+    return dev->blas ? RK_BESIDE_SUMS | RK_BESIDE_BITS | RK_BESIDE_SLOPE | RK_USES_ROUNDED : 0;
 }
 
 void rk__blas_close(rk_dev *dev)
@@ -212,6 +219,32 @@ static rk_status run(rk_dev *dev, rk_dtype t, const rk_gemm *g, rk__blas_key *k,
     return st || *refused || !e->finish ? st : rk__cuda_finish(dev, t, g, e->sums, e->biased);
 }
 
+/* The same where sums beside the product are to be added to what there is: cuBLASLt only sets them. */
+static rk_status run_all(rk_dev *dev, rk_dtype t, const rk_gemm *g, rk__blas_key *k, const void *a,
+                         const void *b, rk__blas_ending *e, bool *refused)
+{
+    const bool adds = (e->done & RK_BESIDE_SUMS) && g->beside->sums_acc != RK_ACC_SET;
+    if (adds && !(e->bias = rk__cuda_work(dev, SLOT_SUMS, (size_t)g->m * sizeof(float))))
+        return RK_ENOMEM;
+    rk_status st = run(dev, t, g, k, a, b, e, refused);
+    if (!st && !*refused && adds)
+        st = rk__cuda_f32_add(dev, g->m, g->beside->a_sums, e->bias, 0, g->beside->a_sums);
+    if (!st && !*refused && e->done)
+        g->beside->done = e->done;
+    return st;
+}
+
+/* One operand in 16 bits: as it came, or packed. One line is not told from many of one element. */
+static rk_status rounded(rk_dev *dev, const rk_gemm *g, const rk_rounded *given, int slot, int64_t batch,
+                         rk__blas_operand *o, const void **data)
+{
+    if (!given->data || batch > 1 || o->rows < 2 || o->cols < 2)
+        return pack(dev, g->round, slot, batch, o, data);
+    *data = given->data;
+    o->ld = given->step;
+    return RK_OK;
+}
+
 /* The operands, transposed, as the device has them or rounded. */
 static rk_status operands(rk_dev *dev, const rk_gemm *g, rk__blas_key *k, const void **a, const void **b)
 {
@@ -219,9 +252,9 @@ static rk_status operands(rk_dev *dev, const rk_gemm *g, rk__blas_key *k, const 
     *a = g->b;
     *b = g->a;
     if (g->round)
-        st = pack(dev, g->round, SLOT_A, k->batch, &k->a, a);
+        st = rounded(dev, g, &g->b16, SLOT_A, k->batch, &k->a, a);
     if (!st && g->round)
-        st = pack(dev, g->round, SLOT_B, k->batch, &k->b, b);
+        st = rounded(dev, g, &g->a16, SLOT_B, k->batch, &k->b, b);
     k->a.aligned = rk__blas_alignment(*a);
     k->b.aligned = rk__blas_alignment(*b);
     return st;
@@ -232,7 +265,6 @@ rk_status rk__blas_gemm(rk_dev *dev, rk_dtype t, const rk_gemm *g, bool *done)
     static const cudaDataType_t type[] = { CUDA_R_32F, CUDA_R_16BF, CUDA_R_16F }; /* rk_round */
     const int64_t batch = g->batch > 0 ? g->batch : 1, many = batch > 1;
     const void *a, *b;
-    bool refused;
     rk__blas_key k;
     memset(&k, 0, sizeof k);
     *done = false;
@@ -245,11 +277,13 @@ rk_status rk__blas_gemm(rk_dev *dev, rk_dtype t, const rk_gemm *g, bool *done)
     rk_status st = operands(dev, g, &k, &a, &b);
     if (st)
         return st;
-    rk__blas_ending e = rk__blas_ending_of(t, g);
-    st = run(dev, t, g, &k, a, b, &e, &refused);
-    if (refused && e.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
-        e = (rk__blas_ending){ .epilogue = CUBLASLT_EPILOGUE_DEFAULT, .sums = g->c, .finish = true };
-        st = run(dev, t, g, &k, a, b, &e, &refused);
+    uint32_t last = 0;
+    bool refused = true;
+    for (int effort = RK__BLAS_ALL; !st && refused && effort <= RK__BLAS_PLAIN; effort++) {
+        rk__blas_ending e = rk__blas_ending_of(dev, t, g, &k, (rk__blas_effort)effort);
+        if (e.epilogue != last)
+            st = run_all(dev, t, g, &k, a, b, &e, &refused);
+        last = e.epilogue;
     }
     *done = !st && !refused;
     return st;

@@ -14,6 +14,9 @@ extern "C" {
 rk_status rk__blas_open(rk_dev *dev, char *msg, size_t msg_size);
 void rk__blas_close(rk_dev *dev);
 
+/* Of rk_device. */
+unsigned rk__blas_uses(const rk_dev *dev);
+
 /* Runs g, unless cuBLASLt does not take it: *done stays false then, and nothing was written. `t` is RK_F32 or
  * RK_F64. g->order.segments is of no matter. */
 rk_status rk__blas_gemm(rk_dev *dev, rk_dtype t, const rk_gemm *g, bool *done);
@@ -29,6 +32,10 @@ typedef struct rk__lines {
 /* dst = src, rounded to 16 bits; dst holds line after line, `step` elements apart, matrix after matrix. */
 rk_status rk__cuda_pack16(rk_dev *dev, rk_round to, const rk__lines *l, const float *src, int64_t step,
                           uint16_t *dst);
+
+/* Of rk_device. */
+rk_status rk__cuda_round16(rk_dev *dev, rk_round to, int64_t lines, int64_t length, int64_t step,
+                           const void *src, int64_t to_step, void *dst);
 
 /* What g wants to become of its sums, which lie in `sums`: g->c or g->pre, as the bias was added already or
  * not. */

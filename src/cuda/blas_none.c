@@ -13,6 +13,12 @@ rk_status rk__blas_open(rk_dev *dev, char *msg, size_t msg_size)
     return RK_OK;
 }
 
+unsigned rk__blas_uses(const rk_dev *dev)
+{
+    (void)dev;
+    return 0;
+}
+
 void rk__blas_close(rk_dev *dev)
 {
     (void)dev;

@@ -61,8 +61,8 @@ rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending
         { CUBLASLT_MATMUL_DESC_TRANSA, &k->a.op, sizeof(int32_t), true },
         { CUBLASLT_MATMUL_DESC_TRANSB, &k->b.op, sizeof(int32_t), true },
         { CUBLASLT_MATMUL_DESC_EPILOGUE, &k->epilogue, sizeof k->epilogue, true },
-        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &k->c.ld, sizeof k->c.ld, e->aux != NULL },
-        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, &k->c.batch_step, sizeof k->c.batch_step,
+        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &e->aux_ld, sizeof e->aux_ld, e->aux != NULL },
+        { CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, &e->aux_step, sizeof e->aux_step,
           e->aux && k->batch > 1 },
     };
     for (size_t i = 0; i < sizeof attribute / sizeof *attribute && !st; i++)

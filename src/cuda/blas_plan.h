@@ -53,11 +53,20 @@ typedef struct rk__blas {
 /* What a product ends with: the epilogue, where it reads and writes, and what it leaves to be done. */
 typedef struct rk__blas_ending {
     uint32_t epilogue;
-    const void *bias;
-    void *aux;  /* NULL, or where the values before GELU go */
+    const void *bias; /* NULL, or what is added; BGRADB writes it */
+    const void *aux;  /* NULL, or the values before GELU, or ReLU's bits; the forward ones are written */
+    int64_t aux_ld, aux_step;
     void *sums; /* what the product is written to */
     bool biased, finish;
+    unsigned done; /* RK_BESIDE_.. */
 } rk__blas_ending;
+
+/* How much of a product is left to cuBLASLt: what it refuses is asked for again with less. */
+typedef enum rk__blas_effort {
+    RK__BLAS_ALL,
+    RK__BLAS_FORWARD, /* nothing of rk_gemm_beside, nor of gradients */
+    RK__BLAS_PLAIN    /* the sum alone */
+} rk__blas_effort;
 
 /* ---- blas.c ---- */
 
@@ -72,7 +81,9 @@ bool rk__blas_adds(const rk_gemm *g);
 
 /* ---- blas_epilogue.c ---- */
 
-rk__blas_ending rk__blas_ending_of(rk_dtype t, const rk_gemm *g);
+/* Of k the operands and the type are looked at. */
+rk__blas_ending rk__blas_ending_of(const rk_dev *dev, rk_dtype t, const rk_gemm *g, const rk__blas_key *k,
+                                   rk__blas_effort effort);
 
 /* ---- blas_plan.c ---- */
 

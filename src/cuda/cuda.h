@@ -46,6 +46,7 @@ struct rk_dev {
     int sms;             /* multiprocessors */
     size_t shared_bytes; /* most dynamic shared memory of a block, when asked for */
     size_t memory_bytes; /* of the whole device */
+    size_t cache_bytes;  /* of the second level */
     rk__cuda_block work[RK__CUDA_SLOTS];
     rk__cuda_block host; /* pinned */
     rk__cuda_kept tables[RK__CUDA_TABLES];

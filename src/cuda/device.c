@@ -55,6 +55,7 @@ static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
         return st;
     }
     dev->sms = p.multiProcessorCount;
+    dev->cache_bytes = (size_t)p.l2CacheSize;
     dev->shared_bytes = p.sharedMemPerBlockOptin;
     dev->memory_bytes = p.totalGlobalMem;
     snprintf(dev->description, sizeof dev->description,
@@ -209,4 +210,6 @@ const rk_device rk__cuda_device = {
     .failure = rk__cuda_failure,
     .memory = rk__cuda_memory,
     .flush = rk__cuda_flush,
+    .uses = rk__blas_uses,
+    .round16 = rk__cuda_round16,
 };

@@ -478,7 +478,7 @@ static rk_status make_parts(rk__grads *g)
         RK_TRY(place(leaf, in_slots ? g->sum : g->part + i / n * total(g) + g->b->at[i % n]));
         if (!in_slots)
             continue;
-        g->guard[i] = (rk__guard){ g, i, need_slot };
+        g->guard[i] = (rk__guard){ .arg = g, .number = i, .need = need_slot };
         leaf->grad->storage->guard = &g->guard[i];
     }
     return RK_OK;

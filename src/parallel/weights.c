@@ -333,7 +333,7 @@ rk_status rk__weights_make(const rk__buckets *b, rk__reads *reads, rk__weights *
     RK_TRY(make_lists(w));
     RK_TRY(reads && rk__slots_save(b->job->tensors) ? move_own(w) : move_all(w));
     for (int i = 0; i < b->n; i++) {
-        w->guard[i] = (rk__guard){ w, i, need };
+        w->guard[i] = (rk__guard){ .arg = w, .number = i, .passing = reads != NULL, .need = need };
         b->t[i]->storage->guard = &w->guard[i];
     }
     for (int k = b->count - 1; k >= 0; k--) {

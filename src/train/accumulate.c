@@ -1,5 +1,7 @@
 #include "train/accumulate.h"
 
+#include "core/rounded.h"
+
 #include "core/order.h"
 #include "nn/module.h"
 #include "parallel/trace.h"
@@ -364,7 +366,10 @@ rk_status rk__accumulate(rk__accumulator *a, const rk_batch *b, uint64_t step, d
     const bool whole_batch = fits(a, b, pieces);
     if (a->grads)
         rk__grads_begin(a->grads, whole_batch);
-    RK_TRY(whole_batch ? whole(a, b, loss_value) : in_pieces(a, b, step, pieces, loss_value));
+    rk__weights_stand(a->ctx);
+    rk_status made = whole_batch ? whole(a, b, loss_value) : in_pieces(a, b, step, pieces, loss_value);
+    rk__weights_move(a->ctx);
+    RK_TRY(made);
     double begin = rk__trace_begin(a->job);
     rk_status st = a->grads && isfinite(*loss_value) ? rk__grads_sum(a->grads) : RK_OK;
     rk__trace_end(a->job, RK__TRACK_STEP, "exchange", begin);

@@ -1,6 +1,7 @@
 #include "train/eval.h"
 
 #include "core/cut.h"
+#include "core/rounded.h"
 #include "io/doc.h"
 #include "nn/module.h"
 
@@ -16,6 +17,7 @@ rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__me
     RK_TRY(rk_loader_seek(data, 0));
     rk_set_training(ctx, false);
     rk_no_grad_begin(ctx);
+    rk__weights_stand(ctx);
     s->smooth = false;
     for (rk_batch b; (limit <= 0 || m->samples < limit) && rk_loader_next(data, &b); rk_step_end(ctx)) {
         rk__job_grid(s->job, b.global);
@@ -28,6 +30,7 @@ rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__me
             break;
     }
     s->smooth = true;
+    rk__weights_move(ctx);
     rk_no_grad_end(ctx);
     rk_set_training(ctx, training);
     return rk_failed(ctx) ? rk_failed(ctx) : rk__metrics_meet(m, s->job);
@@ -279,9 +282,11 @@ rk_status rk_predict(rk_ctx *ctx, const rk_eval_opts *opts, rk_predict_fn *fn, v
         st = w.host ? rk_loader_seek(t.data, 0) : RK_ENOMEM;
         rk_set_training(ctx, false);
         rk_no_grad_begin(ctx);
+        rk__weights_stand(ctx);
         for (rk_batch b; !st && (w.limit <= 0 || w.sample < w.limit) && rk_loader_next(t.data, &b);
              rk_step_end(ctx))
             st = predict_batch(&w, &b);
+        rk__weights_move(ctx);
         rk_no_grad_end(ctx);
         rk_set_training(ctx, true);
         free(w.host);

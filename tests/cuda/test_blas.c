@@ -42,14 +42,17 @@ static rk_dev *open_inexact(void)
 
 /* ---- a product and its reference ---- */
 
-enum { A, B, C, BIAS, PRE, MASK, ARRAYS, AROUND = 7 };
+enum { A, B, C, BIAS, PRE, MASK, SUMS, SLOPE, ARRAYS, AROUND = 7 };
 
 typedef struct problem {
     rk_gemm g;
     rk_dtype type;
     int64_t size[ARRAYS];
     double *value[ARRAYS], *weight; /* weight: what the terms of an element of c amount to, for tolerances */
-    bool bias, pre, mask;
+    bool bias, pre, mask, sums, slope; /* sums, slope: of rk_gemm_beside */
+    bool rounded;                      /* operands are given in 16 bits, too */
+    rk_acc sums_acc;
+    unsigned done;
     int64_t shift; /* elements by which arrays lie off the best alignment */
 } problem;
 
@@ -86,6 +89,24 @@ static double activated(rk_act act, double x)
     }
 }
 
+static double slope_of(double x)
+{
+    const double root = M_2_SQRTPI * M_SQRT1_2, t = tanh(root * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * root * (1 + 3 * 0.044715 * x * x);
+}
+
+/* Those of the rows of a, if they were made. */
+static void reference_sums(problem *q)
+{
+    const rk_gemm *g = &q->g;
+    for (int64_t i = 0; i < g->m && (q->done & RK_BESIDE_SUMS); i++) {
+        double v = 0;
+        for (int64_t k = 0; k < g->k; k++)
+            v += rounded(g->round, q->value[A][i * g->a_row + k * g->a_col]);
+        q->value[SUMS][i] = v + (q->sums_acc == RK_ACC_SET ? 0 : q->value[SUMS][i]);
+    }
+}
+
 /* Writes c and pre, and weight. */
 static void reference(problem *q)
 {
@@ -106,6 +127,8 @@ static void reference(problem *q)
                 if (q->pre)
                     q->value[PRE][at] = v;
                 v = activated(g->act, v);
+                if (q->done & RK_BESIDE_SLOPE)
+                    v *= slope_of(q->value[SLOPE][at]);
                 q->value[C][at] = q->mask && !(q->value[MASK][at] > 0) ? 0 : v;
                 q->weight[at] = weight + 2;
             }
@@ -117,7 +140,9 @@ static void make(problem *q)
     const rk_gemm *g = &q->g;
     q->size[A] = (items - 1) * g->a_batch + (g->m - 1) * g->a_row + (g->k - 1) * g->a_col + 1;
     q->size[B] = (items - 1) * g->b_batch + (g->k - 1) * g->b_row + (g->n - 1) * g->b_col + 1;
-    q->size[C] = q->size[PRE] = q->size[MASK] = (items - 1) * g->c_batch + (g->m - 1) * g->ldc + g->n;
+    q->size[SUMS] = g->m;
+    q->size[C] = q->size[PRE] = q->size[MASK] = q->size[SLOPE] =
+        (items - 1) * g->c_batch + (g->m - 1) * g->ldc + g->n;
     q->size[BIAS] = g->n;
     q->weight = calloc((size_t)q->size[C] + 1, sizeof(double));
     for (int a = 0; a < ARRAYS; a++) {
@@ -185,6 +210,50 @@ static bool compare(const problem *q, int a, const void *host, const double *bef
     return true;
 }
 
+/* Those that were not made are as they were. */
+static bool compare_sums(const problem *q, const void *host)
+{
+    for (int64_t i = 0; i < q->size[SUMS]; i++) {
+        const double got = q->type == RK_F32 ? (double)((const float *)host)[q->shift + i]
+                                             : ((const double *)host)[q->shift + i],
+                     want = q->value[SUMS][i], slack = q->done ? 0x1p-22 * sqrt((double)q->g.k + 4) * 2 : 0;
+        if (!(fabs(got - want) <= slack * ((double)q->g.k + 2)))
+            return fprintf(stderr, "sum %lld: %.17g, not %.17g\n", (long long)i, got, want), false;
+    }
+    return true;
+}
+
+/* What is expected to come beside the product. */
+static unsigned beside(const problem *q)
+{
+    const rk_gemm *g = &q->g;
+    const char *mode = getenv("RK_EMU_BLAS");
+    const bool plain = mode && strcmp(mode, "off") && strcmp(mode, "none"), set = g->order.acc == RK_ACC_SET;
+    if (plain || q->type == RK_F64 || g->k < 2 || q->bias || q->pre || q->mask || g->act)
+        return 0;
+    if (q->sums)
+        return g->batch <= 1 && g->a_row == 1 && g->m > 1 ? RK_BESIDE_SUMS : 0;
+    return q->slope && set && g->ldc % 8 == 0 && g->c_batch % 8 == 0 && q->shift % 4 == 0 ? RK_BESIDE_SLOPE
+                                                                                          : 0;
+}
+
+/* An operand's elements as the device rounds them, in lines of what are neighbours; where it is clear which
+ * are. */
+static rk_rounded in_16_bits(rk_dev *dev, const problem *q, const void *from, int64_t rows, int64_t cols,
+                             int64_t row, int64_t col, void **room, size_t *bytes)
+{
+    const int64_t lines = col == 1 ? rows : cols, length = col == 1 ? cols : rows,
+                  step = (length + 7) / 8 * 8 + 8;
+    *room = NULL;
+    *bytes = (size_t)(lines * step) * 2;
+    if (!q->rounded || !device->round16 || !q->g.round || rows < 2 || cols < 2 || q->g.batch > 1)
+        return (rk_rounded){ NULL, 0 };
+    if (device->alloc(dev, *bytes, room) ||
+        device->round16(dev, q->g.round, lines, length, col == 1 ? row : col, from, step, *room))
+        exit(1);
+    return (rk_rounded){ *room, step };
+}
+
 /* Runs q on the device, and compares. */
 static bool agrees(rk_dev *dev, problem *q)
 {
@@ -198,8 +267,10 @@ static bool agrees(rk_dev *dev, problem *q)
         before[a] = malloc(((size_t)q->size[a] + 1) * sizeof(double));
         memcpy(before[a], q->value[a], (size_t)q->size[a] * sizeof(double));
     }
-    reference(q);
     rk_gemm g = q->g;
+    rk_gemm_beside with = { 0 };
+    void *room[2];
+    size_t room_bytes[2];
 #define AT(a) ((char *)p[a] + (size_t)q->shift * elem)
     g.a = AT(A);
     g.b = AT(B);
@@ -207,12 +278,29 @@ static bool agrees(rk_dev *dev, problem *q)
     g.bias = q->bias ? AT(BIAS) : NULL;
     g.pre = q->pre ? AT(PRE) : NULL;
     g.relu_mask = q->mask ? AT(MASK) : NULL;
+    with.a_sums = q->sums ? AT(SUMS) : NULL;
+    with.sums_acc = q->sums_acc;
+    with.slope_of = q->slope ? AT(SLOPE) : NULL;
+    with.slope = RK_ACT_GELU_TANH;
+    g.beside = q->sums || q->slope ? &with : NULL;
+    g.a16 = in_16_bits(dev, q, g.a, g.m, g.k, g.a_row, g.a_col, &room[0], &room_bytes[0]);
+    g.b16 = in_16_bits(dev, q, g.b, g.k, g.n, g.b_row, g.b_col, &room[1], &room_bytes[1]);
     good = device->kernels(dev, q->type)->gemm(dev, &g) == RK_OK;
+    q->done = with.done;
+    reference(q);
+    reference_sums(q);
+    if (host_run && device->uses(dev) && q->done != beside(q))
+        good = fprintf(stderr, "done beside the product: %u, not %u\n", q->done, beside(q)) < 0;
+    for (int i = 0; i < 2; i++)
+        if (room[i])
+            device->release(dev, room[i], room_bytes[i]);
     for (int a = 0; a < ARRAYS; a++) {
         char *host = malloc(bytes_of(q, a));
         good &= device->copy_out(dev, host, p[a], bytes_of(q, a)) == RK_OK;
         if (good && (a == C || (a == PRE && q->pre)))
             good = compare(q, a, host, before[a]);
+        if (good && a == SUMS)
+            good = compare_sums(q, host);
         for (size_t i = 0; i < AROUND * elem; i++)
             good = good && host[(size_t)(q->shift + q->size[a]) * elem + i] == 0x5c;
         free(host);
@@ -265,6 +353,14 @@ static problem draw_problem(void)
     if (adds && coin())
         q.g.order = (rk_order){ 1, 1, RK_ACC_CHAIN };
     q.pre = !adds && coin();
+    q.rounded = coin();
+    if (draw(0, 2) == 0) { /* a gradient, mostly */
+        q.bias = q.pre = q.mask = draw(0, 7) == 0;
+        q.sums = coin();
+        q.slope = !q.sums;
+        q.sums_acc = coin() ? RK_ACC_SET : RK_ACC_ADD;
+        q.g.act = RK_ACT_NONE;
+    }
     q.g.a_batch = coin() ? 0 : (ta ? k * q.g.a_col : m * q.g.a_row) + draw(0, 2);
     q.g.b_batch = coin() ? 0 : (tb ? n * q.g.b_col : k * q.g.b_row) + draw(0, 2);
     q.g.c_batch = m * q.g.ldc + 8 * draw(0, 1);
@@ -313,10 +409,10 @@ TEST(products_are_near)
 
 TEST(the_library_may_be_missing_or_refuse)
 {
-    static const char *const how[] = { "off", "refuse", "plain" };
+    static const char *const how[] = { "off", "refuse", "plain", "forward" };
     if (!host_run)
         return;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         setenv("RK_EMU_BLAS", how[i], 1);
         products(60);
     }
@@ -367,6 +463,99 @@ TEST(algorithms_are_kept_by_what_they_were_chosen_for)
                              .act = RK_ACT_GELU_TANH };
             CHECK(agrees(dev, &q));
         }
+    device->close(dev);
+}
+
+/* ReLU's bits are written by one product and read by another: the mask that the values are, but where a sum
+ * is 0. */
+TEST(a_mask_of_bits_is_that_of_the_values)
+{
+    enum { M = 37, N = 75, K = 9, PLACES = 7 };
+    rk_dev *dev = open_inexact();
+    float a[M * K], b[K * N], bias[N], y[M * N], masked[M * N], plain[M * N];
+    void *p[PLACES];
+    const size_t size[PLACES] = { sizeof a,           sizeof b,      sizeof bias, sizeof y,
+                                  rk_relu_bits(M, N), sizeof masked, sizeof plain };
+    unsigned passed = 0;
+    for (int i = 0; i < M * K; i++)
+        a[i] = i < K ? 0 : (float)draw(-1000, 1000) / 700; /* the first row's sums are 0 */
+    for (int i = 0; i < K * N; i++)
+        b[i] = (float)draw(-1000, 1000) / 700;
+    for (int i = 0; i < N; i++)
+        bias[i] = i < 5 ? 0 : (float)draw(-1000, 1000) / 700;
+    for (int i = 0; i < PLACES; i++)
+        CHECK(device->alloc(dev, size[i], &p[i]) == RK_OK);
+    CHECK(!device->copy_in(dev, p[0], a, sizeof a) && !device->copy_in(dev, p[1], b, sizeof b) &&
+          !device->copy_in(dev, p[2], bias, sizeof bias));
+    rk_gemm_beside note = { .relu_bits = p[4] }, use = { .mask_bits = p[4] };
+    rk_gemm g = { .m = M,
+                  .n = N,
+                  .k = K,
+                  .a = p[0],
+                  .a_row = K,
+                  .a_col = 1,
+                  .b = p[1],
+                  .b_row = N,
+                  .b_col = 1,
+                  .c = p[3],
+                  .ldc = N,
+                  .bias = p[2],
+                  .act = RK_ACT_RELU,
+                  .beside = &note };
+    CHECK(device->kernels(dev, RK_F32)->gemm(dev, &g) == RK_OK);
+    CHECK(!host_run || note.done == RK_BESIDE_BITS);
+    g.c = p[6];
+    g.bias = NULL;
+    g.act = RK_ACT_NONE;
+    g.beside = NULL;
+    CHECK(device->kernels(dev, RK_F32)->gemm(dev, &g) == RK_OK);
+    g.c = p[5];
+    g.relu_mask = p[3];
+    g.beside = note.done ? &use : NULL;
+    CHECK(device->kernels(dev, RK_F32)->gemm(dev, &g) == RK_OK);
+    CHECK(!device->copy_out(dev, y, p[3], sizeof y) && !device->copy_out(dev, masked, p[5], sizeof masked) &&
+          !device->copy_out(dev, plain, p[6], sizeof plain));
+    for (int i = 0; i < M * N; i++) {
+        const bool zero = i < 5;
+        CHECK(zero || masked[i] == (y[i] > 0 ? plain[i] : 0));
+        passed += y[i] > 0;
+    }
+    CHECK(passed > M * N / 4 && passed < 3 * M * N / 4);
+    for (int i = 0; i < PLACES; i++)
+        device->release(dev, p[i], size[i]);
+    device->close(dev);
+}
+
+/* The sum of an operand that no cache holds is left to our own kernels. */
+TEST(large_sums_are_left_out)
+{
+    rk_dev *dev = open_inexact();
+    for (int large = 0; large < 2; large++) {
+        rk_gemm_beside with = { 0 };
+        const int64_t m = 64,
+                      k = large ? 1025 : 1024; /* of four bytes: 256 KiB, all that the stand-in's cache has */
+        void *p[4];
+        const size_t size[] = { (size_t)(m * k) * 4, (size_t)k * 8, (size_t)m * 8, (size_t)m * 4 };
+        for (int i = 0; i < 4; i++)
+            CHECK(!device->alloc(dev, size[i], &p[i]) && !device->zero(dev, p[i], size[i]));
+        with.a_sums = p[3];
+        rk_gemm g = { .m = m,
+                      .n = 2,
+                      .k = k,
+                      .a = p[0],
+                      .a_row = 1,
+                      .a_col = m,
+                      .b = p[1],
+                      .b_row = 2,
+                      .b_col = 1,
+                      .c = p[2],
+                      .ldc = 2,
+                      .beside = &with };
+        CHECK(device->kernels(dev, RK_F32)->gemm(dev, &g) == RK_OK);
+        CHECK(!host_run || with.done == (large ? 0u : (unsigned)RK_BESIDE_SUMS));
+        for (int i = 0; i < 4; i++)
+            device->release(dev, p[i], size[i]);
+    }
     device->close(dev);
 }
 

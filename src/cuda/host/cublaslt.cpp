@@ -1,7 +1,7 @@
 /* cuBLASLt's calls on the host. A product is an operation of its stream; every element that it touches is checked, and
  * so is what the real library only trusts: alignment that was promised, the workspace, which product an algorithm was
  * chosen for. Sums are made in another order than our kernels', so that nobody relies on their bits. RK_EMU_BLAS=off: as
- * where the library is missing; refuse: it takes no product; plain: it takes no epilogue. */
+ * where the library is missing; refuse: it takes no product; plain: it takes no epilogue; forward: none of gradients. */
 #include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
 
@@ -185,16 +185,27 @@ bool supported(const description &d, const layout &a, const layout &b, const lay
            to.type == CUDA_R_32F;
 }
 
-bool is_gelu(uint32_t epilogue)
+/* Has the epilogue all bits of this part? The values of the enum are put together of bits, but for the first. */
+bool has(const description &d, uint32_t part)
 {
-    return epilogue & CUBLASLT_EPILOGUE_GELU;
+    return d.epilogue != CUBLASLT_EPILOGUE_DEFAULT && (d.epilogue & part) == part;
 }
 
-bool epilogue_known(const description &d)
+/* Gradients' epilogues are for more than one term; a sum of B goes with B as it lies transposed (NVIDIA's nvmath-python
+ * asks for the same). */
+bool epilogue_known(const description &d, uint64_t k)
 {
     switch (d.epilogue) {
     case CUBLASLT_EPILOGUE_DEFAULT:
         return true;
+    case CUBLASLT_EPILOGUE_BGRADB:
+        return d.compute == CUBLAS_COMPUTE_32F && !mode("plain") && !mode("forward") && k > 1 && d.op_b == CUBLAS_OP_T;
+    case CUBLASLT_EPILOGUE_DRELU:
+    case CUBLASLT_EPILOGUE_DGELU:
+        return d.compute == CUBLAS_COMPUTE_32F && !mode("plain") && !mode("forward") && k > 1;
+    case CUBLASLT_EPILOGUE_RELU_AUX:
+    case CUBLASLT_EPILOGUE_RELU_AUX_BIAS:
+        return d.compute == CUBLAS_COMPUTE_32F && !mode("plain") && !mode("forward");
     case CUBLASLT_EPILOGUE_RELU:
     case CUBLASLT_EPILOGUE_BIAS:
     case CUBLASLT_EPILOGUE_RELU_BIAS:
@@ -210,25 +221,46 @@ bool epilogue_known(const description &d)
 
 bool has_bias(const description &d)
 {
-    return d.epilogue != CUBLASLT_EPILOGUE_DEFAULT && (d.epilogue & CUBLASLT_EPILOGUE_BIAS);
+    return has(d, CUBLASLT_EPILOGUE_BIAS);
+}
+
+bool sums_b(const description &d)
+{
+    return d.epilogue == CUBLASLT_EPILOGUE_BGRADB;
 }
 
 bool has_aux(const description &d)
 {
-    return d.epilogue & 128;
+    return has(d, 128);
+}
+
+/* Is what lies there ReLU's bits? */
+bool has_bits(const description &d)
+{
+    return has(d, CUBLASLT_EPILOGUE_RELU_AUX) || d.epilogue == CUBLASLT_EPILOGUE_DRELU;
+}
+
+bool reads_aux(const description &d)
+{
+    return d.epilogue == CUBLASLT_EPILOGUE_DRELU || d.epilogue == CUBLASLT_EPILOGUE_DGELU;
 }
 
 void check_epilogue(const description &d, const layout &to)
 {
-    if (has_bias(d) && !d.bias)
+    const bool bits = has_bits(d);
+    if ((has_bias(d) || sums_b(d)) && !d.bias)
         report("an epilogue with bias, and no bias");
+    if (sums_b(d) && to.batch > 1)
+        report("a sum of B's rows in a batch of %d", to.batch);
     if (!has_aux(d))
         return;
-    if (!d.aux || d.aux_ld < (int64_t)to.rows || d.aux_ld % 8 || alignment(d.aux) < AUX_ALIGNMENT)
-        report("an epilogue with values before it: %p with a leading dimension of %lld for columns of %llu",
-                      d.aux, (long long)d.aux_ld, (unsigned long long)to.rows);
+    if (!d.aux || d.aux_ld < (int64_t)to.rows || d.aux_ld % (bits ? 128 : 8) || alignment(d.aux) < AUX_ALIGNMENT)
+        report("an epilogue with %s: %p with a leading dimension of %lld for columns of %llu",
+               bits ? "ReLU's bits" : "values before it", d.aux, (long long)d.aux_ld, (unsigned long long)to.rows);
     if (to.batch > 1 && d.aux_step < (int64_t)(to.cols - 1) * d.aux_ld + (int64_t)to.rows)
         report("the values before the epilogue of a batch overlap");
+    if (to.batch > 1 && bits && d.aux_step % 128)
+        report("a batch of ReLU's bits, %lld bits apart", (long long)d.aux_step);
 }
 
 /* ---- the product ---- */
@@ -279,13 +311,51 @@ template <class S> S dot(const call &q, int32_t item, uint64_t i, uint64_t j)
     return sum[0] + sum[1];
 }
 
-template <class S> S activated(uint32_t epilogue, S x)
+double gelu_of(double x)
 {
-    if (epilogue != CUBLASLT_EPILOGUE_DEFAULT && (epilogue & CUBLASLT_EPILOGUE_RELU))
-        return x > 0 ? x : x != x ? x : 0;
-    if (is_gelu(epilogue))
-        return (S)(0.5 * (double)x * (1 + tanh(0.7978845608028654 * ((double)x + 0.044715 * (double)x * (double)x * (double)x))));
+    return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
+
+double gelu_slope(double x)
+{
+    const double t = tanh(0.7978845608028654 * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * 0.7978845608028654 * (1 + 3 * 0.044715 * x * x);
+}
+
+/* The bits of the real library have this order too, as NVIDIA's tests of nvmath-python show, and are set for 0. */
+template <class S> S with_bits(const call &q, uint64_t i, uint64_t j, S x)
+{
+    unsigned char *byte = (unsigned char *)q.d.aux + (j * (uint64_t)q.d.aux_ld + i) / 8;
+    const unsigned char bit = (unsigned char)(1u << i % 8);
+    if (reads_aux(q.d))
+        return *byte & bit ? x : (S)0;
+    *byte = (unsigned char)(x >= 0 ? *byte | bit : *byte & ~bit);
     return x;
+}
+
+template <class S> S ended(const call &q, int32_t item, uint64_t i, uint64_t j, S x)
+{
+    S *aux = (S *)q.d.aux + item * q.d.aux_step + (int64_t)j * q.d.aux_ld + (int64_t)i;
+    if (has_bits(q.d))
+        x = with_bits(q, i, j, x);
+    else if (has_aux(q.d) && !reads_aux(q.d))
+        *aux = x;
+    if (has(q.d, CUBLASLT_EPILOGUE_RELU))
+        return x > 0 ? x : x != x ? x : 0;
+    if (has(q.d, CUBLASLT_EPILOGUE_GELU))
+        return (S)gelu_of((double)x);
+    return q.d.epilogue == CUBLASLT_EPILOGUE_DGELU ? (S)((double)x * gelu_slope((double)*aux)) : x;
+}
+
+/* Of B's rows, over the terms: backwards, too. */
+template <class S> void sum_b(const call &q)
+{
+    for (uint64_t j = 0; j < q.e.n; j++) {
+        S sum = 0;
+        for (int64_t k = (int64_t)q.e.k - 1; k >= 0; k--)
+            sum += (S)element(q.pb, q.b.type, (int64_t)j + k * q.b.ld);
+        ((S *)const_cast<void *>(q.d.bias))[j] = sum;
+    }
 }
 
 template <class S> void compute(const call &q)
@@ -298,10 +368,46 @@ template <class S> void compute(const call &q)
                     v += (S)q.beta * ((const S *)(const void *)q.pc)[item * q.c.step + (int64_t)j * q.c.ld + (int64_t)i];
                 if (has_bias(q.d))
                     v += ((const S *)q.d.bias)[item * q.d.bias_step + (int64_t)i];
-                if (has_aux(q.d))
-                    ((S *)q.d.aux)[item * q.d.aux_step + (int64_t)j * q.d.aux_ld + (int64_t)i] = v;
-                ((S *)(void *)q.pd)[item * q.to.step + (int64_t)j * q.to.ld + (int64_t)i] = activated<S>(q.d.epilogue, v);
+                ((S *)(void *)q.pd)[item * q.to.step + (int64_t)j * q.to.ld + (int64_t)i] = ended<S>(q, item, i, j, v);
             }
+    if (sums_b(q.d))
+        sum_b<S>(q);
+}
+
+/* Where ReLU's bits lie that a product has written, and of what shape: nobody else can write them. */
+struct shape {
+    uint64_t rows, cols;
+    int64_t ld;
+};
+std::map<const void *, shape> *bits_of;
+
+void touch_bits(const call &q)
+{
+    const bool write = !reads_aux(q.d);
+    const shape mine = { q.to.rows, q.to.cols, q.d.aux_ld };
+    if (!bits_of)
+        bits_of = new std::map<const void *, shape>;
+    auto at = bits_of->find(q.d.aux);
+    if (!write && (at == bits_of->end() || memcmp(&at->second, &mine, sizeof mine)))
+        report("bits at %p are read as those of ReLU in %llu x %llu, which no product has written there", q.d.aux,
+               (unsigned long long)mine.rows, (unsigned long long)mine.cols);
+    if (write)
+        (*bits_of)[q.d.aux] = mine;
+    rk_emu_range(q.d.aux, (size_t)q.d.aux_ld / 8 * q.to.cols, write, "cublasLtMatmul's bits of ReLU");
+}
+
+/* Beside A, B, C and D. */
+void touch_epilogue(const call &q)
+{
+    layout aux = q.to;
+    aux.ld = q.d.aux_ld;
+    aux.step = q.d.aux_step;
+    if (sums_b(q.d))
+        rk_emu_range(q.d.bias, q.e.n * size_of(q.to.type), true, "cublasLtMatmul's sums of B");
+    if (has_bits(q.d))
+        touch_bits(q);
+    else if (has_aux(q.d))
+        touch(aux, q.d.aux, !reads_aux(q.d), "cublasLtMatmul's values before the epilogue");
 }
 
 void run(const call &q)
@@ -316,17 +422,15 @@ void run(const call &q)
     rk_emu_range(q.work, q.workspace, true, "cublasLtMatmul's workspace");
     if (q.workspace)
         memset(q.work, 0xff, q.workspace);
+    if (reads_aux(q.d))
+        touch_epilogue(q);
     if (q.to.type == CUDA_R_64F)
         compute<double>(q);
     else
         compute<float>(q);
     touch(q.to, q.pd, true, what);
-    if (has_aux(q.d)) {
-        layout aux = q.to;
-        aux.ld = q.d.aux_ld;
-        aux.step = q.d.aux_step;
-        touch(aux, q.d.aux, true, "cublasLtMatmul's values before the epilogue");
-    }
+    if (!reads_aux(q.d))
+        touch_epilogue(q);
 }
 
 void check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
@@ -343,7 +447,7 @@ void check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
         uint32_t least;
     } aligned[] = { { "A", q.pa, g.aligned[0] },     { "B", q.pb, g.aligned[1] },
                     { "C", q.pc, g.aligned[2] },     { "D", q.pd, g.aligned[3] },
-                    { "the bias", q.d.bias, has_bias(q.d) ? g.bias : 1 },
+                    { "the bias", q.d.bias, has_bias(q.d) || sums_b(q.d) ? g.bias : 1 },
                     { "the values before the epilogue", q.d.aux, has_aux(q.d) ? g.aux : 1 } };
     for (const auto &x : aligned)
         if (alignment(x.p) < x.least)
@@ -382,8 +486,10 @@ void check_memory(const call &q)
     check_block("D", q.pd, extent(q.to));
     if (q.workspace)
         check_block("the workspace", q.work, q.workspace);
-    if (has_bias(q.d))
-        check_block("the bias", q.d.bias, q.e.m * size_of(q.to.type));
+    if (has_bias(q.d) || sums_b(q.d))
+        check_block("the bias", q.d.bias, (sums_b(q.d) ? q.e.n : q.e.m) * size_of(q.to.type));
+    if (has_bits(q.d))
+        check_block("ReLU's bits", q.d.aux, (size_t)q.d.aux_ld / 8 * q.to.cols);
     if (q.pc == q.pd && hash_of(q.c) != hash_of(q.to))
         report("C and D are one memory, and their layouts differ");
 }
@@ -413,7 +519,7 @@ template <class T> cublasStatus_t end(void *p, kind k, const char *name, void *p
 
 bool takes(const call &q)
 {
-    return supported(q.d, q.a, q.b, q.c, q.to) && epilogue_known(q.d) && !mode("refuse");
+    return supported(q.d, q.a, q.b, q.c, q.to) && epilogue_known(q.d, q.e.k) && !mode("refuse");
 }
 
 } // namespace

@@ -18,7 +18,7 @@ rk_emu_counts rk_emu_counted;
 namespace {
 
 enum : size_t { SHARED_USUAL = 48u << 10, SHARED_MOST = 163u << 10 };
-enum { PROCESSORS = 4, NO_DRIVER = -1 };
+enum { PROCESSORS = 4, L2_BYTES = 256 << 10, NO_DRIVER = -1 };
 
 struct registered {
     std::string name;
@@ -329,6 +329,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->minor = (int)arch % 10;
     p->totalGlobalMem = total;
     p->multiProcessorCount = PROCESSORS;
+    p->l2CacheSize = L2_BYTES;
     p->warpSize = 32;
     p->maxThreadsPerBlock = 1024;
     p->sharedMemPerBlock = SHARED_USUAL;
