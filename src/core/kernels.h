@@ -41,7 +41,7 @@ typedef struct rk_rounded {
 /* What a device may do together with a product where it costs it nothing, and need not: `done` has a bit for
  * each that it did. A device that does none of it does not look here (rk_device.uses). */
 typedef struct rk_gemm_beside {
-    void *a_sums; /* (m): sums_acc(sum over k of a[i,k]), of a as rounded: a bias's gradient */
+    void *a_sums; /* (m): sums_acc(sum over k of a[i,k]), of a not rounded: a bias's gradient */
     rk_acc sums_acc;
     void *relu_bits;       /* after RK_ACT_RELU: notes which sums it let pass; rk_relu_bits() bytes */
     const void *mask_bits; /* what relu_bits became: may stand for relu_mask, and differ where a sum is 0 */

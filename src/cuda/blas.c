@@ -142,8 +142,8 @@ static rk_status pack(rk_dev *dev, rk_round to, int slot, int64_t batch, rk__bla
 typedef struct launch {
     rk__blas_plan *plan;
     uint64_t number; /* of the plan: a later one may lie in its place */
-    const void *a, *b, *bias;
-    void *sums, *aux, *work;
+    const void *a, *b, *bias, *aux;
+    void *sums, *work;
     uint64_t adds;
 } launch;
 

@@ -48,12 +48,13 @@ static void aux_bits(rk__blas_ending *e, const rk_gemm *g, const void *bits)
 /* ---- gradients ---- */
 
 /* The sum of an operand that no cache holds is ours to make, in one pass at the memory's speed: cuBLASLt may
- * read the operand again for it, and slowly. With one term there is nothing to sum, which it does not take.
- */
+ * read the operand again for it, and slowly. So is that of an operand that the product has rounded: the sum
+ * is of what it was before. With one term there is nothing to sum, which cuBLASLt does not take. */
 static bool sums_fit(const rk_dev *dev, const rk_gemm *g, const rk__blas_key *k)
 {
-    const size_t bytes = (size_t)g->m * (size_t)g->k * (k->type == CUDA_R_32F ? 4 : 2);
-    return one_matrix(g) && g->k > 1 && k->b.op == CUBLAS_OP_T && bytes <= dev->cache_bytes;
+    const size_t bytes = (size_t)g->m * (size_t)g->k * sizeof(float);
+    return k->type == CUDA_R_32F && one_matrix(g) && g->k > 1 && k->b.op == CUBLAS_OP_T &&
+           bytes <= dev->cache_bytes;
 }
 
 /* false: none of the gradients' epilogues is wanted, or fits. */

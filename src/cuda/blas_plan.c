@@ -35,7 +35,7 @@ static rk_status set(rk_dev *dev, rk__blas_plan *p, cublasLtMatmulDescAttributes
     return RK__BLAS(dev, MatmulDescSetAttribute, p->desc, what, value, size);
 }
 
-rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, void *aux)
+rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, const void *aux)
 {
     rk_status st = RK_OK;
     if (bias)

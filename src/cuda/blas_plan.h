@@ -90,7 +90,7 @@ rk__blas_ending rk__blas_ending_of(const rk_dev *dev, rk_dtype t, const rk_gemm 
 /* The product as it was prepared earlier, or is now. refused: cuBLASLt takes no such product. */
 rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out);
 /* Where bias and aux lie from now on; either may be NULL. */
-rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, void *aux);
+rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, const void *aux);
 /* Everything of a plan whose key is set, but its algorithm. */
 rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e);
 void rk__blas_drop(rk__blas *b, rk__blas_plan *p);

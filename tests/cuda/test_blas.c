@@ -102,7 +102,7 @@ static void reference_sums(problem *q)
     for (int64_t i = 0; i < g->m && (q->done & RK_BESIDE_SUMS); i++) {
         double v = 0;
         for (int64_t k = 0; k < g->k; k++)
-            v += rounded(g->round, q->value[A][i * g->a_row + k * g->a_col]);
+            v += q->value[A][i * g->a_row + k * g->a_col];
         q->value[SUMS][i] = v + (q->sums_acc == RK_ACC_SET ? 0 : q->value[SUMS][i]);
     }
 }
@@ -232,7 +232,8 @@ static unsigned beside(const problem *q)
     if (plain || q->type == RK_F64 || g->k < 2 || q->bias || q->pre || q->mask || g->act)
         return 0;
     if (q->sums)
-        return g->batch <= 1 && g->a_row == 1 && g->m > 1 ? RK_BESIDE_SUMS : 0;
+        return !g->round && g->batch <= 1 && g->a_col != 1 && (g->a_row == 1 || g->m == 1) ? RK_BESIDE_SUMS
+                                                                                           : 0;
     return q->slope && set && g->ldc % 8 == 0 && g->c_batch % 8 == 0 && q->shift % 4 == 0 ? RK_BESIDE_SLOPE
                                                                                           : 0;
 }
