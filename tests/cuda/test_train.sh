@@ -11,48 +11,53 @@ steps=${STEPS-16} # an epoch of most, with its short last batch
 most=8            # ranks; a sanitizer takes minutes for many
 if grep -q __asan_init "$rankine"; then most=2; fi
 
-# network, ranks, more options
+wanted() # RANKS TIER: those of the long tier where the steps are many
+{
+    [ "$1" -le $most ] && { [ "$2" = short ] || [ "$steps" -gt 16 ]; }
+}
+
+# network, ranks, tier, more options
 compared=0
-while read -r config n more; do
-    [ "$n" -le $most ] || continue
+while read -r config n tier more; do
+    wanted "$n" "$tier" || continue
     [ -d "cpu-$config" ] || train cpu "cpu-$config" "$config" 1 run.steps=$steps
     train cuda "run-$compared" "$config" "$n" run.steps=$steps $more
     same_training "cpu-$config" "run-$compared" "$config on $n ranks of the CUDA device $more"
     compared=$((compared + 1))
 done <<END
-mlp 1
-mlp 2 parallel.bucket=64
-mlp 1 batch.micro=3
-mlp 4 batch.micro=3
-mlp 3 parallel.zero=3 parallel.bucket=64
-mlp 2 parallel.zero=0
-cnn 1
-cnn 2
-cnn 4
-resnet 1
-resnet 2
-resnet 4
-shard 1 batch.micro=7
-shard 3 batch.micro=7
-frozen 2 parallel.zero=3
-values 2
+mlp 1 short
+mlp 2 short parallel.bucket=64
+mlp 1 short batch.micro=3
+mlp 4 short batch.micro=3
+mlp 3 short parallel.zero=3 parallel.bucket=64
+mlp 2 long parallel.zero=0
+cnn 1 short
+cnn 2 long
+cnn 4 short
+resnet 1 short
+resnet 2 long
+resnet 4 short
+shard 1 long batch.micro=7
+shard 3 short batch.micro=7
+frozen 2 short parallel.zero=3
+values 2 short
 END
 
 # The same from GPU to GPU: each rank has one of its own.
 export RK_EMU_DEVICES=8
-while read -r config n more; do
-    [ "$n" -le $most ] || continue
+while read -r config n tier more; do
+    wanted "$n" "$tier" || continue
     train cuda "run-$compared" "$config" "$n" run.steps=$steps $more
     grep -q 'tensors go from GPU to GPU by NCCL' out || fail "tensors of $config on $n ranks do not go by NCCL"
     same_training "cpu-$config" "run-$compared" "$config on $n ranks with GPUs of their own $more"
     compared=$((compared + 1))
 done <<END
-mlp 2 parallel.zero=2 parallel.bucket=64
-mlp 3 batch.micro=3
-cnn 4 parallel.zero=0
-resnet 2
-shard 3 parallel.zero=3 parallel.bucket=64
-frozen 4 parallel.zero=3
+mlp 2 short parallel.zero=2 parallel.bucket=64
+mlp 3 long batch.micro=3
+cnn 4 short parallel.zero=0
+resnet 2 short
+shard 3 short parallel.zero=3 parallel.bucket=64
+frozen 4 short parallel.zero=3
 END
 
 # Workers that are averaged.
