@@ -80,8 +80,7 @@ void rk__blas_close(rk_dev *dev)
     rk__blas *b = dev->blas;
     if (!b)
         return;
-    for (int i = 0; i < RK__BLAS_KEPT; i++)
-        rk__blas_drop(b, &b->plan[i]);
+    rk__blas_free_plans(b);
     if (b->preference)
         b->lib->MatmulPreferenceDestroy(b->preference);
     if (b->handle)
@@ -141,7 +140,6 @@ static rk_status pack(rk_dev *dev, rk_round to, int slot, int64_t batch, rk__bla
 /* All that a launch depends on: compared as bytes. */
 typedef struct launch {
     rk__blas_plan *plan;
-    uint64_t number; /* of the plan: a later one may lie in its place */
     const void *a, *b, *bias, *aux;
     void *sums, *work;
     uint64_t adds;
@@ -175,14 +173,9 @@ static rk_status multiply(rk_dev *dev, rk__blas_plan *p, const rk_gemm *g, const
 {
     launch l;
     memset(&l, 0, sizeof l);
-    l = (launch){ .plan = p,
-                  .number = p->number,
-                  .a = a,
-                  .b = b,
-                  .bias = e->bias,
-                  .sums = e->sums,
-                  .aux = e->aux,
-                  .adds = rk__blas_adds(g) };
+    l = (launch){
+        .plan = p, .a = a, .b = b, .bias = e->bias, .sums = e->sums, .aux = e->aux, .adds = rk__blas_adds(g)
+    };
     if (p->workspace && !(l.work = rk__cuda_work(dev, SLOT_WORK, p->workspace)))
         return RK_ENOMEM;
     if (p->taken)

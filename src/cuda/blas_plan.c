@@ -1,8 +1,11 @@
-/* Products as cuBLASLt is told of them, with the algorithm that its heuristic chose: made once for each key.
- */
+/* Products as cuBLASLt is told of them, with the algorithm that its heuristic chose: made once for each key,
+ * and kept. */
 #include "cuda/blas_plan.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+enum { LEAST_ROOM = 64 };
 
 void rk__blas_drop(rk__blas *b, rk__blas_plan *p)
 {
@@ -45,6 +48,13 @@ rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, const 
     return st;
 }
 
+/* An address like p that is aligned as the key says and no more: the heuristic goes by what it sees. */
+static const void *no_better_than(const void *p, uint32_t aligned)
+{
+    const uintptr_t block = (uintptr_t)p / (2 * RK__BLAS_ALIGNMENT) * (2 * RK__BLAS_ALIGNMENT);
+    return p ? (const void *)(block + aligned) : NULL; /* NOLINT: nobody follows it */
+}
+
 rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e)
 {
     const rk__blas_key *k = &p->key;
@@ -69,7 +79,8 @@ rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending
         if (attribute[i].wanted)
             st = set(dev, p, attribute[i].what, attribute[i].value, attribute[i].size);
     if (!st)
-        st = rk__blas_point(dev, p, e->bias, e->aux);
+        st = rk__blas_point(dev, p, no_better_than(e->bias, k->bias_aligned),
+                            no_better_than(e->aux, k->aux_aligned));
     if (!st)
         st = make_layout(dev, &k->a, k->type, k->batch, &p->a);
     if (!st)
@@ -103,29 +114,79 @@ static rk_status choose(rk_dev *dev, rk__blas_plan *p)
     return p->refused ? RK_OK : rk__blas_status(dev, s, "MatmulAlgoGetHeuristic");
 }
 
-/* The oldest makes room. */
-rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out)
+/* ---- plans by key ---- */
+
+static uint64_t hash_of(const rk__blas_key *k)
 {
-    rk__blas *b = dev->blas;
-    for (int i = 0; i < RK__BLAS_KEPT; i++)
-        if (b->plan[i].used && !memcmp(&b->plan[i].key, k, sizeof *k)) {
-            *out = &b->plan[i];
-            return RK_OK;
+    const unsigned char *p = (const unsigned char *)k;
+    uint64_t h = 1469598103934665603u;
+    for (size_t i = 0; i < sizeof *k; i++)
+        h = (h ^ p[i]) * 1099511628211u;
+    return h ^ h >> 32;
+}
+
+/* Where the plan of that key is, or would be: there is room for one more. */
+static rk__blas_plan **place_of(rk__blas_plan **plan, size_t room, const rk__blas_key *k)
+{
+    size_t i = hash_of(k) & (room - 1);
+    while (plan[i] && memcmp(&plan[i]->key, k, sizeof *k))
+        i = (i + 1) & (room - 1);
+    return &plan[i];
+}
+
+static bool grow(rk__blas *b)
+{
+    const size_t room = b->room ? 2 * b->room : LEAST_ROOM;
+    if (b->plans + 1 <= b->room / 2)
+        return true;
+    rk__blas_plan **plan = calloc(room, sizeof(rk__blas_plan *));
+    if (!plan)
+        return false;
+    for (size_t i = 0; i < b->room; i++)
+        if (b->plan[i])
+            *place_of(plan, room, &b->plan[i]->key) = b->plan[i];
+    free(b->plan);
+    b->plan = plan;
+    b->room = room;
+    return true;
+}
+
+void rk__blas_free_plans(rk__blas *b)
+{
+    for (size_t i = 0; i < b->room; i++)
+        if (b->plan[i]) {
+            rk__blas_drop(b, b->plan[i]);
+            free(b->plan[i]);
         }
-    rk__blas_plan *p = *out = &b->plan[b->next];
-    rk_status st = p->used ? rk__cuda_flush(dev) : RK_OK; /* launches that are held back may be of this one */
-    if (st)
-        return st;
-    b->next = (b->next + 1) % RK__BLAS_KEPT;
-    rk__blas_drop(b, p);
+    free(b->plan);
+}
+
+static rk_status prepare(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan *p)
+{
     memcpy(&p->key, k, sizeof *k);
-    p->number = ++b->made;
-    st = rk__blas_describe(dev, p, e);
+    rk_status st = rk__blas_describe(dev, p, e);
     if (!st)
         st = choose(dev, p);
     if (st)
-        rk__blas_drop(b, p);
-    else
-        p->used = true;
+        rk__blas_drop(dev->blas, p);
     return st;
+}
+
+rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out)
+{
+    rk__blas *b = dev->blas;
+    if (!grow(b))
+        return RK_ENOMEM;
+    rk__blas_plan **place = place_of(b->plan, b->room, k);
+    if ((*out = *place))
+        return RK_OK;
+    rk__blas_plan *p = calloc(1, sizeof *p);
+    rk_status st = p ? prepare(dev, k, e, p) : RK_ENOMEM;
+    if (st) {
+        free(p);
+        return st;
+    }
+    b->plans++;
+    *place = *out = p;
+    return RK_OK;
 }

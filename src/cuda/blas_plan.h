@@ -8,9 +8,8 @@
 #include "cuda/blas_table.h"
 
 enum {
-    RK__BLAS_KEPT = 128,              /* products whose algorithm is known */
     RK__BLAS_WORKSPACE = 32 << 20,    /* what cuBLASLt wants at most on an H100 */
-    RK__BLAS_ALIGNMENT = 256,         /* that algorithms ask for */
+    RK__BLAS_ALIGNMENT = 16,          /* most that is promised, see below */
     RK__BLAS_MOST_EXTENT = INT32_MAX, /* beyond it our own kernels multiply */
 };
 
@@ -21,7 +20,10 @@ typedef struct rk__blas_operand {
     uint32_t aligned; /* bytes */
 } rk__blas_operand;
 
-/* What an algorithm is chosen for. Kept without holes: keys are compared as bytes. */
+/* What an algorithm is chosen for: nothing that changes from run to run. Alignment is promised up to the 16
+ * bytes of the widest load, which all that is allocated has: with more, a tensor's place in memory would
+ * choose, and a step that follows the memory plan would get other bits than the first, and a run other ones
+ * than its continuation. Kept without holes: keys are compared as bytes. */
 typedef struct rk__blas_key {
     rk__blas_operand a, b, c;
     int64_t batch;
@@ -36,8 +38,7 @@ typedef struct rk__blas_plan {
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algo;
     size_t workspace;
-    uint64_t number; /* of all plans: no other has it */
-    bool used, refused;
+    bool refused;
     bool taken; /* cuBLASLt has launched it once: it refuses none of its kind */
 } rk__blas_plan;
 
@@ -45,9 +46,8 @@ typedef struct rk__blas {
     const rk__blas_table *lib;
     cublasLtHandle_t handle;
     cublasLtMatmulPreference_t preference;
-    rk__blas_plan plan[RK__BLAS_KEPT];
-    int next;      /* to be given up */
-    uint64_t made; /* plans */
+    rk__blas_plan **plan; /* by key; a plan is never given up, so that its algorithm is the run's */
+    size_t plans, room;   /* room: a power of two, or 0 */
 } rk__blas;
 
 /* What a product ends with: the epilogue, where it reads and writes, and what it leaves to be done. */
@@ -91,6 +91,7 @@ rk__blas_ending rk__blas_ending_of(const rk_dev *dev, rk_dtype t, const rk_gemm 
 rk_status rk__blas_find(rk_dev *dev, const rk__blas_key *k, const rk__blas_ending *e, rk__blas_plan **out);
 /* Where bias and aux lie from now on; either may be NULL. */
 rk_status rk__blas_point(rk_dev *dev, rk__blas_plan *p, const void *bias, const void *aux);
+void rk__blas_free_plans(rk__blas *b);
 /* Everything of a plan whose key is set, but its algorithm. */
 rk_status rk__blas_describe(rk_dev *dev, rk__blas_plan *p, const rk__blas_ending *e);
 void rk__blas_drop(rk__blas *b, rk__blas_plan *p);

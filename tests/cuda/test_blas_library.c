@@ -20,12 +20,6 @@ cudaStream_t rk__cuda_stream(rk_dev *dev)
     return NULL;
 }
 
-rk_status rk__cuda_flush(rk_dev *dev)
-{
-    (void)dev;
-    return RK_OK;
-}
-
 rk_status rk__cuda_submit_call(rk_dev *dev, rk__cuda_call *call, const void *key, size_t bytes)
 {
     (void)dev, (void)call, (void)key, (void)bytes;

@@ -1,7 +1,8 @@
 /* cuBLASLt's calls on the host. A product is an operation of its stream; every element that it touches is checked, and
  * so is what the real library only trusts: alignment that was promised, the workspace, which product an algorithm was
  * chosen for. Sums are made in another order than our kernels', so that nobody relies on their bits. RK_EMU_BLAS=off: as
- * where the library is missing; refuse: it takes no product; plain: it takes no epilogue; forward: none of gradients. */
+ * where the library is missing; refuse: it takes no product; plain: it takes no epilogue; forward: none of gradients;
+ * fickle: whoever asks for an algorithm again gets another one. */
 #include "cuda/host/rk_emu.h"
 #include "cuda/host/runtime.h"
 
@@ -51,6 +52,7 @@ struct algorithm {
     uint64_t product; /* hash of what it was chosen for */
     uint64_t workspace;
     uint32_t aligned[4], bias, aux;
+    uint32_t sums; /* that its terms are dealt out to: algorithms differ in their bits */
 };
 static_assert(sizeof(algorithm) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm has room");
 
@@ -273,6 +275,7 @@ struct call {
     char *pd, *work;
     double alpha, beta;
     uint64_t workspace;
+    uint32_t sums;
 };
 
 double element(const char *p, cudaDataType_t t, int64_t i)
@@ -298,17 +301,21 @@ void touch(const layout &l, const void *p, bool write, const char *what)
                          l.rows * size_of(l.type), write, what);
 }
 
-/* Backwards, and every second term apart. */
+enum { MOST_SUMS = 7 };
+
+/* Backwards, terms dealt out to some sums. */
 template <class S> S dot(const call &q, int32_t item, uint64_t i, uint64_t j)
 {
     const bool ta = q.d.op_a == CUBLAS_OP_T, tb = q.d.op_b == CUBLAS_OP_T;
     const int64_t a0 = item * q.a.step + (int64_t)i * (ta ? q.a.ld : 1), a1 = ta ? 1 : q.a.ld,
                   b0 = item * q.b.step + (int64_t)j * (tb ? 1 : q.b.ld), b1 = tb ? q.b.ld : 1;
-    S sum[2] = { 0, 0 };
+    S sum[MOST_SUMS] = { 0 }, all = 0;
     for (int64_t k = (int64_t)q.e.k - 1; k >= 0; k--)
-        sum[k % 2] +=
+        sum[k % q.sums] +=
             (S)element(q.pa, q.a.type, a0 + k * a1) * (S)element(q.pb, q.b.type, b0 + k * b1);
-    return sum[0] + sum[1];
+    for (uint32_t i = 0; i < q.sums; i++)
+        all += sum[i];
+    return all;
 }
 
 double gelu_of(double x)
@@ -433,7 +440,8 @@ void run(const call &q)
         touch_epilogue(q);
 }
 
-void check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
+/* Which it is: how many sums it makes. */
+uint32_t check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
 {
     algorithm g;
     if (!given)
@@ -458,6 +466,7 @@ void check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
                       (unsigned long long)g.workspace);
     if (q.workspace && alignment(q.work) < WORK_ALIGNMENT)
         report("the workspace lies at a multiple of %u bytes", alignment(q.work));
+    return g.sums;
 }
 
 /* From its first element to its last a matrix, or a batch of them, lies in one block of device memory. */
@@ -678,6 +687,16 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* By all that it was asked for, the alignment too; and by how often one was, if it is fickle. */
+static uint32_t sums_of(const algorithm &g)
+{
+    static uint32_t asked;
+    uint64_t h = g.product;
+    for (uint32_t x : { g.aligned[0], g.aligned[1], g.aligned[2], g.bias, g.aux })
+        h = mix(h, x);
+    return 2 + (uint32_t)((h >> 32) + (mode("fickle") ? asked++ : 0)) % (MOST_SUMS - 1);
+}
+
 /* The algorithm wants all the alignment that it was promised, and some workspace, by the shape. */
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
@@ -703,6 +722,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     memcpy(g.aligned, f.aligned, sizeof g.aligned);
     g.bias = alignment(q.d.bias);
     g.aux = alignment(q.d.aux);
+    g.sums = sums_of(g);
     memset(result, 0, sizeof *result);
     memcpy(&result->algo, &g, sizeof g);
     result->workspaceSize = g.workspace;
@@ -732,7 +752,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     if (!takes(q))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     check_epilogue(q.d, q.to);
-    check_algorithm(q, algo);
+    q.sums = check_algorithm(q, algo);
     check_memory(q);
     rk_emu_check_stream(stream, me, caller);
     auto launched = [q] {
