@@ -39,8 +39,10 @@ static void count(const rk__setup *s, const rk_optim *o, rk__fit *fit)
         fit->weights += bytes;
         fit->gradients += bytes;
         fit->optim += bytes * (size_t)(!!slot->m + !!slot->v + !!slot->ema);
+        fit->rounded += slot->param.tensor->storage->rounded_bytes;
     }
-    const size_t all = rk__dry_peak(s->ctx->dev), kept = fit->weights + fit->gradients + fit->optim;
+    const size_t all = rk__dry_peak(s->ctx->dev),
+                 kept = fit->weights + fit->gradients + fit->optim + fit->rounded;
     fit->step = all > kept ? all - kept : 0;
 }
 
@@ -87,7 +89,8 @@ static size_t share(size_t bytes, int ranks, bool shared)
 
 size_t rk__fit_bytes(const rk__fit *fit, int ranks, rk__zero zero)
 {
-    return fit->step + fit->exchange + share(fit->optim, ranks, zero >= RK__ZERO_OPTIMIZER) +
+    return fit->step + fit->exchange + (zero < RK__ZERO_WEIGHTS ? fit->rounded : 0) +
+           share(fit->optim, ranks, zero >= RK__ZERO_OPTIMIZER) +
            share(fit->gradients, ranks, zero >= RK__ZERO_GRADIENTS) +
            share(fit->weights, ranks, zero >= RK__ZERO_WEIGHTS);
 }

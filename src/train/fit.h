@@ -7,6 +7,7 @@
 /* Bytes, of one rank. */
 typedef struct rk__fit {
     size_t weights, gradients, optim; /* of what is trained; optim: the optimiser's slots and averages */
+    size_t rounded;                   /* weights in 16 bits (core/rounded.h) */
     size_t step;                      /* all else: a step's tensors, the batch, frozen weights and buffers */
     size_t exchange;                  /* what ranks send and get at a time; not measured: 0 */
 } rk__fit;

@@ -57,6 +57,36 @@ for compute in f32 bf16 f16; do
         compare $compute-$n cpu-$compute $tolerance
     done
 done
+# Weights in 16 bits are those of the step at hand, whoever has changed the weights: averages that take their place in an
+# evaluation, other ranks, another worker, a snapshot.
+while read -r name n options; do
+    train cpu "cpu-$name" mlp "$n" compute=bf16 eval.every=6 run.steps=24 $options
+    train cuda "kept-$name" mlp "$n" compute=bf16 eval.every=6 run.steps=24 parallel.exact=false $options
+    compare "kept-$name" "cpu-$name" 1e-3
+done <<END
+averages 1 optim.ema=0.8 optim.lr=0.02
+micro 1 optim.ema=0.8 batch.micro=5
+zero1 2 optim.ema=0.8 parallel.zero=1
+zero2 2 parallel.zero=2 parallel.bucket=64
+zero3 2 parallel.zero=3 parallel.bucket=64 batch.micro=6
+workers 1 parallel.strategy=average average.workers=2 average.every=4
+END
+# A run has the bits of another, and of its continuation: algorithms are chosen by nothing that differs between them. The stand-in's
+# differ in their bits.
+for compute in f32 bf16; do
+    for run in straight again short; do
+        steps=24
+        [ $run != short ] || steps=11
+        train cuda $run-$compute mlp 1 compute=$compute parallel.exact=false run.steps=$steps
+    done
+    train cuda short-$compute mlp 1 compute=$compute parallel.exact=false run.steps=24
+    for run in again short; do
+        [ "$(hash_of $run-$compute)" = "$(hash_of straight-$compute)" ] || fail "$run-$compute: other weights than straight-$compute"
+    done
+    train cuda exact mlp 1 compute=$compute run.steps=24
+    [ "$(hash_of straight-$compute)" != "$(hash_of exact)" ] || fail "the hash does not see what was trained"
+    rm -r exact
+done
 train cuda micro mlp 2 parallel.exact=false batch.micro=5
 compare micro cpu-f32 1e-5
 RK_EMU_BLAS=off train cuda missing mlp 1 parallel.exact=false
