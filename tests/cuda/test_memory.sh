@@ -39,15 +39,24 @@ says() # PATTERN: what stands at \1 in the message
     grep -h 'out of memory' err | sed -n "s/.*$1.*/\1/p" | head -n 1
 }
 
-# What it says that the run needs is what it takes where there is enough.
-RK_EMU_STATS=$PWD/stats; export RK_EMU_STATS
-trained wide roomy 1 1000000000 || fail "wide: does not train where memory is"
-most=$(sed -n 's/^bytes_peak *\([0-9]*\) .*/\1/p' stats)
-unset RK_EMU_STATS
-trained wide tight 1 $((most * 7 / 10)) && fail "wide: 0.7 of $most bytes was enough"
-need=$(bytes "$(says 'needs about \([0-9.]* [KMG]iB\) a rank')")
-[ "$need" -gt $((most * 85 / 100)) ] && [ "$need" -lt $((most * 115 / 100)) ] ||
-    fail "wide: it took $most bytes, and the message says $need: $(cat err)"
+# What it says that the run needs is what it takes where there is enough: $most.
+needs_are_told() # CONFIG RUN OPTION...
+{
+    config=$1 run=$2
+    shift 2
+    rm -f stats
+    RK_EMU_STATS=$PWD/stats; export RK_EMU_STATS
+    trained "$config" "$run" 1 1000000000 "$@" || fail "$config $*: does not train where memory is"
+    most=$(sed -n 's/^bytes_peak *\([0-9]*\) .*/\1/p' stats)
+    unset RK_EMU_STATS
+    trained "$config" tight-$run 1 $((most * 7 / 10)) "$@" && fail "$config $*: 0.7 of $most bytes was enough"
+    need=$(bytes "$(says 'needs about \([0-9.]* [KMG]iB\) a rank')")
+    [ "$need" -gt $((most * 85 / 100)) ] && [ "$need" -lt $((most * 115 / 100)) ] ||
+        fail "$config $*: it took $most bytes, and the message says $need: $(cat err)"
+}
+# Weights are kept in 16 bits, too, and the bits of ReLU.
+needs_are_told deep half parallel.exact=false compute=bf16
+needs_are_told wide roomy
 
 # With the batch.micro that it names it fits into the memory there is, and comes to the same weights.
 micro=$(says 'batch.micro \([0-9]*\) would need')
