@@ -8,7 +8,8 @@
 enum { RK_CUDA_MODULE_VERSION = 5 };
 
 /* ---- NCCL: GPUs that send to each other. Nothing here waits for other ranks: calls start what look() tells
- * the end of. Everything runs on a stream of the communicator's own, beside the device's. ---- */
+ * the end of. Calls run beside the device's own stream: in one of the communicator's, or in the graphs that
+ * the device makes of what it holds back. ---- */
 
 enum { RK_NCCL_ID_BYTES = 128 };
 
@@ -32,6 +33,7 @@ typedef struct rk_nccl_gpu {
 
 /* Nothing but there() may be called where there() is false. */
 typedef struct rk_nccl_table {
+    bool host_run; /* as of rk_cuda_library */
     /* Looks for the library, which is no part of ours: true and "NCCL 2.27.3" in text, or why it cannot be
      * used. */
     bool (*there)(char *text, size_t size);
@@ -42,9 +44,17 @@ typedef struct rk_nccl_table {
     rk_status (*open)(rk_dev *dev, int ranks, int rank, const uint8_t id[RK_NCCL_ID_BYTES], rk_nccl **out);
     /* NULL: out of memory, or the GPU has failed. */
     rk_nccl_event *(*event_open)(void);
-    void (*event_close)(rk_nccl_event *e);
-    /* Records what the device's own stream has been given so far. */
+    void (*event_close)(rk_nccl *n, rk_nccl_event *e);
+    /* Is it that of something the device holds back? It may not stand for anything else then. */
+    bool (*event_held)(const rk_nccl_event *e);
+    /* Stands for what the device's own stream has been given so far. */
     rk_status (*mark_device)(rk_nccl *n, rk_nccl_event *e);
+    /* What the device's own stream is given from here on comes after e; nobody waits. */
+    rk_status (*join_device)(rk_nccl *n, rk_nccl_event *e);
+    /* How many operations the device holds back; launches them. cut: they are not likely to come again as
+     * they are. */
+    size_t (*held)(const rk_nccl *n);
+    rk_status (*flush)(rk_nccl *n, bool cut);
     /* Records what the communicator's stream has been given so far: only after look() has said that the last
      * call is done. */
     rk_status (*mark)(rk_nccl *n, rk_nccl_event *e);
@@ -61,6 +71,23 @@ typedef struct rk_nccl_table {
     /* [C] in has a piece for each rank, one after another, of count[i] elements; out, that of this one's. */
     rk_status (*reduce_scatter)(rk_nccl *n, rk_nccl_event *after, rk_dtype t, const void *in,
                                 const size_t *count, int ranks, void *out);
+    /* ---- calls as parts of the device's graphs ---- */
+    /* Does the device make graphs? May calls of this communicator be recorded now? */
+    bool (*graphs)(const rk_nccl *n);
+    bool (*records)(const rk_nccl *n);
+    /* The number under which the call that `key` (bytes) stands for was recorded; 1: it was asked for before;
+     * 0: never. */
+    uint64_t (*number)(rk_nccl *n, const void *key, size_t bytes);
+    /* [C] From here on the next call is recorded and does not run; when look() says that it has been taken
+     * in, keep() ends that and keeps it. number: the same on all ranks, above 1, and of no other call. */
+    rk_status (*record)(rk_nccl *n);
+    rk_status (*keep)(rk_nccl *n, const void *key, size_t bytes, uint64_t number);
+    /* [C] What was kept under the key runs once more, after what `after` stands for and the calls before it:
+     * with the device's operations, in one graph where there is one. done: its end. */
+    rk_status (*replay)(rk_nccl *n, const void *key, size_t bytes, rk_nccl_event *after, rk_nccl_event *done);
+    /* sets_out(arg) is called before the device launches what it holds back, waiting(arg) again and again
+     * while somebody waits for it; until close(). */
+    void (*watch)(rk_nccl *n, void (*sets_out)(void *arg), void (*waiting)(void *arg), void *arg);
     /* Has the last call been taken in, and all that comes before e (may be NULL) run? Failures of any kind,
      * those of other ranks that NCCL has noticed included, are RK_NCCL_FAILED; error() has the words. */
     rk_nccl_state (*look)(rk_nccl *n, rk_nccl_event *e);

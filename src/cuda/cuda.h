@@ -55,6 +55,7 @@ struct rk_dev {
     size_t held;           /* bytes that alloc gave out */
     char library[96];      /* a library's own words of that failure; "": it was the runtime's */
     struct rk__blas *blas; /* cuda/blas.h; NULL: our own kernels multiply */
+    struct rk_nccl *recorder; /* the communicator whose calls are in graphs; NULL: none yet */
     char description[256];
 };
 
@@ -100,8 +101,68 @@ typedef cudaError_t rk__cuda_call(rk_dev *dev, const void *key, cudaStream_t s);
  * rk__cuda_stream(). */
 rk_status rk__cuda_submit_call(rk_dev *dev, rk__cuda_call *call, const void *key, size_t bytes);
 
+/* ---- beside the compute stream (cuda/beside.c): what ranks exchange ---- */
+
+/* A place in the order of operations, as an event has one. Cleared, with an event of its own. */
+typedef struct rk__cuda_place {
+    cudaEvent_t event;
+    /* held back; in a graph that was launched, without the event; where the event is */
+    enum { RK__PLACE_NONE, RK__PLACE_HELD, RK__PLACE_PASSED, RK__PLACE_RECORDED } state;
+    uint32_t op; /* held back: number in the list */
+} rk__cuda_place;
+
+/* A branch: operations that come after one another, and otherwise only after what each of them names. */
+typedef struct rk__cuda_beside {
+    cudaStream_t stream; /* where they run that are in no graph */
+    cudaEvent_t event;
+    bool in_graph, in_stream; /* the last one, where the other does not know of it yet */
+    bool ended;               /* what is held back of it is not launched any more */
+} rk__cuda_beside;
+
+/* An operation that was captured, by itself. */
+typedef struct rk__cuda_recorded {
+    cudaGraph_t graph;
+    cudaGraphExec_t run; /* NULL: it was only run as part of others */
+    uint64_t number;     /* no other has it */
+} rk__cuda_recorded;
+
+/* p is here, after all that was submitted. */
+rk_status rk__cuda_mark(rk_dev *dev, rk__cuda_place *p);
+/* Held back as all else, and part of the same graph: r, which lives until b has ended or the next flush, runs
+ * after `after` and what was put into b before; its end is `done`. */
+rk_status rk__cuda_submit_beside(rk_dev *dev, rk__cuda_beside *b, rk__cuda_recorded *r, rk__cuda_place *after,
+                                 rk__cuda_place *done);
+/* What is submitted from here on comes after p; nobody waits. */
+rk_status rk__cuda_join(rk_dev *dev, rk__cuda_place *p);
+/* For what goes into b->stream by itself: before it, and after it, which is then p. Launches what is held
+ * back. */
+rk_status rk__cuda_beside_begin(rk_dev *dev, rk__cuda_beside *b, rk__cuda_place *after);
+rk_status rk__cuda_beside_end(rk_dev *dev, rk__cuda_beside *b, rk__cuda_place *p);
+/* Has the GPU come to p? cudaErrorNotReady: no. */
+cudaError_t rk__cuda_ask(rk_dev *dev, rk__cuda_place *p);
+/* Nobody uses p any more. */
+void rk__cuda_place_close(rk_dev *dev, rk__cuda_place *p);
+/* Destroys all graphs: whoever was captured for them wants to end. They are made anew when they are needed. */
+void rk__cuda_drop_graphs(rk_dev *dev);
+
+/* Who has to know of waits: a list. `sets_out` is called before what is held back is launched, to add to it;
+ * `waiting` again and again while somebody waits for the stream, which may never come to its end by itself. */
+typedef struct rk__cuda_watch {
+    struct rk__cuda_watch *next;
+    void (*sets_out)(void *arg);
+    void (*waiting)(void *arg);
+    void *arg;
+} rk__cuda_watch;
+void rk__cuda_watch_begin(rk_dev *dev, rk__cuda_watch *w);
+void rk__cuda_watch_end(rk_dev *dev, rk__cuda_watch *w);
+bool rk__cuda_has_graphs(const rk_dev *dev);
+
 /* Launches what is held back; does not wait. */
 rk_status rk__cuda_flush(rk_dev *dev);
+/* The same at a place that chance has chosen: no graph is made for it. */
+rk_status rk__cuda_flush_cut(rk_dev *dev);
+/* How many operations are held back. */
+size_t rk__cuda_held(const rk_dev *dev);
 
 /* The stream itself, for calls that the queue does not know, which come after all that it was given: what is
  * held back is launched. A failure is told by the next rk__cuda_launched(). */

@@ -26,7 +26,7 @@ static uint64_t look_of(const rk__oplist *l)
     for (uint32_t i = 0; i < l->n; i++) {
         h = (h ^ (uintptr_t)l->op[i].kernel) * 1099511628211u;
         h = (h ^ (uintptr_t)l->op[i].call) * 1099511628211u;
-        h = (h ^ (uint64_t)l->op[i].kind) * 1099511628211u;
+        h = (h ^ (uint64_t)l->op[i].kind ^ (uint64_t)l->op[i].arg << 8) * 1099511628211u;
         h ^= h >> 29;
     }
     return h ? h : 1;
@@ -47,7 +47,7 @@ static bool looks_like(const graph *g, const rk__oplist *l, uint64_t look)
         return false;
     for (uint32_t i = 0; i < l->n; i++) {
         const rk__op *a = &g->list.op[i], *b = &l->op[i];
-        if (a->kernel != b->kernel || a->call != b->call || a->kind != b->kind)
+        if (a->kernel != b->kernel || a->call != b->call || a->kind != b->kind || a->arg != b->arg)
             return false;
     }
     return true;
@@ -155,34 +155,82 @@ static cudaError_t capture(rk__cuda_queue *q, const rk__oplist *l, const rk__op 
     return e ? e : end;
 }
 
+/* Nodes that one comes after. */
+typedef struct edges {
+    cudaGraphNode_t from[2];
+    size_t n;
+} edges;
+
+static void add_edge(edges *e, cudaGraphNode_t from)
+{
+    if (from && (e->n == 0 || e->from[0] != from))
+        e->from[e->n++] = from;
+}
+
 /* The node has a copy of its own of what was captured. */
-static cudaError_t add_call(rk__cuda_queue *q, graph *g, uint32_t i, const cudaGraphNode_t *after)
+static cudaError_t add_call(rk__cuda_queue *q, graph *g, uint32_t i, const edges *after)
 {
     cudaGraph_t captured;
     cudaError_t e = capture(q, &g->list, &g->list.op[i], &captured);
     if (e)
         return e;
-    e = cudaGraphAddChildGraphNode(&g->node[i], g->graph, after, after != NULL, captured);
+    e = cudaGraphAddChildGraphNode(&g->node[i], g->graph, after->from, after->n, captured);
     const cudaError_t gone = cudaGraphDestroy(captured);
     return e ? e : gone;
 }
 
-static cudaError_t add_node(rk__cuda_queue *q, graph *g, uint32_t i)
+/* After its mark, and after the one before it of its branch. */
+static cudaError_t add_beside(graph *g, uint32_t i)
 {
     const rk__op *op = &g->list.op[i];
-    const cudaGraphNode_t *after = i ? &g->node[i - 1] : NULL;
+    edges after = { 0 };
+    uint32_t before = i;
+    while (before > 0 && g->list.op[before - 1].beside != op->beside)
+        before--;
+    if (op->arg != RK__NO_OP)
+        add_edge(&after, g->node[op->arg]);
+    if (before > 0)
+        add_edge(&after, g->node[before - 1]);
+    return cudaGraphAddChildGraphNode(&g->node[i], g->graph, after.from, after.n, op->recorded->graph);
+}
+
+/* An operation of the compute stream; after: the one before it. */
+static cudaError_t add_node(rk__cuda_queue *q, graph *g, uint32_t i, edges *after)
+{
+    const rk__op *op = &g->list.op[i];
     if (op->kind == RK__OP_CALL)
         return add_call(q, g, i, after);
     if (op->kind == RK__OP_COPY)
-        return cudaGraphAddMemcpyNode1D(&g->node[i], g->graph, after, i > 0, op->dst, op->src, op->bytes,
-                                        cudaMemcpyDeviceToDevice);
+        return cudaGraphAddMemcpyNode1D(&g->node[i], g->graph, after->from, after->n, op->dst, op->src,
+                                        op->bytes, cudaMemcpyDeviceToDevice);
     if (op->kind == RK__OP_SET) {
         const struct cudaMemsetParams p = set_params(op);
-        return cudaGraphAddMemsetNode(&g->node[i], g->graph, after, i > 0, &p);
+        return cudaGraphAddMemsetNode(&g->node[i], g->graph, after->from, after->n, &p);
+    }
+    if (op->kind == RK__OP_JOIN) {
+        add_edge(after, g->node[op->arg]);
+        return cudaGraphAddEmptyNode(&g->node[i], g->graph, after->from, after->n);
     }
     void *args[RK__CUDA_MOST_ARGS];
     const struct cudaKernelNodeParams p = kernel_params(&g->list, op, args);
-    return cudaGraphAddKernelNode(&g->node[i], g->graph, after, i > 0, &p);
+    return cudaGraphAddKernelNode(&g->node[i], g->graph, after->from, after->n, &p);
+}
+
+/* tail: the last node of the compute stream, or NULL, which is what a mark stands for. */
+static cudaError_t add_op(rk__cuda_queue *q, graph *g, uint32_t i, cudaGraphNode_t *tail)
+{
+    edges after = { 0 };
+    cudaError_t e = cudaSuccess;
+    if (g->list.op[i].kind == RK__OP_BESIDE)
+        return add_beside(g, i);
+    add_edge(&after, *tail);
+    if (g->list.op[i].kind == RK__OP_MARK)
+        g->node[i] = *tail;
+    else
+        e = add_node(q, g, i, &after);
+    if (!e)
+        *tail = g->node[i];
+    return e;
 }
 
 /* What is told of it is the caller's choice: rk__cuda_queue.must. */
@@ -197,11 +245,12 @@ static void failed(rk__cuda_queue *q, graph *g, cudaError_t e)
 
 static cudaError_t build(rk__cuda_queue *q, graph *g)
 {
+    cudaGraphNode_t tail = NULL;
     cudaError_t e = cudaGraphCreate(&g->graph, 0);
     if (e)
         g->graph = NULL;
     for (uint32_t i = 0; i < g->list.n && !e; i++)
-        e = add_node(q, g, i);
+        e = add_op(q, g, i, &tail);
     if (!e)
         e = cudaGraphInstantiate(&g->run, g->graph, 0);
     if (e)
@@ -259,6 +308,11 @@ static cudaError_t set_node(rk__cuda_queue *q, graph *g, const rk__oplist *l, ui
     const rk__op *op = &l->op[i];
     if (op->kind == RK__OP_CALL)
         return set_call(q, g, l, i);
+    if (op->kind == RK__OP_BESIDE)
+        return rk__cuda_quiet(
+                   cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], op->recorded->graph))
+                   ? cudaErrorGraphExecUpdateFailure
+                   : cudaSuccess;
     if (op->kind == RK__OP_COPY)
         return cudaGraphExecMemcpyNodeSetParams1D(g->run, g->node[i], op->dst, op->src, op->bytes,
                                                   cudaMemcpyDeviceToDevice);
@@ -290,11 +344,11 @@ static cudaError_t renew(rk__cuda_queue *q, graph *g)
 
 bool rk__graph_launch(rk__cuda_queue *q)
 {
-    if (!q->graphs || q->list.n < RK__QUEUE_LEAST || q->failures >= PATIENCE)
+    if (!q->graphs || q->list.n < RK__QUEUE_LEAST || q->failures >= PATIENCE || rk__beside_ended(q))
         return false;
     const uint64_t look = look_of(&q->list);
     graph *g = find(q, look);
-    if (!g && !seen_before(q, look))
+    if (!g && (q->cut || !seen_before(q, look)))
         return false;
     cudaError_t e = g ? renew(q, g) : cudaSuccess;
     if (e == cudaErrorGraphExecUpdateFailure) {
@@ -307,11 +361,14 @@ bool rk__graph_launch(rk__cuda_queue *q)
     if (!g)
         return false;
     if (!e)
+        e = rk__beside_before_graph(q);
+    if (!e)
         e = cudaGraphLaunch(g->run, q->stream);
     if (e) {
         failed(q, g, e);
         return false;
     }
+    rk__beside_after_graph(q);
     g->used = ++q->launches;
     if (q->last)
         q->last->next = g;

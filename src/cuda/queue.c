@@ -4,8 +4,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { ALIGN = 16 };
+enum { SPINS = 1000, NAP_NS = 20000 }; /* looks at a GPU before one sleeps between them */
 
 /* ---- lists ---- */
 
@@ -121,10 +123,15 @@ void rk__op_args(const rk__oplist *l, const rk__op *op, void **args)
         args[i] = l->data + l->at[op->arg + i];
 }
 
-static cudaError_t launch_op(rk__cuda_queue *q, const rk__op *op)
+static cudaError_t launch_op(rk__cuda_queue *q, uint32_t i)
 {
+    const rk__op *op = &q->list.op[i];
     void *args[RK__CUDA_MOST_ARGS];
     switch (op->kind) {
+    case RK__OP_MARK:
+    case RK__OP_BESIDE:
+    case RK__OP_JOIN:
+        return rk__beside_launch(q, i);
     case RK__OP_KERNEL:
         rk__op_args(&q->list, op, args);
         return cudaLaunchKernel(op->kernel, dims(op->grid), dims(op->block), args, op->shared, q->stream);
@@ -142,7 +149,7 @@ static cudaError_t launch_plain(rk__cuda_queue *q)
 {
     cudaError_t e = cudaSuccess;
     for (uint32_t i = 0; i < q->list.n && !e; i++)
-        e = launch_op(q, &q->list.op[i]);
+        e = launch_op(q, i);
     return e;
 }
 
@@ -173,6 +180,7 @@ void rk__cuda_queue_close(rk_dev *dev)
     if (q->stream)
         rk__cuda_quiet(cudaStreamDestroy(q->stream));
     rk__oplist_free(&q->list);
+    free(q->held);
     free(q);
     dev->stream = NULL;
 }
@@ -193,9 +201,21 @@ static rk_status tell(rk__cuda_queue *q)
     return rk__cuda_status(q->dev, e);
 }
 
+static void call_watchers(rk__cuda_queue *q, bool setting_out)
+{
+    if (q->watching)
+        return;
+    q->watching = true;
+    for (rk__cuda_watch *w = q->watch; w; w = w->next)
+        (setting_out ? w->sets_out : w->waiting)(w->arg);
+    q->watching = false;
+}
+
 /* Copies that were begun beside the stream have arrived before what reads them. */
 static void launch_held(rk__cuda_queue *q)
 {
+    if (q->graphs && q->list.n)
+        call_watchers(q, true);
     cudaError_t e = q->list.n ? rk__stage_arrive(q->dev) : cudaSuccess;
     if (!e && q->list.n && !rk__graph_launch(q))
         e = q->must && q->failures ? q->why : launch_plain(q);
@@ -210,6 +230,19 @@ rk_status rk__cuda_flush(rk_dev *dev)
 {
     launch_held(dev->stream);
     return tell(dev->stream);
+}
+
+rk_status rk__cuda_flush_cut(rk_dev *dev)
+{
+    dev->stream->cut = true;
+    launch_held(dev->stream);
+    dev->stream->cut = false;
+    return tell(dev->stream);
+}
+
+size_t rk__cuda_held(const rk_dev *dev)
+{
+    return dev->stream->list.n;
 }
 
 cudaStream_t rk__cuda_stream(rk_dev *dev)
@@ -229,6 +262,23 @@ static void submitted(rk__cuda_queue *q)
 {
     if (!q->graphs || q->list.n >= RK__QUEUE_MOST)
         launch_held(q);
+}
+
+uint32_t rk__queue_append(rk__cuda_queue *q, const rk__op *op)
+{
+    rk__op *made = append(&q->list, op->kind);
+    if (!made)
+        return RK__NO_OP;
+    const rk__op_kind kind = op->kind;
+    memcpy(made, op, sizeof *made);
+    made->kind = kind;
+    return q->list.n - 1;
+}
+
+rk_status rk__queue_submitted(rk__cuda_queue *q)
+{
+    submitted(q);
+    return tell(q);
 }
 
 /* NULL: out of memory, which is noted. */
@@ -298,10 +348,29 @@ rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes)
     return submit_bytes(dev, RK__OP_SET, dst, NULL, value, bytes);
 }
 
+/* Where nobody watches, what was launched ends by itself. */
+cudaError_t rk__cuda_await(rk_dev *dev, cudaEvent_t event)
+{
+    rk__cuda_queue *q = dev->stream;
+    cudaError_t e = cudaErrorNotReady;
+    for (int looks = 0; q->watch && e == cudaErrorNotReady; looks++) {
+        e = event ? cudaEventQuery(event) : cudaStreamQuery(q->stream);
+        if (e != cudaErrorNotReady)
+            break;
+        cudaGetLastError(); /* no error of the next launch */
+        call_watchers(q, false);
+        if (looks > SPINS)
+            nanosleep(&(struct timespec){ 0, NAP_NS }, NULL);
+    }
+    if (e && e != cudaErrorNotReady)
+        return e;
+    return event ? cudaEventSynchronize(event) : cudaStreamSynchronize(q->stream);
+}
+
 void rk__cuda_settle(rk_dev *dev)
 {
     launch_held(dev->stream);
-    note(dev->stream, cudaStreamSynchronize(dev->stream->stream));
+    note(dev->stream, rk__cuda_await(dev, NULL));
     rk__cuda_free_parked(dev);
 }
 

@@ -112,7 +112,7 @@ static rk_status retire(rk_dev *dev, stage *s)
     if (!st && m->set && m->turn == p->turn) {
         cudaError_t e = cudaEventQuery(m->event);
         if (e == cudaErrorNotReady && rk__cuda_quiet(e))
-            e = cudaEventSynchronize(m->event);
+            e = rk__cuda_await(dev, m->event);
         st = rk__cuda_status(dev, e);
     }
     s->first = (s->first + 1) % PARTS;
@@ -292,7 +292,7 @@ static rk_status pieces_out(rk_dev *dev, stage *s, unsigned char *host, const un
         if (i == 0 || e)
             continue;
         const size_t before = at - size, m = bytes - before < size ? bytes - before : size;
-        e = cudaEventSynchronize(s->piece[(i - 1) & 1]);
+        e = rk__cuda_await(dev, s->piece[(i - 1) & 1]);
         if (!e)
             memcpy(host + before, s->out + ((i - 1) & 1) * size, m);
     }

@@ -11,7 +11,7 @@
 
 typedef struct rk__node rk__node;
 
-enum { RK__CALLS = 64 }; /* calls that a rank may have under way */
+enum { RK__CALLS = 128 }; /* calls that a rank may have under way; comm_nccl.c makes two for one */
 
 typedef enum rk__way { RK__NOTHING, RK__LENT, RK__POSTED } rk__way;
 

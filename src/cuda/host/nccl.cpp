@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <memory>
 #include <nccl.h>
+#include <set>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ struct heading {
     char call[20];
     uint64_t count;
     int32_t type, root;
+    uint64_t captured; /* number of the capture that it runs from; 0: none */
 };
 
 struct state {
@@ -31,6 +33,9 @@ struct state {
     int rank, ranks;
     std::vector<uint64_t> sent, got; /* messages, by peer */
     ncclResult_t error;              /* that came by itself */
+    std::vector<uint64_t> captures;  /* so far, by peer: those in which the two take part */
+    std::shared_ptr<int> in_graphs;  /* held by every node of a graph that refers to the communicator */
+    std::set<std::string> met;       /* calls, and with whom, that have run outside of captures */
     bool joined, taking_in, aborted;
 };
 typedef std::shared_ptr<state> state_p;
@@ -183,6 +188,11 @@ void leave(const state &c)
 void check_heading(const state &c, const part &want, const heading &have)
 {
     const heading &w = want.h;
+    if (w.captured != have.captured)
+        rk_emu_report("nccl",
+                      "ranks disagree on what is captured: rank %d runs %s from capture %llu, rank %d from capture %llu "
+                      "(0: outside of graphs)",
+                      c.rank, w.call, (unsigned long long)w.captured, want.peer, (unsigned long long)have.captured);
     if (!memcmp(w.call, have.call, sizeof w.call) && w.count == have.count && w.type == have.type &&
         w.root == have.root)
         return;
@@ -264,12 +274,47 @@ void complete(operation &o)
         o.end(o);
 }
 
+/* The first call of its kind connects ranks, which takes more than a capture allows. */
+void check_met(operation &o, bool capturing)
+{
+    for (const part &p : o.parts) {
+        const std::string what = std::string(p.h.call) + (p.leaves ? " to " : " from ") + std::to_string(p.peer);
+        if (!capturing)
+            o.c->met.insert(what);
+        else if (!o.c->met.count(what))
+            rk_emu_report("nccl", "%s is captured by rank %d, and has never run outside of a capture", what.c_str(),
+                          o.c->rank);
+    }
+}
+
+void number_captures(operation &o)
+{
+    std::vector<uint64_t> &captures = o.c->captures;
+    std::set<int> peers;
+    for (const part &p : o.parts)
+        peers.insert(p.peer);
+    for (int r : peers)
+        captures[(size_t)r]++;
+    for (part &p : o.parts)
+        p.h.captured = captures[(size_t)p.peer];
+}
+
+/* Of a captured one every launch is an operation of its own. */
 void enqueue(const operation_p &o, cudaStream_t s)
 {
+    const bool capturing = rk_emu_capturing(s);
+    std::shared_ptr<int> held = capturing ? o->c->in_graphs : nullptr;
     o->came.resize(o->parts.size());
     o->c->taking_in = true;
-    rk_emu_enqueue_meeting(s, o->parts.empty() ? "nccl" : o->parts[0].h.call, [o] { return ready(*o); },
-                           [o] { complete(*o); });
+    check_met(*o, capturing);
+    if (capturing)
+        number_captures(*o);
+    auto launched = [o, held] {
+        operation_p now = std::make_shared<operation>(*o);
+        return rk_emu_part{ [now] { return ready(*now); }, [now] { complete(*now); } };
+    };
+    if (rk_emu_submit_library(s, o->parts.empty() ? "nccl" : o->parts[0].h.call, launched))
+        o->c->error = ncclUnhandledCudaError;
 }
 
 heading make_heading(const char *call, size_t count, ncclDataType_t t, int root)
@@ -295,6 +340,14 @@ operation_p make_operation(ncclComm *c)
     operation_p o = std::make_shared<operation>();
     o->c = c->s;
     return o;
+}
+
+/* NCCL waits until no graph refers to a communicator that ends: for ever, where the caller keeps one. */
+void check_graphs(const state &s, const char *call)
+{
+    if (s.in_graphs.use_count() > 1)
+        rk_emu_report("nccl", "%s is called while %ld nodes of graphs refer to the communicator: it would wait for them",
+                      call, s.in_graphs.use_count() - 1);
 }
 
 void check_comm(ncclComm *c, const char *call)
@@ -457,8 +510,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
     s->dir = id.internal;
     s->rank = rank;
     s->ranks = ranks;
+    s->in_graphs = std::make_shared<int>(0);
     s->sent.resize((size_t)ranks);
     s->got.resize((size_t)ranks);
+    s->captures.resize((size_t)ranks);
     int v[2] = { (int)getpid(), ranks };
     write_file(*s, s->dir + number("join", rank), v, sizeof v, nullptr, 0);
     *out = new ncclComm{ s };
@@ -470,6 +525,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *e)
 {
     rk_emu_guard guard;
     state &s = *c->s;
+    rk_emu_meet();
     *e = s.error;
     if (!s.error && !s.joined && !(s.joined = all_joined(s)))
         *e = ncclInProgress;
@@ -483,6 +539,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t c)
 {
     NCCL_CALL("ncclCommFinalize");
     check_comm(c, "ncclCommFinalize");
+    check_graphs(*c->s, "ncclCommFinalize");
     rk_emu_finish_all();
     return ncclSuccess;
 }
@@ -493,6 +550,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c)
     rk_emu_guard guard;
     bool fails = nccl_fails("ncclCommDestroy");
     state &s = *c->s;
+    check_graphs(s, "ncclCommDestroy");
     for (int r = 0; r < s.ranks; r++)
         if (there(message_name(s, r, s.rank, s.got[(size_t)r])))
             rk_emu_report("nccl", "rank %d closes while a message of rank %d was never taken", s.rank, r);
@@ -505,6 +563,7 @@ ncclResult_t ncclCommAbort(ncclComm_t c)
 {
     rk_emu_guard guard;
     bool fails = nccl_fails("ncclCommAbort");
+    check_graphs(*c->s, "ncclCommAbort");
     c->s->aborted = true;
     leave(*c->s);
     delete c;

@@ -179,7 +179,7 @@ void run_some(void)
     for (uint64_t k = rk_emu_random() % 3; k > 0; k--) {
         CUstream_st *t = q.streams[rk_emu_random() % q.streams.size()];
         if (!t->queue.empty() && !t->queue.front()->meets)
-            run_front(t);
+            try_front(t);
     }
 }
 
@@ -299,9 +299,13 @@ void rk_emu_enqueue(cudaStream_t s, const char *what, std::function<void()> fn)
 
 void rk_emu_enqueue_meeting(cudaStream_t s, const char *what, std::function<bool()> ready, std::function<void()> fn)
 {
-    if (rk_emu_capturing(checked(s)))
-        rk_emu_report("stream", "%s goes into a capture, and these stand-ins have no such node", what);
-    push(s, what, std::move(fn), std::move(ready), nullptr);
+    push(checked(s), what, std::move(fn), std::move(ready), nullptr);
+}
+
+void rk_emu_meet(void)
+{
+    while (!q.meetings.empty() && try_until(op(q.meetings.front()))) {
+    }
 }
 
 void rk_emu_finish(cudaStream_t s)
@@ -374,12 +378,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
-    RK_EMU_CALL("cudaStreamQuery", cudaErrorLaunchFailure);
+    rk_emu_guard guard;
     CUstream_st *t = checked(s);
     if (rk_emu_capturing(s))
         return rk_emu_void_capture(s, cudaErrorStreamCaptureUnsupported, "cudaStreamQuery", HERE);
+    bool later = read_policy() == SEEDED && rk_emu_random() % 2;
+    while (!later && !t->queue.empty() && try_front(t)) { /* a GPU goes on while somebody asks */
+    }
     if (!t->queue.empty())
         return cudaErrorNotReady;
+    RK_EMU_CALL("cudaStreamQuery", cudaErrorLaunchFailure);
     join(q.host, t->clock);
     return cudaSuccess;
 }
