@@ -721,7 +721,7 @@ static void push_on(void *arg)
 static void watch_wait(void *arg)
 {
     nccl *n = arg;
-    if (n->busy || rk_failed(n->over.base.ctx))
+    if (n->busy || given_up(n)) /* what the device is stuck in, where a failure was found elsewhere, ends */
         return;
     if (!n->call->held(n->comm))
         advance(n, false);
