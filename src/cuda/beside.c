@@ -1,6 +1,6 @@
-/* What runs beside the compute stream: exchanges between ranks. Each comes after a place in the stream and after
- * the one before it, and what joins it comes after it: in a graph these are edges between its nodes, outside of
- * one they are events. Which it is may change from list to list. */
+/* What runs beside the compute stream: exchanges between ranks. Each comes after a place in the stream and
+ * after the one before it, and what joins it comes after it: in a graph these are edges between its nodes,
+ * outside of one they are events. Which it is may change from list to list. */
 #include "cuda/queue.h"
 
 #include <stdlib.h>
@@ -80,12 +80,12 @@ rk_status rk__cuda_submit_beside(rk_dev *dev, rk__cuda_beside *b, rk__cuda_recor
                                  rk__cuda_place *done)
 {
     rk__cuda_queue *q = dev->stream;
-    const uint32_t i = rk__queue_append(
-        q, &(rk__op){ .kind = RK__OP_BESIDE,
-                      .recorded = r,
-                      .beside = b,
-                      .bytes = r->number,
-                      .arg = after->state == RK__PLACE_HELD ? after->op : RK__NO_OP });
+    const uint32_t i =
+        rk__queue_append(q, &(rk__op){ .kind = RK__OP_BESIDE,
+                                       .recorded = r,
+                                       .beside = b,
+                                       .bytes = r->number,
+                                       .arg = after->state == RK__PLACE_HELD ? after->op : RK__NO_OP });
     if (i == RK__NO_OP || !hold(q, i, done, after))
         return rk__cuda_status(dev, cudaErrorMemoryAllocation);
     return rk__queue_submitted(q);

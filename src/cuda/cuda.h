@@ -50,11 +50,11 @@ struct rk_dev {
     rk__cuda_block work[RK__CUDA_SLOTS];
     rk__cuda_block host; /* pinned */
     rk__cuda_kept tables[RK__CUDA_TABLES];
-    uint64_t tables_used;  /* how often one was */
-    cudaError_t error;     /* the last failure */
-    size_t held;           /* bytes that alloc gave out */
-    char library[96];      /* a library's own words of that failure; "": it was the runtime's */
-    struct rk__blas *blas; /* cuda/blas.h; NULL: our own kernels multiply */
+    uint64_t tables_used;     /* how often one was */
+    cudaError_t error;        /* the last failure */
+    size_t held;              /* bytes that alloc gave out */
+    char library[96];         /* a library's own words of that failure; "": it was the runtime's */
+    struct rk__blas *blas;    /* cuda/blas.h; NULL: our own kernels multiply */
     struct rk_nccl *recorder; /* the communicator whose calls are in graphs; NULL: none yet */
     char description[256];
 };
@@ -142,11 +142,13 @@ rk_status rk__cuda_beside_end(rk_dev *dev, rk__cuda_beside *b, rk__cuda_place *p
 cudaError_t rk__cuda_ask(rk_dev *dev, rk__cuda_place *p);
 /* Nobody uses p any more. */
 void rk__cuda_place_close(rk_dev *dev, rk__cuda_place *p);
-/* Destroys all graphs: whoever was captured for them wants to end. They are made anew when they are needed. */
+/* Destroys all graphs: whoever was captured for them wants to end. They are made anew when they are needed.
+ */
 void rk__cuda_drop_graphs(rk_dev *dev);
 
 /* Who has to know of waits: a list. `sets_out` is called before what is held back is launched, to add to it;
- * `waiting` again and again while somebody waits for the stream, which may never come to its end by itself. */
+ * `waiting` again and again while somebody waits for the stream, which may never come to its end by itself.
+ */
 typedef struct rk__cuda_watch {
     struct rk__cuda_watch *next;
     void (*sets_out)(void *arg);

@@ -309,8 +309,7 @@ static cudaError_t set_node(rk__cuda_queue *q, graph *g, const rk__oplist *l, ui
     if (op->kind == RK__OP_CALL)
         return set_call(q, g, l, i);
     if (op->kind == RK__OP_BESIDE)
-        return rk__cuda_quiet(
-                   cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], op->recorded->graph))
+        return rk__cuda_quiet(cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], op->recorded->graph))
                    ? cudaErrorGraphExecUpdateFailure
                    : cudaSuccess;
     if (op->kind == RK__OP_COPY)

@@ -1,14 +1,15 @@
 /* GPUs that send to each other by NCCL, beside the compute stream. Communicators are non-blocking, so that a
  * rank that is missing keeps nobody in a call: whoever waits asks look().
  *
- * A call that comes again is recorded: captured, as a small graph of its own, which the queue makes part of the
- * step's. What NCCL's manual and sources say of it (Using NCCL with CUDA Graphs; src/init.cc, src/enqueue.cc):
- * - Whether a call is captured is a matter of all ranks that take part in it, and so is the launch of what was
- *   captured then: they agree on it (comm_nccl.c), by numbers that are the same everywhere.
+ * A call that comes again is recorded: captured, as a small graph of its own, which the queue makes part of
+ * the step's. What NCCL's manual and sources say of it (Using NCCL with CUDA Graphs; src/init.cc,
+ * src/enqueue.cc):
+ * - Whether a call is captured is a matter of all ranks that take part in it, and so is the launch of what
+ * was captured then: they agree on it (comm_nccl.c), by numbers that are the same everywhere.
  * - A first call connects, allocates and talks to other ranks: it runs outside of any capture. A capture may
  *   still talk, where NCCL registers buffers (NCCL_GRAPH_REGISTER): all ranks capture at the same call.
- * - A call of a non-blocking communicator is in the stream only when ncclCommGetAsyncError() says ncclSuccess:
- *   the capture ends after that.
+ * - A call of a non-blocking communicator is in the stream only when ncclCommGetAsyncError() says
+ * ncclSuccess: the capture ends after that.
  * - The graphs of several communicators, launched by one thread, have been seen to deadlock: only the first
  *   communicator of a device that has something to record does.
  * - A communicator lives as long as graphs refer to it: ncclCommFinalize(), ncclCommDestroy() and
@@ -353,8 +354,8 @@ static rk_status broadcast_nccl(rk_nccl *n, rk_nccl_event *after, int root, void
 {
     rk_status st = begin(n, after);
     return st ? st
-              : nccl_status(n,
-                            n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, stream_of(n)));
+              : nccl_status(
+                    n, n->call->ncclBroadcast(data, data, bytes, ncclUint8, root, n->comm, stream_of(n)));
 }
 
 /* A broadcast from each rank, all at once: pieces need not be of one size. */
@@ -383,8 +384,8 @@ static rk_status all_reduce_nccl(rk_nccl *n, rk_nccl_event *after, rk_dtype t, c
 {
     rk_status st = begin(n, after);
     return st ? st
-              : nccl_status(n,
-                            n->call->ncclAllReduce(in, out, count, type_of(t), ncclSum, n->comm, stream_of(n)));
+              : nccl_status(
+                    n, n->call->ncclAllReduce(in, out, count, type_of(t), ncclSum, n->comm, stream_of(n)));
 }
 
 /* Pieces of several sizes are sums of their own, each with its rank as root, all at once. */

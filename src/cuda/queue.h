@@ -35,8 +35,8 @@ enum { RK__NO_OP = UINT32_MAX }; /* rk__op.arg: it is not of this list */
 
 /* Compared byte by byte: cleared before it is filled. */
 typedef struct rk__op {
-    const void *kernel;  /* kernel: its address on the host */
-    rk__cuda_call *call; /* call; its key is its one argument */
+    const void *kernel;                /* kernel: its address on the host */
+    rk__cuda_call *call;               /* call; its key is its one argument */
     const rk__cuda_recorded *recorded; /* beside; its number is in bytes */
     rk__cuda_beside *beside;
     void *dst; /* copy, set */
@@ -78,9 +78,9 @@ struct rk__cuda_queue {
     rk__cuda_watch *watch;
     bool watching; /* they are being called */
     bool cut;      /* the list ends where chance has it */
-    bool graphs;  /* list is held back; false: everything is launched at once */
-    bool must;    /* a graph that cannot be had is a failure */
-    int failures; /* graphs that could not be made or launched; why: the last one */
+    bool graphs;   /* list is held back; false: everything is launched at once */
+    bool must;     /* a graph that cannot be had is a failure */
+    int failures;  /* graphs that could not be made or launched; why: the last one */
     cudaError_t why;
     cudaError_t e; /* a failure that nobody was told of yet */
     uint64_t flushes;

@@ -52,14 +52,14 @@ struct rk_request {
     nccl_op op;
     char name[48];
     int root;
-    bool launched, empty; /* NCCL has it; there is nothing for NCCL to do */
+    bool launched, empty;      /* NCCL has it; there is nothing for NCCL to do */
     rk_request *under, *words; /* of the host; words NULL: those of `under` carry them */
     rk_leg *recv;              /* the caller's, of an exchange */
     word *hears, *tells;       /* (size) */
     rk_leg *said, *told;       /* (size) legs of them */
     uint64_t *key;             /* all that the call depends on */
     size_t keys;
-    rk_nccl_leg *leg;    /* (2 size) */
+    rk_nccl_leg *leg; /* (2 size) */
     int legs;
     rk_leg data; /* of a broadcast */
     struct {     /* of a sum */
@@ -78,12 +78,12 @@ typedef struct nccl {
     struct nccl *parent; /* what this was split from: its bytes count there too */
     const rk_nccl_table *call;
     rk_nccl *comm;
-    int *node_of;                     /* (size) */
-    bool pushed;                      /* by waits of the host */
-    bool agrees;                      /* all ranks have graphs: words are told */
-    bool busy;                        /* a call is being made, or looked after */
-    uint64_t numbers;                 /* given so far */
-    size_t held;                      /* by the device, when the host was seen waiting */
+    int *node_of;     /* (size) */
+    bool pushed;      /* by waits of the host */
+    bool agrees;      /* all ranks have graphs: words are told */
+    bool busy;        /* a call is being made, or looked after */
+    uint64_t numbers; /* given so far */
+    size_t held;      /* by the device, when the host was seen waiting */
     double since, patience;
     pair *pairs;
     rk_request *flight, **flight_end; /* not waited for, oldest first */
@@ -287,8 +287,8 @@ static uint64_t have(nccl *n, rk_request *r)
     return n->call->number(n->comm, r->key, r->keys * sizeof *r->key);
 }
 
-/* What all ranks do about a call, from what they have of it: UNKNOWN: it runs by itself; SEEN: it is recorded;
- * or the number that runs once more. */
+/* What all ranks do about a call, from what they have of it: UNKNOWN: it runs by itself; SEEN: it is
+ * recorded; or the number that runs once more. */
 static uint64_t agreed(const nccl *n, const rk_request *r)
 {
     uint64_t all = NO_PART;
@@ -695,8 +695,8 @@ static void check_async(nccl *n)
 }
 
 /* While this rank waits for another on the host, what all have called sets out: the other may be waiting for
- * that, as where NCCL connects. After a while so does what the device holds back. And NCCL is asked whether it
- * has failed. */
+ * that, as where NCCL connects. After a while so does what the device holds back. And NCCL is asked whether
+ * it has failed. */
 static void push_on(void *arg)
 {
     nccl *n = arg;

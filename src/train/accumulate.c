@@ -159,7 +159,8 @@ static rk_status working_gradient(const rk__accumulator *a, int i, rk_tensor **g
     return st ? rk_fail(t->ctx, st, "a gradient cannot be cleared") : RK_OK;
 }
 
-/* Adds the left sibling's sums of `level` to the working gradients, or if aside, puts these in their place. */
+/* Adds the left sibling's sums of `level` to the working gradients, or if aside, puts these in their place.
+ */
 static rk_status collect(rk__accumulator *a, int level, bool aside)
 {
     for (int i = 0; i < a->n_trained; i++) {

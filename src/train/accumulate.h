@@ -26,7 +26,7 @@ typedef struct rk__accumulator {
     rk_tensor **sums; /* one set of gradients for each level of the tree: sums[level * n_trained + i] */
     int levels;
     rk_optim_piece *pieces; /* (n_trained) of one addition */
-    rk_tensor **outs; /* of the pieces at hand */
+    rk_tensor **outs;       /* of the pieces at hand */
     int64_t outs_cap;
 } rk__accumulator;
 

@@ -16,8 +16,8 @@
 static rk_ctx *ctx;
 static rk_comm *comm;
 
-/* A wait of a device's communicator orders what the device does; these tests look on the host, and so wait for the
- * device too. */
+/* A wait of a device's communicator orders what the device does; these tests look on the host, and so wait
+ * for the device too. */
 static const rk_comm_table *of_device;
 static rk_comm_table seen;
 static void *device_byte;

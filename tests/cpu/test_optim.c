@@ -212,7 +212,9 @@ TEST(sums_of_pieces)
     float *a = ref_random(N, 1, -1, 1), *b = ref_random(N, 2, -1, 1);
     for (cpu_iter it = { 0 }; cpu_next(&it);) {
         float *w = ref_copy(b, N);
-        const rk_optim_piece p[] = { { .n = 333, .w = w, .g = a }, { .n = 0 }, { .n = N - 340, .w = w + 340, .g = a + 340 } };
+        const rk_optim_piece p[] = { { .n = 333, .w = w, .g = a },
+                                     { .n = 0 },
+                                     { .n = N - 340, .w = w + 340, .g = a + 340 } };
         CHECK_INT(it.k->collect(it.dev, true, 3, p), RK_OK);
         for (int i = 0; i < N; i++)
             CHECK(w[i] == (i >= 333 && i < 340 ? b[i] : a[i] + b[i]));

@@ -100,8 +100,8 @@ struct rk_emu_part {
     std::function<bool()> ready;
     std::function<void()> fn;
 };
-/* Runs what meets other processes, and what it comes after, as far as those have come: a GPU goes on while the host
- * waits for something else. */
+/* Runs what meets other processes, and what it comes after, as far as those have come: a GPU goes on while
+ * the host waits for something else. */
 void rk_emu_meet(void);
 /* What streams do and graphs hold: an operation whose values are known. */
 struct rk_emu_work {
