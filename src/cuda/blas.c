@@ -35,6 +35,9 @@ bool rk__blas_adds(const rk_gemm *g)
     return g->order.segments > 0 && g->order.acc != RK_ACC_SET;
 }
 
+/* Parts of a sum are added in a step of their own, so that their order is not that in which they are done. */
+static const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
 static rk_status start(rk_dev *dev)
 {
     rk__blas *b = dev->blas;
@@ -42,6 +45,9 @@ static rk_status start(rk_dev *dev)
     rk_status st = RK__BLAS(dev, Create, &b->handle);
     if (!st)
         st = RK__BLAS(dev, MatmulPreferenceCreate, &b->preference);
+    if (!st)
+        st = RK__BLAS(dev, MatmulPreferenceSetAttribute, b->preference,
+                      CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
     return st ? st
               : RK__BLAS(dev, MatmulPreferenceSetAttribute, b->preference,
                          CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);

@@ -126,6 +126,8 @@ TEST(it_takes_our_preferences)
     CHECK(blas.lib->MatmulPreferenceCreate(&f) == CUBLAS_STATUS_SUCCESS);
     CHECK(blas.lib->MatmulPreferenceSetAttribute(f, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
                                                  sizeof most) == CUBLAS_STATUS_SUCCESS);
+    CHECK(blas.lib->MatmulPreferenceSetAttribute(f, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
+                                                 sizeof reductions) == CUBLAS_STATUS_SUCCESS);
     for (int i = 0; i < 4; i++)
         CHECK(blas.lib->MatmulPreferenceSetAttribute(f, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES + i,
                                                      &aligned, sizeof aligned) == CUBLAS_STATUS_SUCCESS);

@@ -44,6 +44,7 @@ struct description {
 
 struct preference {
     uint64_t workspace;
+    uint32_t reductions;
     uint32_t aligned[4]; /* A, B, C, D */
 };
 
@@ -52,7 +53,7 @@ struct algorithm {
     uint64_t product; /* hash of what it was chosen for */
     uint64_t workspace;
     uint32_t aligned[4], bias, aux;
-    uint32_t sums; /* that its terms are dealt out to: algorithms differ in their bits */
+    uint32_t sums; /* that its terms are dealt out to: algorithms differ in their bits; 0: as it happens to be */
 };
 static_assert(sizeof(algorithm) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm has room");
 
@@ -466,7 +467,8 @@ uint32_t check_algorithm(const call &q, const cublasLtMatmulAlgo_t *given)
                       (unsigned long long)g.workspace);
     if (q.workspace && alignment(q.work) < WORK_ALIGNMENT)
         report("the workspace lies at a multiple of %u bytes", alignment(q.work));
-    return g.sums;
+    static uint32_t launched;
+    return g.sums ? g.sums : 2 + launched++ % (MOST_SUMS - 1);
 }
 
 /* From its first element to its last a matrix, or a batch of them, lies in one block of device memory. */
@@ -662,7 +664,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out)
 {
     BLAS_CALL("cublasLtMatmulPreferenceCreate");
     *out = (cublasLtMatmulPreference_t)(void *)make(
-        PREFERENCE, preference{ 0, { MOST_ALIGNMENT, MOST_ALIGNMENT, MOST_ALIGNMENT, MOST_ALIGNMENT } });
+        PREFERENCE, preference{ 0, CUBLASLT_REDUCTION_SCHEME_MASK, { MOST_ALIGNMENT, MOST_ALIGNMENT, MOST_ALIGNMENT, MOST_ALIGNMENT } });
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -680,6 +682,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     preference *f = get<preference>(p, PREFERENCE, me);
     if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
         take(&f->workspace, value, size, me, what);
+    else if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+        take(&f->reductions, value, size, me, what);
     else if (what >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES && what <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)
         take(&f->aligned[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, size, me, what);
     else
@@ -722,7 +726,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     memcpy(g.aligned, f.aligned, sizeof g.aligned);
     g.bias = alignment(q.d.bias);
     g.aux = alignment(q.d.aux);
-    g.sums = sums_of(g);
+    g.sums = f.reductions & CUBLASLT_REDUCTION_SCHEME_INPLACE ? 0 : sums_of(g);
     memset(result, 0, sizeof *result);
     memcpy(&result->algo, &g, sizeof g);
     result->workspaceSize = g.workspace;
