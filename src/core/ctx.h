@@ -71,8 +71,6 @@ typedef struct rk__shards {
     rk_status (*sum)(void *arg, const char *name, int64_t n, const void *part, void *out);
     /* [C] all = the ranks' arrays one after another, count[r] f32 of rank r. Device memory, as above. */
     rk_status (*gather)(void *arg, const char *name, const int64_t *count, const void *mine, void *all);
-    /* [C] all (ranks) = everyone's number; the host's memory. */
-    rk_status (*numbers)(void *arg, const char *name, double mine, double *all);
 } rk__shards;
 
 /* Told when a loader hands out a batch of `global` samples, of which this rank has its part. */
@@ -83,8 +81,9 @@ typedef struct rk__on_batch {
 
 /* What rk_backward() multiplies losses by. */
 typedef struct rk__loss_scale {
-    const void *arg;
-    double (*fn)(const void *arg); /* NULL: 1 */
+    void *arg;
+    double (*fn)(void *arg); /* NULL: 1 */
+    const rk_watch *watch;   /* NULL, or device memory, whose seeds count once fn() was called */
 } rk__loss_scale;
 
 struct rk_ctx {
@@ -113,8 +112,8 @@ struct rk_ctx {
     } still; /* core/rounded.h */
     rk__loss_scale loss_scale;
     /* Device memory, or NULL: what outlives a step and is no weight (running statistics) stands still, too,
-     * when it has halted. */
-    rk_watch *watch;
+     * when it is 1. */
+    const int64_t *halted;
     int no_grad;
     rk__tape *tape;
     rk__memory *memory;

@@ -48,14 +48,9 @@ rk_tensor *rk__cross_entropy_cut(rk_tensor *logits, rk_tensor *target, const rk_
 rk_status rk__cross_entropy_rows(const rk__call *c, const rk_cross_entropy_cfg *cfg, const rk__cut *cut,
                                  rk_tensor *logits, rk_tensor *target, rk_tensor *loss, rk_tensor *lse);
 
-enum { RK__MOST_SHARDS = 64 };
-
 /* The sum of squares of the gradient of a parameter that is cut along axis 0 or 1, seen as a matrix (rows,
- * cols) whose rows are those of axis 0. Each row of a shard is a sum by itself: rk__cut_row_sums() of them a
- * row of this rank, which rk__cut_row_squares() writes side by side (host), for some of the rows. */
+ * cols) whose rows are those of axis 0: each row of a shard is a sum by itself, so that a row of this rank
+ * has so many; the rows of a shard are added in a tree, then the shards (parallel/norms.h). */
 int64_t rk__cut_row_sums(const rk_ctx *ctx, int axis);
-rk_status rk__cut_row_squares(rk_ctx *ctx, int64_t rows, int64_t cols, int axis, const void *x, double *sums);
-/* [C] From those of all of this rank's rows: the rows of a shard in a tree, then the shards. */
-rk_status rk__cut_squares(rk_ctx *ctx, int64_t rows, int axis, const double *sums, double *out);
 
 #endif

@@ -37,7 +37,7 @@ enum { EXP = 20, LOG = 25, ERF = 30, TANH = 30, POW = 60, PHILOX = 15 };
     M(bce_grad, EXP + 4) M(add_scaled, 2)
 #define OTHERS(M)                                                                                      \
     M(gemm) M(conv2d) M(conv2d_dx) M(conv2d_dw) M(sum_channels) M(reduce_sum) M(sum_squares)             \
-    M(chunk_squares) M(row_squares) M(row_max) M(softmax) M(softmax_grad) M(log_softmax)                 \
+    M(mul_by) M(squares) M(row_max) M(softmax) M(softmax_grad) M(log_softmax)                 \
     M(log_softmax_grad) M(cross_entropy) M(cross_entropy_part) M(cross_entropy_join)                     \
     M(cross_entropy_grad) M(layer_norm) M(layer_norm_dx) M(layer_norm_dparam) M(rms_norm)                \
     M(rms_norm_dx) M(batch_norm_stats) M(sum_channel_squares) M(batch_norm) M(batch_norm_dparam)         \
@@ -102,6 +102,14 @@ static double all_of(int pieces, const rk_optim_piece *p)
     double n = 0;
     for (int i = 0; i < pieces; i++)
         n += (double)p[i].n;
+    return n;
+}
+
+static double all_rows(int pieces, const rk_square_rows *p)
+{
+    double n = 0;
+    for (int i = 0; i < pieces; i++)
+        n += (double)p[i].rows * (double)p[i].cols;
     return n;
 }
 

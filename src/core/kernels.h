@@ -109,33 +109,61 @@ typedef struct rk_optim_args {
     double bias1, bias2;      /* 1 - beta^t, computed by the caller */
     double momentum, dampening;
     bool nesterov, decoupled, first; /* decoupled: AdamW; first: momentum buffers are set to g */
-    const struct rk_watch *watch;    /* NULL, or the device decides: its scale in place of grad_scale */
+    const struct rk_watch *watch; /* NULL, or the device decides: its scale in place of grad_scale, its bias1,
+                                     bias2 and steps == 1 in place of first */
 } rk_optim_args;
+
+/* Rows whose sums of squares are wanted: row r is x[r * ld] to x[r * ld + cols - 1], and ends where x does.
+ */
+typedef struct rk_square_rows {
+    const void *x; /* (n); NULL: all sums are +0 */
+    int64_t n, rows, cols, ld;
+    int64_t first, step; /* the sum of row r is number first + r * step */
+} rk_square_rows;
 
 /* How a device goes on by itself where the host does not wait for the loss and the norm of each step: judge()
  * looks at them, and what it finds stays in device memory, for the updates that follow on the stream and,
  * some steps later, for the host. From the first verdict that is bad on no update changes anything, so that
- * the state is still the one that the bad step found when the host comes to read of it. */
+ * the state is still the one that the bad step found when the host comes to read of it. A step whose
+ * gradients are too large for a loss scale that moves is left out, and the scale is halved. */
 enum { RK_WATCH_STEPS = 64, RK_VERDICT_GOOD = 0, RK_VERDICT_LOSS = -1 };
 
 typedef struct rk_verdict {
     double loss, norm; /* norm: of all gradients before they are clipped, if all are finite */
-    int64_t bad; /* what is not finite: RK_VERDICT_LOSS, or the number of the first such piece, from 1 */
+    double loss_scale; /* by which they were multiplied; norm is without it */
+    int64_t bad;      /* what is not finite: RK_VERDICT_LOSS, or the number of the first such piece, from 1 */
+    int64_t left_out; /* 1: the step, and nothing else */
 } rk_verdict;
 
-/* Device memory, cleared by the host at first. */
+/* Device memory. The host writes all but the verdicts at first: steps, power, good, skipped and the seeds as
+ * they are, 0 otherwise. */
 typedef struct rk_watch {
-    double scale;    /* of gradients: what clips them, else 1 */
-    int64_t halted;  /* 1: a verdict was bad */
+    double scale;                 /* of gradients: what clips them, over what the loss was multiplied by */
+    double bias1, bias2;          /* 1 - beta^steps */
+    int64_t still;                /* 1: the update at hand changes nothing */
+    int64_t halted;               /* 1: a verdict was bad */
+    int64_t steps;                /* updates, that at hand included */
+    int64_t power, good, skipped; /* of a loss scale that moves: its power of two; steps (core/watch.h) */
+    double seed64;                /* what the next loss is multiplied by */
+    float seed32;
     uint64_t ticket; /* the device's own; 0 between calls */
     rk_verdict verdict[RK_WATCH_STEPS];
 } rk_watch;
 
+/* Pointers are device memory, the rest is the host's. */
 typedef struct rk_judge_args {
-    const void *loss; /* (1), device memory; NULL: there is none to look at, and 0 is noted */
-    double clip_norm; /* 0: gradients are not clipped */
-    rk_watch *watch;
+    const double *sums;   /* what squares() gave, of all ranks */
+    const int64_t *order; /* the numbers of the sums in canonical order, or NULL: 0, 1, .. */
+    const int64_t *bound; /* (pieces + 1) piece i has those in places bound[i] to bound[i + 1] - 1 */
+    double *part;         /* (pieces) is written: the tree over the sums of each; +0 of none */
+    rk_watch *watch;      /* NULL: that is all */
+    const void *loss;     /* (1); NULL: there is none to look at, and 0 is noted */
+    double clip_norm;     /* 0: gradients are not clipped */
+    double loss_scale;    /* of the loss, unless it moves */
+    double beta1, beta2;  /* of adam */
+    int pieces;
     int slot; /* of watch->verdict */
+    bool moves;
 } rk_judge_args;
 
 /* Philox4x32-10 stream: key (k0, k1), counter words c1..c3; word c0 counts blocks of 4 numbers. */
@@ -176,6 +204,8 @@ typedef struct rk_kernels {
     /* losses per element and d loss_i / d x_i: |a-b|, bce(a, b): y[i]; gradients with p as factor */
     rk_map2 *l1, *l1_grad, *bce, *bce_grad;
     rk_map2 *add_scaled; /* y = a + p * b, fused multiply-add */
+    /* y = x * by[0], device memory; y may be x */
+    rk_status (*mul_by)(rk_dev *, int64_t n, const void *x, const void *by, void *y);
 
     /* ---- reductions: x (outer, n, inner) -> y (outer, inner) ---- */
     /* sum over n. order.segments > 1 or acc != SET or inner > 1: chains as order says; else (a row's sum):
@@ -188,12 +218,6 @@ typedef struct rk_kernels {
                             int64_t *index);
     /* sum of squares in double over the chunk grid; true in *bad if any element is not finite */
     rk_status (*sum_squares)(rk_dev *, int64_t n, const void *x, double *out, bool *bad);
-    /* the same before the tree: sums (host, one a chunk of RK_CHUNK elements, the last may be short); not
-     * finite where an element is not */
-    rk_status (*chunk_squares)(rk_dev *, int64_t n, const void *x, double *sums);
-    /* the same of the rows of x (rows, cols), which lie ld elements apart: sums[r * step], host */
-    rk_status (*row_squares)(rk_dev *, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step,
-                             double *sums);
 
     /* ---- rows (rows, cols) ---- */
     /* y (rows): the largest element; NaN are passed over, unless there is nothing else */
@@ -293,12 +317,15 @@ typedef struct rk_kernels {
                         void *y); /* Box-Muller over pairs of words, our own log, sin, cos */
 
     /* ---- optimisers: one pass over all pieces, whose w, m, v are updated ---- */
-    /* The sums of squares of all g in the order of sum_squares, added by piece; see rk_watch. */
-    rk_status (*judge)(rk_dev *, const rk_judge_args *, int pieces, const rk_optim_piece *);
+    /* Rows as chunks of sum_squares: 16 lanes of doubles; not finite where an element is not. sums: device
+     * memory. */
+    rk_status (*squares)(rk_dev *, int pieces, const rk_square_rows *, double *sums);
+    /* Adds them by piece, and the pieces in their order; see rk_watch. */
+    rk_status (*judge)(rk_dev *, const rk_judge_args *);
     rk_status (*adam)(rk_dev *, const rk_optim_args *, int pieces, const rk_optim_piece *);
     rk_status (*sgd)(rk_dev *, const rk_optim_args *, int pieces, const rk_optim_piece *);
-    /* averages w follow g: w += (1 - decay) * (g - w). watch: NULL, or as in rk_optim_args */
-    rk_status (*ema)(rk_dev *, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *);
+    /* averages w follow g: w += (1 - decay) * (g - w). still: NULL, or device memory: not if it holds 1 */
+    rk_status (*ema)(rk_dev *, double decay, const int64_t *still, int pieces, const rk_optim_piece *);
     /* sums of micro-batches: w = g, or if `add`, w = g + w */
     rk_status (*collect)(rk_dev *, bool add, int pieces, const rk_optim_piece *);
 } rk_kernels;

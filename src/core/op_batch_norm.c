@@ -193,7 +193,7 @@ static rk_status move_running(rk_tensor *running, double momentum, rk_tensor *su
     if (shards > 1)
         RK_TRY(k->mul_scalar(ctx->dev, n, rk__data(sum), 1.0 / (double)shards, rk__data(sum)));
     const rk_optim_piece piece = { .n = n, .w = rk__data(running), .g = rk__data(sum) };
-    return shards > 0 ? k->ema(ctx->dev, 1 - momentum, ctx->watch, 1, &piece) : RK_OK;
+    return shards > 0 ? k->ema(ctx->dev, 1 - momentum, ctx->halted, 1, &piece) : RK_OK;
 }
 
 /* The sums of the parts of all ranks. */

@@ -54,6 +54,19 @@ static int64_t terms_each(const rk_tensor *x)
     return n;
 }
 
+/* The gradient of a loss, where the host knows it; else 1, and times_seed() comes behind. */
+static double known_seed(const rk_tensor *dy)
+{
+    return rk__known(dy) ? rk_item(dy) : 1;
+}
+
+static rk_status times_seed(const rk_tensor *dy, int64_t n, void *dx)
+{
+    const void *by = rk__known(dy) ? NULL : rk__data(dy);
+    rk_ctx *ctx = dy->ctx;
+    return by ? rk__kernels(ctx, dy->dtype)->mul_by(ctx->dev, n, dx, by, dx) : rk_failed(ctx);
+}
+
 /* ---- element by element: MSE, L1, BCE ---- */
 
 typedef struct loss_attr {
@@ -84,7 +97,7 @@ static rk_status bce_target_slope(const rk_kernels *k, rk__node *node, double fa
     return k->mul_scalar(node->out->ctx->dev, n, rk__data(node->save[0]), -factor, dt);
 }
 
-static rk_status give_slope(rk__node *node, slope_fn *f, rk_tensor *to, double factor)
+static rk_status give_slope(rk__node *node, slope_fn *f, rk_tensor *to, const rk_tensor *dy, double factor)
 {
     rk_ctx *ctx = to->ctx;
     rk_tensor *g = rk__out(ctx, to->dtype, to->shape);
@@ -92,6 +105,8 @@ static rk_status give_slope(rk__node *node, slope_fn *f, rk_tensor *to, double f
     if (!p)
         return rk_failed(ctx);
     rk_status st = f(rk__kernels(ctx, to->dtype), node, factor, rk__size(g), p);
+    if (!st)
+        st = times_seed(dy, rk__size(g), p);
     return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name) : rk__grad_give(to, g);
 }
 
@@ -99,13 +114,12 @@ static rk_status element_backward(rk__node *node, rk_tensor *dy, slope_fn *slope
 {
     loss_attr a;
     memcpy(&a, node->attr, sizeof a);
-    double factor = rk_item(dy) * a.scale;
-    RK_TRY(rk_failed(dy->ctx));
+    double factor = known_seed(dy) * a.scale;
     if (rk_requires_grad(node->in[0]))
-        RK_TRY(give_slope(node, slope, node->in[0], factor));
+        RK_TRY(give_slope(node, slope, node->in[0], dy, factor));
     if (rk_requires_grad(node->in[1]))
-        return target_slope ? give_slope(node, target_slope, node->in[1], factor)
-                            : give_slope(node, slope, node->in[1], -factor);
+        return target_slope ? give_slope(node, target_slope, node->in[1], dy, factor)
+                            : give_slope(node, slope, node->in[1], dy, -factor);
     return RK_OK;
 }
 
@@ -210,7 +224,7 @@ static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *
     cross_entropy_attr a;
     memcpy(&a, node->attr, sizeof a);
     rk_tensor *x = node->in[0], *dx = rk__out(ctx, x->dtype, x->shape);
-    double scale = rk_item(dy) * a.scale;
+    double scale = known_seed(dy) * a.scale;
     const void *logits = rk__data(node->save[0]), *target = rk__data(node->save[1]),
                *lse = rk__data(node->save[2]);
     void *to = rk__data(dx);
@@ -220,6 +234,8 @@ static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *
                        ->cross_entropy_grad(ctx->dev, x->shape.dim[0], x->shape.dim[1], a.first, a.classes,
                                             logits, target, lse, a.cfg.label_smoothing, a.cfg.use_ignore,
                                             a.cfg.ignore_index, scale, to);
+    if (!st)
+        st = times_seed(dy, rk__size(dx), to);
     return st ? rk_fail(ctx, st, "cross_entropy: the gradient's kernel failed") : rk__grad_give(x, dx);
 }
 

@@ -410,6 +410,22 @@ static rk_status backward(rk_tensor *y, rk_tensor *dy, bool retain)
     return st;
 }
 
+/* What the loss is multiplied by: the device may know it alone. */
+static rk_tensor *seed_of(const rk_tensor *loss)
+{
+    rk_ctx *ctx = loss->ctx;
+    const rk__loss_scale *by = &ctx->loss_scale;
+    const double scale = by->fn ? by->fn(by->arg) : 1;
+    if (!by->watch || !rk__is_float(loss->dtype) || rk_failed(ctx))
+        return rk__constant(ctx, loss->dtype, loss->shape, scale);
+    rk_tensor *seed = rk__out(ctx, loss->dtype, loss->shape);
+    const void *from = loss->dtype == RK_F64 ? (const void *)&by->watch->seed64 : &by->watch->seed32;
+    void *to = rk__data(seed);
+    if (!to || rk__device_copy(ctx, rk_dtype_size(loss->dtype), from, to))
+        return rk__inert(ctx);
+    return seed;
+}
+
 static rk_status backward_of_loss(rk_tensor *loss, bool retain)
 {
     if (rk__is_inert(loss) || rk_failed(loss->ctx))
@@ -420,8 +436,7 @@ static rk_status backward_of_loss(rk_tensor *loss, bool retain)
                        "rk_backward() takes a loss of one element, not %s; see rk_backward_from()",
                        rk__shape_str(&loss->shape, text, sizeof text));
     rk_keep(loss);
-    const rk__loss_scale *by = &loss->ctx->loss_scale;
-    rk_tensor *seed = rk__constant(loss->ctx, loss->dtype, loss->shape, by->fn ? by->fn(by->arg) : 1);
+    rk_tensor *seed = seed_of(loss);
     rk_status st = backward(loss, seed, retain);
     rk__drop(seed);
     return st;

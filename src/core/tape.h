@@ -117,6 +117,8 @@ rk_ctx *rk__ready(rk_tensor *const *ts, int n);
 rk_tensor *rk__out(rk_ctx *ctx, rk_dtype t, rk_shape s); /* step tensor, uninitialised */
 /* A step tensor of one value in all elements, which rk_item() knows without the device. */
 rk_tensor *rk__constant(rk_ctx *ctx, rk_dtype t, rk_shape s, double value);
+/* Is it one whose memory nobody has asked for? */
+bool rk__known(const rk_tensor *t);
 /* A persistent tensor over memory of the caller's, who keeps it as long as the context lives; not cleared. */
 rk_tensor *rk__tensor_over(rk_ctx *ctx, rk_dtype t, rk_shape s, void *data);
 /* Moves the values of a persistent tensor to such memory; what it had is released. */

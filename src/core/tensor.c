@@ -129,7 +129,7 @@ rk_tensor *rk__out(rk_ctx *ctx, rk_dtype dtype, rk_shape shape)
 }
 
 /* A constant that nobody has asked the memory of. */
-static bool known(const rk_tensor *t)
+bool rk__known(const rk_tensor *t)
 {
     return t && !rk_failed(t->ctx) && t->storage && t->storage->constant && !t->dropped;
 }
@@ -137,7 +137,7 @@ static bool known(const rk_tensor *t)
 rk_tensor *rk__view(rk_tensor *x, rk_shape shape, const int64_t *stride, int64_t offset)
 {
     rk_ctx *ctx = x->ctx;
-    if (!known(x) && !rk__data(x))
+    if (!rk__known(x) && !rk__data(x))
         return rk__inert(ctx);
     rk_tensor *t = step_handle(ctx, x->dtype, &shape);
     if (!t)
@@ -534,7 +534,7 @@ rk_status rk__tensor_write_range(rk_tensor *t, int64_t at, int64_t n, const void
 
 double rk_item(const rk_tensor *t)
 {
-    if (known(t) && rk__size(t) == 1)
+    if (rk__known(t) && rk__size(t) == 1)
         return t->storage->value;
     if (!rk__data(t))
         return NAN;

@@ -183,6 +183,20 @@ static rk_status pow_scalar_grad(rk_dev *dev, int64_t n, const void *a, const vo
                   : map2<T>(dev, n, a, b, power_grad_map{ p }, y);
 }
 
+template <class T> struct by_map {
+    const T *by;
+    __device__ __forceinline__ T operator()(T x) const
+    {
+        return x * *by;
+    }
+};
+
+template <class T> static rk_status mul_by(rk_dev *dev, int64_t n, const void *x, const void *by, void *y)
+{
+    return map1<T>(dev, n, x, by_map<T>{ (const T *)by }, y);
+}
+
+RK__ENTRIES(mul_by, (rk_dev * dev, int64_t n, const void *x, const void *by, void *y), (dev, n, x, by, y))
 RK__ENTRIES(pow_scalar, (rk_dev * dev, int64_t n, const void *x, double p, void *y), (dev, n, x, p, y))
 RK__ENTRIES(pow_scalar_grad, (rk_dev * dev, int64_t n, const void *a, const void *b, double p, void *y),
             (dev, n, a, b, p, y))

@@ -15,9 +15,9 @@ template <class T> struct common {
     double lr;
     bool decoupled;
 
-    __device__ __forceinline__ void scaled_by(double by)
+    __device__ __forceinline__ void decided(const rk_watch &w)
     {
-        scale = (T)by;
+        scale = (T)w.scale;
     }
 
     __device__ __forceinline__ void begin_piece(double weight_decay)
@@ -45,6 +45,13 @@ template <class T> struct adam_step {
     common<T> c;
     T take1, keep2, take2, inverse_root, eps; /* inverse_root: of 1 - beta2^t */
 
+    __device__ __forceinline__ void decided(const rk_watch &w)
+    {
+        c.decided(w);
+        c.step = (T)(c.lr / w.bias1);
+        inverse_root = (T)(1 / sqrt(w.bias2));
+    }
+
     __device__ __forceinline__ void operator()(T &w, T g0, T &m1, T &m2) const
     {
         const T g = c.gradient(g0, w);
@@ -58,6 +65,11 @@ template <class T> struct sgd_step {
     enum { MOMENTS = 0 };
     common<T> c;
 
+    __device__ __forceinline__ void decided(const rk_watch &w)
+    {
+        c.decided(w);
+    }
+
     __device__ __forceinline__ void operator()(T &w, T g, T &, T &) const
     {
         w = c.moved(w, c.gradient(g, w));
@@ -70,6 +82,12 @@ template <class T> struct momentum_step {
     T momentum, take; /* take: of a new gradient */
     bool nesterov, first;
 
+    __device__ __forceinline__ void decided(const rk_watch &w)
+    {
+        c.decided(w);
+        first = w.steps == 1;
+    }
+
     __device__ __forceinline__ void operator()(T &w, T g0, T &buf, T &) const
     {
         const T g = c.gradient(g0, w);
@@ -78,21 +96,25 @@ template <class T> struct momentum_step {
     }
 };
 
-/* Averages have no gradient to scale and nothing decays. */
+/* Nothing is scaled and nothing decays. */
 struct plain {
-    __device__ __forceinline__ void scaled_by(double)
-    {
-    }
-
     __device__ __forceinline__ void begin_piece(double)
     {
     }
 };
 
-/* An average follows what stands in the gradient's place. */
-template <class T> struct ema_step {
+/* Of what is no update of the optimiser's. */
+struct undecided {
     enum { MOMENTS = 0 };
     plain c;
+
+    __device__ __forceinline__ void decided(const rk_watch &)
+    {
+    }
+};
+
+/* An average follows what stands in the gradient's place. */
+template <class T> struct ema_step : undecided {
     T take;
 
     __device__ __forceinline__ void operator()(T &avg, T w, T &, T &) const
@@ -101,20 +123,14 @@ template <class T> struct ema_step {
     }
 };
 
-template <class T> struct take_step {
-    enum { MOMENTS = 0 };
-    plain c;
-
+template <class T> struct take_step : undecided {
     __device__ __forceinline__ void operator()(T &sum, T g, T &, T &) const
     {
         sum = g;
     }
 };
 
-template <class T> struct add_step {
-    enum { MOMENTS = 0 };
-    plain c;
-
+template <class T> struct add_step : undecided {
     __device__ __forceinline__ void operator()(T &sum, T g, T &, T &) const
     {
         sum = g + sum;
@@ -154,14 +170,14 @@ RK_INLINE void update(const S &step, const rk_optim_piece &p, int64_t lo, int64_
 
 /* A block takes neighbouring parts, so that it looks for its first piece alone. */
 template <class T, class S, class TABLE>
-static __global__ void step_kernel(int64_t parts, S step, const rk_watch *watch, TABLE table)
+static __global__ void step_kernel(int64_t parts, S step, const rk_watch *watch, const int64_t *still, TABLE table)
 {
     int64_t part = parts * blockIdx.x / gridDim.x;
     const int64_t end = parts * (blockIdx.x + 1) / gridDim.x;
-    if (watch && watch->halted)
+    if (still && *still)
         return;
     if (watch)
-        step.c.scaled_by(watch->scale);
+        step.decided(*watch);
     for (int i = rk__piece_of(table, part); part < end; i++) {
         const rk_optim_piece p = table.row[i].p;
         const int64_t first = table.row[i].first;
@@ -174,15 +190,21 @@ static __global__ void step_kernel(int64_t parts, S step, const rk_watch *watch,
 }
 
 template <class T, class S>
-static rk_status run(rk_dev *dev, S step, const rk_watch *watch, int pieces, const rk_optim_piece *piece)
+static rk_status run(rk_dev *dev, S step, const rk_watch *watch, const int64_t *still, int pieces,
+                     const rk_optim_piece *piece)
 {
     return rk__with_pieces(dev, pieces, piece, PART, [=](auto table, int64_t parts) {
         if (parts == 0)
             return RK_OK;
         RK_LAUNCH((step_kernel<T, S, decltype(table)>), rk__cuda_grid(dev, parts * BLOCK, BLOCK), BLOCK, 0,
-                  dev->stream, parts, step, watch, table);
+                  dev->stream, parts, step, watch, still, table);
         return rk__cuda_launched(dev);
     });
+}
+
+static const int64_t *still_of(const rk_optim_args *o)
+{
+    return o->watch ? &o->watch->still : NULL;
 }
 
 template <class T> static common<T> common_of(const rk_optim_args *o, double step)
@@ -205,7 +227,7 @@ static rk_status adam(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_
     s.take2 = (T)(1 - o->beta2);
     s.inverse_root = (T)(1 / sqrt(o->bias2));
     s.eps = (T)o->eps;
-    return run<T>(dev, s, o->watch, pieces, piece);
+    return run<T>(dev, s, o->watch, still_of(o), pieces, piece);
 }
 
 template <class T>
@@ -213,26 +235,28 @@ static rk_status sgd(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_o
 {
     const common<T> c = common_of<T>(o, o->lr);
     if (pieces == 0 || !piece[0].m)
-        return run<T>(dev, sgd_step<T>{ c }, o->watch, pieces, piece);
+        return run<T>(dev, sgd_step<T>{ c }, o->watch, still_of(o), pieces, piece);
     momentum_step<T> s;
     s.c = c;
     s.momentum = (T)o->momentum;
     s.take = (T)(1 - o->dampening);
     s.nesterov = o->nesterov;
     s.first = o->first;
-    return run<T>(dev, s, o->watch, pieces, piece);
+    return run<T>(dev, s, o->watch, still_of(o), pieces, piece);
 }
 
 template <class T>
-static rk_status ema(rk_dev *dev, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *piece)
+static rk_status ema(rk_dev *dev, double decay, const int64_t *still, int pieces, const rk_optim_piece *piece)
 {
-    return run<T>(dev, ema_step<T>{ plain(), (T)(1 - decay) }, watch, pieces, piece);
+    ema_step<T> s;
+    s.take = (T)(1 - decay);
+    return run<T>(dev, s, NULL, still, pieces, piece);
 }
 
 template <class T> static rk_status collect(rk_dev *dev, bool add, int pieces, const rk_optim_piece *piece)
 {
-    return add ? run<T>(dev, add_step<T>{ plain() }, NULL, pieces, piece)
-               : run<T>(dev, take_step<T>{ plain() }, NULL, pieces, piece);
+    return add ? run<T>(dev, add_step<T>(), NULL, NULL, pieces, piece)
+               : run<T>(dev, take_step<T>(), NULL, NULL, pieces, piece);
 }
 
 RK__ENTRIES(adam, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
@@ -240,6 +264,6 @@ RK__ENTRIES(adam, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_op
 RK__ENTRIES(sgd, (rk_dev * dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece),
             (dev, o, pieces, piece))
 RK__ENTRIES(ema,
-            (rk_dev * dev, double decay, const rk_watch *watch, int pieces, const rk_optim_piece *piece),
-            (dev, decay, watch, pieces, piece))
+            (rk_dev * dev, double decay, const int64_t *still, int pieces, const rk_optim_piece *piece),
+            (dev, decay, still, pieces, piece))
 RK__ENTRIES(collect, (rk_dev * dev, bool add, int pieces, const rk_optim_piece *piece), (dev, add, pieces, piece))

@@ -162,40 +162,6 @@ static __global__ void squares_kernel(int64_t rows, int64_t cols, int64_t ld, in
     }
 }
 
-template <class T> static rk_status chunk_squares(rk_dev *dev, int64_t n, const void *x, double *sums)
-{
-    const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;
-    if (n == 0)
-        return RK_OK;
-    double *part = (double *)rk__cuda_work(dev, 0, (size_t)chunks * sizeof *part);
-    if (!part)
-        return RK_ENOMEM;
-    RK__LAUNCH_ROWS(squares_kernel, T, dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
-                    part, (double *)NULL);
-    rk_status st = rk__cuda_launched(dev);
-    return st ? st : rk__cuda_read(dev, sums, part, (size_t)chunks * sizeof *part);
-}
-
-template <class T>
-static rk_status row_squares(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step,
-                             double *sums)
-{
-    if (rows == 0)
-        return RK_OK;
-    const size_t bytes = (size_t)rows * sizeof(double);
-    double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
-    if (!part || !host)
-        return RK_ENOMEM;
-    RK__LAUNCH_ROWS(squares_kernel, T, dev, rows, cols, ld, (rows - 1) * ld + cols, (const T *)x, part,
-                    (double *)NULL);
-    rk_status st = rk__cuda_launched(dev);
-    if (!st)
-        st = rk__cuda_read(dev, host, part, bytes);
-    for (int64_t r = 0; !st && r < rows; r++)
-        sums[r * step] = host[r];
-    return st;
-}
-
 template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const void *x, double *out, bool *bad)
 {
     *out = 0;
@@ -221,29 +187,51 @@ template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const vo
 
 /* ---- of all gradients ---- */
 
-/* Chunk r of all pieces is a row. sums (chunks). */
+/* Row r of all pieces. */
 template <class T, class ROW, class TABLE>
-static __global__ void piece_squares_kernel(int64_t chunks, TABLE table, double *sums)
+static __global__ void piece_squares_kernel(int64_t rows, TABLE table, double *sums)
 {
-    RK__EACH_ROW(ROW, chunks, r)
+    RK__EACH_ROW(ROW, rows, r)
     {
-        const int i = rk__piece_of(table, r < chunks ? r : chunks - 1);
-        const int64_t at = (r - table.row[i].first) * RK_CHUNK, left = table.row[i].p.n - at;
-        const ROW row(chunks, left < RK_CHUNK ? left : (int64_t)RK_CHUNK, r);
-        const T *from = (const T *)table.row[i].p.g + at;
+        const int i = rk__piece_of(table, r < rows ? r : rows - 1);
+        const rk_square_rows p = table.row[i].p;
+        const int64_t at = r - table.row[i].first, left = p.x ? p.n - at * p.ld : 0;
+        const ROW row(rows, left < p.cols ? left : p.cols, r);
+        const T *from = (const T *)p.x + at * p.ld;
         const double sum = row.template sum<double>(
             0, row.n, [=](int64_t k) { return from[k]; },
             [](double acc, T x) { return acc + (double)x * (double)x; });
         if (row.first)
-            sums[r] = sum;
+            sums[p.first + at * p.step] = sum;
     }
+}
+
+template <class T>
+static rk_status squares(rk_dev *dev, int pieces, const rk_square_rows *piece, double *sums)
+{
+    int64_t longest = 0;
+    for (int i = 0; i < pieces; i++)
+        longest = piece[i].cols > longest ? piece[i].cols : longest;
+    return rk__with_pieces(dev, pieces, piece, 1, [=](auto table, int64_t rows) {
+        if (rows == 0)
+            return RK_OK;
+        if (rk__rows_long(dev, rows, longest))
+            RK_LAUNCH((piece_squares_kernel<T, rk__block_row, decltype(table)>),
+                      rk__cuda_grid(dev, rows * RK__ROW_BLOCK, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream, rows,
+                      table, sums);
+        else
+            RK_LAUNCH((piece_squares_kernel<T, rk__lanes_row, decltype(table)>),
+                      rk__cuda_grid(dev, rows * RK_LANES, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream, rows, table,
+                      sums);
+        return rk__cuda_launched(dev);
+    });
 }
 
 enum { JUDGES = 256 };
 
 /* The tree over n sums, +0 of none: each thread a subtree of as many leaves, some of them of nothing, then
  * halves. In thread 0. */
-RK_INLINE double block_tree(const double *sums, int64_t n, double *half)
+RK_INLINE double block_tree(const double *sums, const int64_t *order, int64_t first, int64_t n, double *half)
 {
     rk__tree<double, 20> tree;
     int64_t lo, hi, each = 1;
@@ -254,7 +242,9 @@ RK_INLINE double block_tree(const double *sums, int64_t n, double *half)
     for (int64_t k = 0; k < each; k++) {
         int64_t from, to;
         rk_order_leaf(hi - lo, (int)each, (int)k, &from, &to);
-        half[threadIdx.x] = tree.add(to > from ? sums[lo + from] : 0);
+        from += first + lo;
+        to += first + lo;
+        half[threadIdx.x] = tree.add(to > from ? sums[order ? order[from] : from] : 0);
     }
     for (int leaves = JUDGES / 2; leaves > 0; leaves /= 2) {
         double sum = 0;
@@ -269,62 +259,43 @@ RK_INLINE double block_tree(const double *sums, int64_t n, double *half)
 }
 
 /* A block a piece; the last one to end judges. */
-template <class T, class TABLE>
-static __global__ void judge_kernel(int64_t chunks, TABLE table, const double *sums, double *part,
-                                    const T *loss, double clip_norm, int slot, rk_watch *watch)
+template <class T> static __global__ void judge_kernel(rk_judge_args a)
 {
     RK_SHARED(double, half, [JUDGES]);
     RK_SHARED(int, last, [1]);
     const int i = (int)blockIdx.x;
-    const int64_t from = i < table.n ? table.row[i].first : chunks,
-                  to = i + 1 < table.n ? table.row[i + 1].first : chunks;
-    const double sum = block_tree(sums + from, to - from, half);
+    const int64_t from = i < a.pieces ? a.bound[i] : 0, to = i < a.pieces ? a.bound[i + 1] : 0;
+    const double sum = block_tree(a.sums, a.order, from, to - from, half);
     if (threadIdx.x == 0) {
-        if (i < table.n)
-            part[i] = sum;
+        if (i < a.pieces)
+            a.part[i] = sum;
         __threadfence();
-        last[0] = atomicAdd((unsigned long long *)&watch->ticket, 1ull) + 1 == gridDim.x;
+        last[0] = a.watch && atomicAdd((unsigned long long *)&a.watch->ticket, 1ull) + 1 == gridDim.x;
         __threadfence();
     }
     __syncthreads();
     if (!last[0])
         return;
     rk_judged judged = { 0, RK_VERDICT_GOOD };
-    for (int at = 0; at < table.n; at += JUDGES) {
-        const int n = table.n - at < JUDGES ? table.n - at : (int)JUDGES;
+    for (int at = 0; at < a.pieces; at += JUDGES) {
+        const int n = a.pieces - at < JUDGES ? a.pieces - at : (int)JUDGES;
         __syncthreads();
         if ((int)threadIdx.x < n)
-            half[threadIdx.x] = part[at + (int)threadIdx.x];
+            half[threadIdx.x] = a.part[at + (int)threadIdx.x];
         __syncthreads();
         if (threadIdx.x == 0)
             rk_judged_add(&judged, at, n, half);
     }
     if (threadIdx.x == 0) {
-        rk_judged_end(&judged, loss ? (double)*loss : 0, clip_norm, slot, watch);
-        watch->ticket = 0;
+        rk_judged_end(&judged, a.loss ? (double)*(const T *)a.loss : 0, &a, a.watch);
+        a.watch->ticket = 0;
     }
 }
 
-template <class T>
-static rk_status judge(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+template <class T> static rk_status judge(rk_dev *dev, const rk_judge_args *a)
 {
-    const rk_judge_args args = *a;
-    return rk__with_pieces(dev, pieces, piece, RK_CHUNK, [=](auto table, int64_t chunks) {
-        double *sums = (double *)rk__cuda_work(dev, 0, (size_t)(chunks + pieces) * sizeof *sums);
-        if (!sums)
-            return RK_ENOMEM;
-        if (chunks > 0 && rk__rows_long(dev, chunks, RK_CHUNK))
-            RK_LAUNCH((piece_squares_kernel<T, rk__block_row, decltype(table)>),
-                      rk__cuda_grid(dev, chunks * RK__ROW_BLOCK, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream,
-                      chunks, table, sums);
-        else if (chunks > 0)
-            RK_LAUNCH((piece_squares_kernel<T, rk__lanes_row, decltype(table)>),
-                      rk__cuda_grid(dev, chunks * RK_LANES, RK__ROW_BLOCK), RK__ROW_BLOCK, 0, dev->stream,
-                      chunks, table, sums);
-        RK_LAUNCH((judge_kernel<T, decltype(table)>), (unsigned)(pieces ? pieces : 1), JUDGES, 0, dev->stream, chunks, table,
-                  sums, sums + chunks, (const T *)args.loss, args.clip_norm, args.slot, args.watch);
-        return rk__cuda_launched(dev);
-    });
+    RK_LAUNCH((judge_kernel<T>), (unsigned)(a->pieces ? a->pieces : 1), JUDGES, 0, dev->stream, *a);
+    return rk__cuda_launched(dev);
 }
 
 RK__ENTRIES(reduce_sum,
@@ -338,9 +309,6 @@ RK__ENTRIES(reduce_min,
             (dev, outer, n, inner, x, y, index))
 RK__ENTRIES(sum_squares, (rk_dev * dev, int64_t n, const void *x, double *out, bool *bad),
             (dev, n, x, out, bad))
-RK__ENTRIES(chunk_squares, (rk_dev * dev, int64_t n, const void *x, double *sums), (dev, n, x, sums))
-RK__ENTRIES(row_squares,
-            (rk_dev * dev, int64_t rows, int64_t cols, int64_t ld, const void *x, int64_t step, double *sums),
-            (dev, rows, cols, ld, x, step, sums))
-RK__ENTRIES(judge, (rk_dev * dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece),
-            (dev, a, pieces, piece))
+RK__ENTRIES(squares, (rk_dev * dev, int pieces, const rk_square_rows *piece, double *sums),
+            (dev, pieces, piece, sums))
+RK__ENTRIES(judge, (rk_dev * dev, const rk_judge_args *a), (dev, a))

@@ -16,8 +16,7 @@ typedef struct trip {
     int ready; /* parameters that have their gradient */
     rk__scattered sum;
     rk_request *request[RK_ORDER_PARTS];
-    size_t *count;   /* (ranks) elements of the pieces */
-    int64_t *chunks; /* (ranks) where the chunk sums of piece r stand */
+    size_t *count; /* (ranks) elements of the pieces */
     rk_request *gather;
 } trip;
 
@@ -31,7 +30,6 @@ struct rk__grads {
     trip *trip; /* (buckets) in the order in which gradients come */
     int trips;
     int started, passed, added, discarded; /* buckets; passed: rk__scatter_pass_on() */
-    int64_t *chunk;                        /* (n + 1) number of parameter i's first chunk */
     float *room; /* (buckets ahead, room_size) of rk__scatter; NULL: it needs none */
     int64_t room_size;
     float *part; /* (parts, total): this rank's subtrees; NULL: in slots, by bucket */
@@ -42,8 +40,6 @@ struct rk__grads {
     bool summed;      /* gradients are where the sums are */
     float *sum; /* what all of them come to: (total) with RK__ZERO_NONE, else this rank's pieces, packed */
     int64_t *packed;     /* (buckets + 1) */
-    double *squares;     /* (chunks) by rank, bucket, parameter */
-    double *sorted;      /* (chunks) by parameter */
     rk__scatter scatter; /* the subtrees of all ranks */
     rk_leg *piece;       /* (ranks) */
 };
@@ -71,7 +67,6 @@ static void grads_free(void *arg)
     rk__grads *g = arg;
     for (int k = 0; k < g->trips; k++) { /* the buckets have gone before */
         free(g->trip[k].sum.recv);
-        free(g->trip[k].chunks);
         free(g->trip[k].count);
     }
     free(g->trip);
@@ -82,19 +77,9 @@ static void grads_free(void *arg)
     free(g->guard);
     free(g->packed);
     rk__reads_free(&g->reads);
-    free(g->chunk);
-    free(g->squares);
-    free(g->sorted);
     free(g->piece);
     rk__scatter_free(&g->scatter);
     free(g);
-}
-
-/* How many sums the squares of the first n elements of a piece of t come to. */
-static int64_t sums_of(const rk_tensor *t, int64_t n)
-{
-    int64_t each = t->cut ? rk__cut_row_sums(t->ctx, t->cut->axis) : 1;
-    return (n + rk__chunk_of(t) - 1) / rk__chunk_of(t) * each;
 }
 
 /* ---- where gradients are ---- */
@@ -344,22 +329,6 @@ rk_status rk__grads_repeat_reads(rk__grads *g)
 
 /* ---- making ---- */
 
-/* The chunk sums that a rank makes stand together, so that they travel as one. */
-static void place_chunks(rk__grads *g)
-{
-    int64_t at = 0;
-    for (int r = 0; r < g->job->ranks; r++)
-        for (int k = 0; k < g->b->count; k++) {
-            const rk__bucket *b = &g->b->bucket[k];
-            g->trip[k].chunks[r] = at;
-            for (int i = b->first; i < b->end; i++) {
-                int64_t from, to;
-                rk__bucket_piece(g->b, i, r, &from, &to);
-                at += sums_of(g->b->t[i], to - from);
-            }
-        }
-}
-
 static rk_status make_trips(rk__grads *g)
 {
     rk_ctx *ctx = g->job->ctx;
@@ -370,16 +339,13 @@ static rk_status make_trips(rk__grads *g)
         const rk__span *piece = g->b->bucket[k].piece;
         g->trip[k].sum = (rk__scattered){ .piece = piece, .request = g->trip[k].request };
         g->trip[k].sum.recv = rk__calloc(ctx, (size_t)g->scatter.trips * ranks, sizeof(rk_leg));
-        g->trip[k].chunks = rk__calloc(ctx, ranks, sizeof(int64_t));
         g->trip[k].count = rk__calloc(ctx, ranks, sizeof(size_t));
         for (size_t r = 0; g->trip[k].count && r < ranks; r++)
             g->trip[k].count[r] = (size_t)rk__span_size(piece[r]);
         const int64_t n = g->any_order ? 0 : rk__scatter_room(&g->scatter, piece);
         g->room_size = n > g->room_size ? n : g->room_size;
     }
-    RK_TRY(rk_failed(ctx));
-    place_chunks(g);
-    return RK_OK;
+    return rk_failed(ctx);
 }
 
 static rk_status make_room(rk__grads *g)
@@ -400,13 +366,7 @@ static rk_status take_lists(rk__grads *g)
     rk_ctx *ctx = g->job->ctx;
     const rk__job *j = g->job;
     RK_TRY(rk__scatter_init(&g->scatter, g->job, j->part, j->first));
-    g->chunk = rk__calloc(ctx, (size_t)g->b->n + 1, sizeof *g->chunk);
-    for (int i = 0; g->chunk && i < g->b->n; i++)
-        g->chunk[i + 1] = g->chunk[i] + sums_of(g->b->t[i], rk_tensor_size(g->b->t[i]));
-    RK_TRY(rk_failed(ctx));
     g->piece = rk__calloc(ctx, (size_t)j->ranks, sizeof *g->piece);
-    g->squares = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->squares);
-    g->sorted = rk__calloc(ctx, (size_t)g->chunk[g->b->n], sizeof *g->sorted);
     return rk_failed(ctx);
 }
 
@@ -528,74 +488,17 @@ void rk__grads_held(const rk__grads *g, const rk_tensor *t, int64_t *from, int64
         rk__grads_piece(g, t, from, to);
 }
 
-/* ---- norms ---- */
-
-/* Those of n elements of t's gradient. */
-static rk_status squares_of(rk_ctx *ctx, const rk_tensor *t, int64_t n, const float *x, double *sums)
+void rk__grads_share(const rk__grads *g, const rk_tensor *t, int r, int64_t *from, int64_t *to)
 {
-    const int64_t chunk = rk__chunk_of(t);
-    if (t->cut)
-        return rk__cut_row_squares(ctx, n / chunk, chunk, t->cut->axis, x, sums);
-    rk_status st = rk__kernels(ctx, RK_F32)->chunk_squares(ctx->dev, n, x, sums);
-    return st ? rk_fail(ctx, st, "the norm of the gradients cannot be computed") : RK_OK;
+    const int i = rk__bucket_find(g->b, t);
+    *from = *to = 0;
+    if (i >= 0)
+        rk__bucket_piece(g->b, i, r, from, to);
 }
 
-/* The chunk sums of this rank's pieces. */
-static rk_status own_squares(rk__grads *g)
+rk__job *rk__grads_job(const rk__grads *g)
 {
-    rk_ctx *ctx = g->job->ctx;
-    for (int k = 0; k < g->b->count; k++) {
-        const rk__bucket *b = &g->b->bucket[k];
-        double *at = g->squares + g->trip[k].chunks[g->job->rank];
-        for (int i = b->first; i < b->end; i++) {
-            int64_t from, to;
-            rk__bucket_piece(g->b, i, g->job->rank, &from, &to);
-            RK_TRY(
-                squares_of(ctx, g->b->t[i], to - from, rk__flat_at(sums_in(g, k), g->b->at[i] + from), at));
-            at += sums_of(g->b->t[i], to - from);
-        }
-    }
-    return RK_OK;
-}
-
-/* From the order of ranks to that of parameters. */
-static void sort_squares(rk__grads *g)
-{
-    for (int k = 0; k < g->b->count; k++)
-        for (int r = 0; r < g->job->ranks; r++) {
-            const rk__bucket *b = &g->b->bucket[k];
-            const double *at = g->squares + g->trip[k].chunks[r];
-            for (int i = b->first; i < b->end; i++) {
-                int64_t from, to;
-                rk__bucket_piece(g->b, i, r, &from, &to);
-                const int64_t n = sums_of(g->b->t[i], to - from);
-                memcpy(g->sorted + g->chunk[i] + sums_of(g->b->t[i], from), at, (size_t)n * sizeof *at);
-                at += n;
-            }
-        }
-}
-
-rk_status rk__grads_squares(rk__grads *g, double *squares)
-{
-    const rk__job *j = g->job;
-    RK_TRY(own_squares(g));
-    for (int r = 0; r < j->ranks; r++) {
-        int64_t first = g->trip[0].chunks[r],
-                end = r + 1 < j->ranks ? g->trip[0].chunks[r + 1] : g->chunk[g->b->n];
-        g->piece[r] = (rk_leg){ g->squares + first, (size_t)(end - first) * sizeof(double) };
-    }
-    RK_TRY(rk__comm_all_gather(j->comm, "norms", g->piece));
-    sort_squares(g);
-    for (int i = 0; i < g->b->n; i++) {
-        const rk_tensor *t = g->b->t[i];
-        squares[i] = 0;
-        if (t->cut)
-            RK_TRY(
-                rk__cut_squares(j->ctx, t->shape.dim[0], t->cut->axis, g->sorted + g->chunk[i], &squares[i]));
-        else if (g->chunk[i + 1] > g->chunk[i])
-            squares[i] = rk_order_tree(g->sorted, g->chunk[i], g->chunk[i + 1]);
-    }
-    return RK_OK;
+    return g->job;
 }
 
 /* ---- what it costs ---- */

@@ -42,9 +42,9 @@ rk_status rk__grads_sum(rk__grads *g);
 void rk__grads_piece(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to);
 /* The elements of parameter t, frozen or not, that this rank holds between steps. */
 void rk__grads_held(const rk__grads *g, const rk_tensor *t, int64_t *from, int64_t *to);
-/* [C] The sum of squares of parameter i's gradient into squares[i], in the order of rk_kernels.sum_squares;
- * not finite if an element is not. i counts as rk__grads_cfg.t. */
-rk_status rk__grads_squares(rk__grads *g, double *squares);
+/* The elements [from, to) of parameter t in the piece of rank r, whatever is kept by piece. */
+void rk__grads_share(const rk__grads *g, const rk_tensor *t, int r, int64_t *from, int64_t *to);
+rk__job *rk__grads_job(const rk__grads *g);
 /* [C] The weights of the pieces, each updated by its rank, set out. Whoever reads them waits. */
 rk_status rk__grads_weights_changed(rk__grads *g);
 /* They have arrived. */

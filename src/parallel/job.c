@@ -155,12 +155,6 @@ static rk_status shards_gather(void *arg, const char *name, const int64_t *count
     return rk__comm_all_gather(c, name, leg);
 }
 
-static rk_status shards_numbers(void *arg, const char *name, double mine, double *all)
-{
-    const rk__job *j = arg;
-    return rk__comm_all_values(j->beside, name, &mine, sizeof mine, all);
-}
-
 /* ---- the mesh ---- */
 
 /* [C] Neighbours hold tensor shards side by side: they exchange most. */
@@ -187,7 +181,6 @@ static rk_status split(rk__job *j, int tensor)
     ctx->shards.arg = j;
     ctx->shards.sum = shards_sum;
     ctx->shards.gather = shards_gather;
-    ctx->shards.numbers = shards_numbers;
     return RK_OK;
 }
 

@@ -140,6 +140,15 @@ rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char
         b->global > 16 ? " ... (all in events.jsonl)" : "");
 }
 
+void rk__left_out(rk__trainer *t, int64_t step, double scale)
+{
+    rk__report_text(
+        t, RK_EVENT_WARN,
+        "step %lld: a gradient is not finite where the loss is scaled by %g: the step is left out, and "
+        "the scale is %g now",
+        (long long)step + 1, scale, scale / 2);
+}
+
 rk_status rk__step_optim(rk__trainer *t, rk_optim *o, const rk_batch *b, int worker, double lr_scale)
 {
     char what[512];
@@ -148,11 +157,7 @@ rk_status rk__step_optim(rk__trainer *t, rk_optim *o, const rk_batch *b, int wor
     rk_status st = rk_optim_step(o, lr_scale);
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
     if (rk_optim_skipped(o) > skipped)
-        rk__report_text(
-            t, RK_EVENT_WARN,
-            "step %lld: a gradient is not finite where the loss is scaled by %g: the step is left out, and "
-            "the scale is %g now",
-            (long long)t->step + 1, scale, rk_optim_loss_scale(o));
+        rk__left_out(t, t->step, scale);
     if (st != RK_EDIVERGED)
         return st;
     snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));

@@ -1,54 +1,80 @@
 #include "train/late.h"
 
 #include "parallel/trace.h"
+#include "train/workers.h"
 
 #include <math.h>
 #include <stdio.h>
 
 rk_status rk__late_begin(rk__trainer *t)
 {
-    t->late.on = !t->workers && rk__optim_alone(t->optim);
-    if (t->late.on) {
-        t->acc.unread = true;
+    t->late.on = t->workers ? rk__workers_alone(t) : rk__optim_alone(t->optim);
+    if (t->late.on)
         t->loss = t->grad_norm = NAN;
-        t->ctx->watch = rk__optim_watch(t->optim);
+    if (t->late.on && !t->workers) {
+        t->acc.unread = true;
+        t->ctx->halted = rk__optim_halted(t->optim);
     }
     return rk_failed(t->ctx);
 }
 
-rk_status rk__late_step(rk__trainer *t, const rk_batch *b, double lr_scale)
+void rk__late_note(rk__trainer *t, const rk_batch *b)
 {
     rk__late *l = &t->late;
-    double none;
     l->cursor[l->steps] = t->cursor;
-    RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &none));
+    l->samples[l->steps] = b->global;
+}
+
+rk_status rk__late_pass(rk__trainer *t, const rk_batch *b)
+{
+    double none;
+    rk__late_note(t, b);
+    return rk__accumulate(&t->acc, b, (uint64_t)t->step, &none);
+}
+
+rk_status rk__late_update(rk__trainer *t, double lr_scale)
+{
     double begin = rk__trace_begin(t->setup.job);
-    RK_TRY(rk__optim_step_alone(t->optim, lr_scale, t->acc.loss_at_hand, l->steps));
+    RK_TRY(rk__optim_step_alone(t->optim, lr_scale, t->acc.loss_at_hand, t->late.steps));
     rk__trace_end(t->setup.job, RK__TRACK_STEP, "optimiser", begin);
-    l->steps++;
+    t->late.steps++;
     return RK_OK;
 }
 
-/* Back to the bad step, whose weights are still there: its batch tells what happened. */
-static rk_status go_back(rk__trainer *t, int64_t step, int64_t cursor, const rk_verdict *v)
+/* ---- looking ---- */
+
+rk_status rk__late_back(rk__trainer *t, int n, int i, rk_batch *b)
 {
-    char what[512] = "the loss is not finite";
+    t->step += i - n;
+    t->cursor = t->late.cursor[i];
+    RK_TRY(rk_loader_seek(t->setup.train, t->cursor));
+    if (rk_loader_next(t->setup.train, b))
+        return rk_failed(t->ctx);
+    return rk_failed(t->ctx)
+               ? rk_failed(t->ctx)
+               : rk_fail(t->ctx, RK_EINTERNAL, "step %lld has no batch", (long long)t->step + 1);
+}
+
+void rk__late_why(rk__trainer *t, rk_optim *o, const rk_verdict *v, char what[512])
+{
+    snprintf(what, 512, "the loss is not finite");
+    if (v->bad == RK_VERDICT_LOSS)
+        return;
+    rk__optim_bad(o, v);
+    snprintf(what, 512, "%.500s", rk_error(t->ctx));
+    rk_error_clear(t->ctx);
+}
+
+/* [C] The bad step's weights are still there: its batch tells what happened. */
+static rk_status go_back(rk__trainer *t, int n, int i, const rk_verdict *v)
+{
+    char what[512];
     rk_batch b;
-    t->step = step;
-    t->cursor = cursor;
     t->loss = v->loss;
-    if (v->bad != RK_VERDICT_LOSS) {
-        rk__optim_bad(t->optim, v);
-        snprintf(what, sizeof what, "%.500s", rk_error(t->ctx));
-        rk_error_clear(t->ctx);
-    }
-    RK_TRY(rk_loader_seek(t->setup.train, cursor));
-    if (!rk_loader_next(t->setup.train, &b))
-        return rk_failed(t->ctx)
-                   ? rk_failed(t->ctx)
-                   : rk_fail(t->ctx, RK_EINTERNAL, "step %lld has no batch", (long long)step + 1);
+    rk__late_why(t, t->optim, v, what);
+    RK_TRY(rk__late_back(t, n, i, &b));
     rk__job_grid(t->setup.job, b.global);
-    rk_set_step(t->ctx, (uint64_t)step, b.first);
+    rk_set_step(t->ctx, (uint64_t)t->step, b.first);
     return rk__diverged(t, &b, -1, what);
 }
 
@@ -59,13 +85,18 @@ rk_status rk__late_look(rk__trainer *t)
     const int n = l->steps;
     if (n == 0)
         return rk_failed(t->ctx);
-    RK_TRY(rk__optim_look(t->optim, n, v));
     l->steps = 0;
-    for (int i = 0; i < n; i++)
-        if (v[i].bad != RK_VERDICT_GOOD)
-            return go_back(t, t->step - n + i, l->cursor[i], &v[i]);
+    if (t->workers)
+        return rk__workers_look(t, n);
+    RK_TRY(rk__optim_look(t->optim, n, v));
+    for (int i = 0; i < n; i++) {
+        if (v[i].left_out)
+            rk__left_out(t, t->step - n + i, v[i].loss_scale);
+        else if (v[i].bad != RK_VERDICT_GOOD)
+            return go_back(t, n, i, &v[i]);
+    }
     t->loss = v[n - 1].loss;
-    t->grad_norm = v[n - 1].norm;
+    t->grad_norm = rk_optim_grad_norm(t->optim);
     return RK_OK;
 }
 

@@ -488,13 +488,17 @@ static rk_status ask_before(rk__trainer *t)
 /* [C] One step of the whole batch. */
 static rk_status step_together(rk__trainer *t, const rk_batch *b, double lr_scale)
 {
-    if (t->late.on)
-        return rk__late_step(t, b, lr_scale);
-    RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
-    if (!isfinite(t->loss))
-        return rk__diverged(t, b, -1, "the loss is not finite");
+    if (t->late.on) {
+        RK_TRY(rk__late_pass(t, b));
+    } else {
+        RK_TRY(rk__accumulate(&t->acc, b, (uint64_t)t->step, &t->loss));
+        if (!isfinite(t->loss))
+            return rk__diverged(t, b, -1, "the loss is not finite");
+    }
     if (t->ctx->ranks > 1)
         RK_TRY(ask(t, t->step + 1));
+    if (t->late.on)
+        return rk__late_update(t, lr_scale);
     RK_TRY(rk__step_optim(t, t->optim, b, -1, lr_scale));
     t->grad_norm = rk_optim_grad_norm(t->optim);
     return RK_OK;
@@ -689,7 +693,7 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
         rk__crew_log(&t.crew, "failed: %s", rk_error(ctx));
         rk__trace_write_own(t.setup.job);
     }
-    ctx->watch = NULL;
+    ctx->halted = NULL;
     if (t.run)
         rk__run_close(t.run);
     rk__journal_close(&t.journal);

@@ -1,7 +1,6 @@
 #include "train/optim.h"
 
 #include "core/cut.h"
-#include "core/watch.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -20,7 +19,6 @@ static void optim_free(void *arg)
     free(o->slots);
     free(o->pieces);
     free(o->averages);
-    free(o->squares);
     free(o);
 }
 
@@ -48,7 +46,8 @@ static void make_slot(rk_optim *o, rk_param p)
 {
     rk_shape s = rk_tensor_shape(p.tensor);
     rk__optim_slot *slot = &o->slots[o->n];
-    *slot = (rk__optim_slot){ .param = p, .to = rk_tensor_size(p.tensor), .number = o->n++ };
+    *slot = (rk__optim_slot){ .param = p, .to = rk_tensor_size(p.tensor) };
+    o->n++;
     if (o->grads) {
         rk__grads_piece(o->grads, p.tensor, &slot->from, &slot->to);
         if (slot->to - slot->from < rk_tensor_size(p.tensor))
@@ -97,17 +96,57 @@ rk_optim *rk_optim_make(rk_module *root, const rk_optim_cfg *cfg)
     return o;
 }
 
-static bool any_cut(const rk_optim *o)
+/* ---- what the device decides ---- */
+
+/* Steps and the loss scale, where the device has others: at first, and when they came from a snapshot. */
+static rk_status tell_device(rk_optim *o)
 {
-    for (int i = 0; i < o->n; i++)
-        if (o->slots[i].param.tensor->cut)
-            return true;
-    return false;
+    rk_ctx *ctx = o->ctx;
+    const rk__scale *s = &o->scale;
+    rk_watch *w = &o->seen;
+    if (o->told && !w->halted && w->steps == o->steps && w->power == s->power && w->good == s->good &&
+        w->skipped == s->skipped)
+        return rk_failed(ctx);
+    *w = (rk_watch){ .steps = o->steps, .power = s->power, .good = s->good, .skipped = s->skipped };
+    w->seed64 = rk__scale_value(s);
+    w->seed32 = (float)w->seed64;
+    void *to = rk__data(o->watch);
+    if (!to)
+        return rk_failed(ctx);
+    rk_status st = ctx->device->copy_in(ctx->dev, to, w, offsetof(rk_watch, verdict));
+    o->told = !st;
+    return st ? rk_fail(ctx, st, "optimiser: its state cannot be written to the device") : RK_OK;
 }
 
-static double loss_scale(const void *arg)
+/* Reads what the device has decided, and the first n verdicts. */
+static rk_status read_device(rk_optim *o, int n, rk_verdict *verdicts)
 {
-    return rk__scale_value(&((const rk_optim *)arg)->scale);
+    rk_ctx *ctx = o->ctx;
+    rk_watch now = o->seen;
+    const void *from = rk__data(o->watch);
+    RK_TRY(rk_failed(ctx));
+    rk_status st = ctx->device->copy_out(ctx->dev, &now, from,
+                                         offsetof(rk_watch, verdict) + (size_t)n * sizeof *now.verdict);
+    if (st)
+        return rk_fail(ctx, st, "optimiser: the verdicts cannot be read from the device");
+    memcpy(verdicts, now.verdict, (size_t)n * sizeof *verdicts);
+    memcpy(&o->seen, &now, offsetof(rk_watch, verdict));
+    o->steps = now.steps;
+    if (o->scale.moves) {
+        o->scale.power = now.power;
+        o->scale.good = now.good;
+        o->scale.skipped = now.skipped;
+    }
+    return RK_OK;
+}
+
+/* Asked for before a backward pass, so that the device knows it then. */
+static double loss_scale(void *arg)
+{
+    rk_optim *o = arg;
+    if (o->scale.moves)
+        tell_device(o);
+    return rk__scale_value(&o->scale);
 }
 
 /* A backward pass does not know whose parameters it will meet. */
@@ -121,7 +160,19 @@ static void scale_losses(rk_optim *o)
             "optimiser: a loss scale of %g beside one of %g: optimisers of one context have the same, and a "
             "scale that moves is that of a context's only one",
             mine, rk__scale_value(&other->scale));
-    o->ctx->loss_scale = (rk__loss_scale){ o, loss_scale };
+    o->ctx->loss_scale = (rk__loss_scale){ o, loss_scale, o->scale.moves ? rk__data(o->watch) : NULL };
+}
+
+static rk_status make_norms(rk_optim *o)
+{
+    rk_tensor **t = rk__calloc(o->ctx, (size_t)o->n + 1, sizeof(rk_tensor *));
+    if (!t)
+        return RK_ENOMEM;
+    for (int i = 0; i < o->n; i++)
+        t[i] = o->slots[i].param.tensor;
+    rk_status st = rk__norms_make(o->ctx, o->grads, t, o->n, &o->norms);
+    free(t);
+    return st;
 }
 
 rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *grads)
@@ -135,11 +186,10 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
         return NULL;
     *o = (rk_optim){ .ctx = ctx, .root = root, .cfg = *cfg, .grads = grads };
     rk__scale_init(&o->scale, ctx, cfg->loss_scale, cfg->loss_scale_moves);
-    o->squares = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->squares);
     o->slots = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->slots);
     o->pieces = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->pieces);
     o->averages = rk__calloc(ctx, (size_t)rk_param_count(root), sizeof *o->averages);
-    if (!o->slots || !o->squares || !o->pieces || !o->averages || rk__at_close(ctx, optim_free, o)) {
+    if (!o->slots || !o->pieces || !o->averages || rk__at_close(ctx, optim_free, o)) {
         optim_free(o);
         return NULL;
     }
@@ -151,98 +201,27 @@ rk_optim *rk__optim_make(rk_module *root, const rk_optim_cfg *cfg, rk__grads *gr
     if (!o->n)
         rk_fail(ctx, RK_ECONFIG, "nothing to train: every parameter is frozen");
     qsort(o->slots, (size_t)o->n, sizeof *o->slots, by_name);
-    scale_losses(o);
-    if (!grads && !any_cut(o))
-        o->watch = rk_tensor_make(ctx, RK_U8, RK_SHAPE(sizeof(rk_watch)));
+    o->watch = rk_tensor_make(ctx, RK_U8, RK_SHAPE(sizeof(rk_watch)));
+    if (!rk_failed(ctx) && !make_norms(o))
+        scale_losses(o);
     return o;
 }
 
 /* ---- one step ---- */
 
-/* x^n by squaring: libm's pow differs between machines in the last bit. */
-static double power(double x, int64_t n)
+/* [C] The verdict of the device, which stays there. loss may be NULL. */
+static rk_status judge(rk_optim *o, const rk_tensor *loss, int slot)
 {
-    double y = 1;
-    for (; n > 0; n >>= 1, x *= x)
-        if (n & 1)
-            y *= x;
-    return y;
-}
-
-/* The sum of squares of a cut parameter's gradient. */
-static rk_status cut_squares(rk_optim *o, const rk__optim_slot *s, rk_tensor *g, double *sum)
-{
-    rk_ctx *ctx = o->ctx;
-    const int axis = s->param.tensor->cut->axis;
-    const int64_t rows = g->shape.dim[0], n = rows * rk__cut_row_sums(ctx, axis);
-    double *sums = rk__step_record(ctx, (size_t)n * sizeof *sums);
-    if (!sums)
-        return RK_ENOMEM;
-    RK_TRY(rk__cut_row_squares(ctx, rows, rk__size(g) / rows, axis, rk__data(g), sums));
-    return rk__cut_squares(ctx, rows, axis, sums, sum);
-}
-
-/* That of a slot; not finite if an element is not. */
-static rk_status squares_of(rk_optim *o, const rk__optim_slot *s, double *sum)
-{
-    rk_ctx *ctx = o->ctx;
-    rk_tensor *g = rk_grad(s->param.tensor);
-    bool bad = false;
-    *sum = 0;
-    if (!g)
-        return RK_OK;
-    if (o->grads)
-        *sum = o->squares[s->number];
-    else if (s->param.tensor->cut)
-        return cut_squares(o, s, g, sum);
-    else if (rk__kernels(ctx, RK_F32)->sum_squares(ctx->dev, rk__size(g), rk__data(g), sum, &bad))
-        return rk_fail(ctx, RK_EDEVICE, "optimiser: the norm of %s cannot be computed", s->param.name);
-    return RK_OK;
-}
-
-/* Gradients have the loss's scale. */
-static double most_norm(const rk_optim *o)
-{
-    return o->cfg.clip_norm * rk__scale_value(&o->scale);
-}
-
-/* [C] The verdict where sums of squares meet on the host. */
-static rk_status judge_here(rk_optim *o, rk_watch *watch)
-{
-    rk_judged judged = { 0, RK_VERDICT_GOOD };
-    if (o->grads)
-        RK_TRY(rk__grads_squares(o->grads, o->squares));
-    for (int i = 0; i < o->n; i++) {
-        double part;
-        RK_TRY(squares_of(o, &o->slots[i], &part));
-        rk_judged_add(&judged, i, 1, &part);
-    }
-    rk_judged_end(&judged, 0, most_norm(o), 0, watch);
-    return RK_OK;
-}
-
-/* The verdict of the device, which stays there. loss may be NULL. */
-static rk_status judge_there(rk_optim *o, const rk_tensor *loss, int slot)
-{
-    rk_ctx *ctx = o->ctx;
-    const rk_judge_args args = { .loss = loss ? rk__data(loss) : NULL,
-                                 .clip_norm = most_norm(o),
-                                 .watch = rk__data(o->watch),
-                                 .slot = slot };
-    RK_TRY(rk_failed(ctx));
-    rk_status st = rk__kernels(ctx, RK_F32)->judge(ctx->dev, &args, o->n, o->pieces);
-    return st ? rk_fail(ctx, st, "optimiser: the norm of the gradients cannot be computed") : RK_OK;
-}
-
-/* Reads the head of the watch and its first n verdicts. */
-static rk_status read_watch(rk_optim *o, int n, rk_watch *to)
-{
-    rk_ctx *ctx = o->ctx;
-    const size_t bytes = offsetof(rk_watch, verdict) + (size_t)n * sizeof *to->verdict;
-    const void *from = rk__data(o->watch);
-    RK_TRY(rk_failed(ctx));
-    rk_status st = ctx->device->copy_out(ctx->dev, to, from, bytes);
-    return st ? rk_fail(ctx, st, "optimiser: the verdicts cannot be read from the device") : RK_OK;
+    const rk_judge_args a = { .loss = loss ? rk__data(loss) : NULL,
+                              .clip_norm = o->cfg.clip_norm,
+                              .loss_scale = rk__scale_value(&o->scale),
+                              .moves = o->scale.moves,
+                              .beta1 = o->cfg.beta1,
+                              .beta2 = o->cfg.beta2,
+                              .watch = rk__data(o->watch),
+                              .slot = slot };
+    RK_TRY(tell_device(o));
+    return rk__norms_judge(o->norms, &a);
 }
 
 rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v)
@@ -256,28 +235,6 @@ rk_status rk__optim_bad(rk_optim *o, const rk_verdict *v)
                        "the gradient of %s is not finite at a loss scale of %g; a smaller one may help", name,
                        o->cfg.loss_scale);
     return rk_fail(o->ctx, RK_EDIVERGED, "the gradient of %s is not finite; no weight was changed", name);
-}
-
-/* [C] The host waits: the caller may go on after a bad verdict, so the device does not halt. *take: the step
- * is to be taken, with gradients times *scale; false: it is to be left out. */
-static rk_status decide(rk_optim *o, double *scale, bool *take)
-{
-    const double scaled = rk__scale_value(&o->scale);
-    rk_watch watch;
-    if (!o->watch) {
-        RK_TRY(judge_here(o, &watch));
-    } else {
-        RK_TRY(judge_there(o, NULL, 0));
-        RK_TRY(read_watch(o, 1, &watch));
-    }
-    *scale = watch.scale / scaled;
-    *take = watch.verdict[0].bad == RK_VERDICT_GOOD;
-    o->norm = *take ? watch.verdict[0].norm / scaled : NAN;
-    if (*take)
-        return RK_OK;
-    if (o->watch)
-        RK_TRY(o->ctx->device->zero(o->ctx->dev, rk__data(o->watch), sizeof watch));
-    return rk__scale_bad(&o->scale) ? RK_OK : rk__optim_bad(o, &watch.verdict[0]);
 }
 
 static rk_status list_pieces(rk_optim *o)
@@ -300,29 +257,27 @@ static rk_status list_pieces(rk_optim *o)
     return rk_failed(o->ctx);
 }
 
-static rk_status update(rk_optim *o, double lr, double grad_scale, const rk_watch *watch)
+static rk_status update(rk_optim *o, double lr)
 {
     rk_ctx *ctx = o->ctx;
     const rk_kernels *k = rk__kernels(ctx, RK_F32);
     const rk_optim_cfg *c = &o->cfg;
+    const rk_watch *watch = rk__data(o->watch);
     const rk_optim_args a = {
         .lr = lr,
-        .grad_scale = grad_scale,
         .beta1 = c->beta1,
         .beta2 = c->beta2,
         .eps = c->eps,
-        .bias1 = 1 - power(c->beta1, o->steps),
-        .bias2 = 1 - power(c->beta2, o->steps),
         .momentum = c->momentum,
         .nesterov = c->nesterov,
         .decoupled = c->kind == RK_ADAMW,
-        .first = o->steps == 1,
         .watch = watch,
     };
+    RK_TRY(rk_failed(ctx));
     rk_status st = (c->kind == RK_SGD ? k->sgd : k->adam)(ctx->dev, &a, o->n, o->pieces);
     if (st)
         return rk_fail(ctx, st, "optimiser: the weights cannot be updated");
-    if (c->ema_decay > 0 && k->ema(ctx->dev, c->ema_decay, watch, o->n, o->averages))
+    if (c->ema_decay > 0 && k->ema(ctx->dev, c->ema_decay, &watch->still, o->n, o->averages))
         return rk_fail(ctx, RK_EDEVICE, "optimiser: the averages cannot be updated");
     return RK_OK;
 }
@@ -335,7 +290,7 @@ static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)
 /* Averages begin at the weights that the first step finds. */
 static rk_status begin_ema(rk_optim *o)
 {
-    for (int i = 0; i < o->n; i++) {
+    for (int i = 0; i < o->n && !o->steps; i++) {
         rk__optim_slot *s = &o->slots[i];
         if (s->ema)
             RK_TRY(copy(o->ctx, s->to - s->from, rk__data_range(s->param.tensor, s->from, s->to),
@@ -350,70 +305,73 @@ static void use_up(rk_optim *o)
         rk_grad_zero(o->slots[i].param.tensor);
 }
 
-/* Weights, momenta and averages move; gradients are used up. */
-static rk_status move(rk_optim *o, double lr_scale, double grad_scale, const rk_watch *watch)
+/* [C] Weights, momenta and averages move, if the device has found the step good; gradients are used up.
+ * Weights are asked for when all ranks are done with the norm. */
+static rk_status move(rk_optim *o, double lr_scale)
 {
-    if (!o->steps)
-        RK_TRY(begin_ema(o));
-    o->steps++;
-    RK_TRY(update(o, o->cfg.lr * lr_scale, grad_scale, watch));
+    RK_TRY(list_pieces(o));
+    RK_TRY(begin_ema(o));
+    RK_TRY(update(o, o->cfg.lr * lr_scale));
     if (o->grads)
         RK_TRY(rk__grads_weights_changed(o->grads));
     if (o->sums) /* the caller may read them on some ranks only */
         RK_TRY(rk__grads_settle(o->grads));
     use_up(o);
-    rk__scale_good(&o->scale);
     return RK_OK;
 }
 
+/* The host waits: the caller may go on after a bad verdict, so the device is told that it may, too. */
 rk_status rk_optim_step(rk_optim *o, double lr_scale)
 {
-    double scale;
-    bool take;
+    rk_verdict v;
     if (!o)
         return RK_EUSAGE;
     RK_TRY(rk_failed(o->ctx));
     if (o->sums)
         RK_TRY(rk__grads_sum(o->grads));
-    if (o->watch)
-        RK_TRY(list_pieces(o));
-    RK_TRY(decide(o, &scale, &take));
-    if (!take) {
+    const int64_t before = o->steps;
+    RK_TRY(judge(o, NULL, 0));
+    RK_TRY(read_device(o, 1, &v));
+    o->norm = v.bad == RK_VERDICT_GOOD ? v.norm : NAN;
+    if (v.left_out) {
         use_up(o);
-        return RK_OK;
+        return begin_ema(o);
     }
-    if (!o->watch) /* weights are asked for when all ranks are done with the norm */
-        RK_TRY(list_pieces(o));
-    return move(o, lr_scale, scale, NULL);
+    if (v.bad != RK_VERDICT_GOOD)
+        return rk__optim_bad(o, &v);
+    o->steps = before; /* the step is under way */
+    RK_TRY(move(o, lr_scale));
+    o->steps++;
+    return RK_OK;
 }
 
 /* ---- without the host ---- */
 
 bool rk__optim_alone(const rk_optim *o)
 {
-    return o->watch && !rk__on_host(o->ctx) && !o->scale.moves && rk__scale_value(&o->scale) == 1;
+    return !rk__on_host(o->ctx);
 }
 
 rk_status rk__optim_step_alone(rk_optim *o, double lr_scale, const rk_tensor *loss, int slot)
 {
-    RK_TRY(rk_failed(o->ctx));
-    RK_TRY(list_pieces(o));
-    RK_TRY(judge_there(o, loss, slot));
-    return move(o, lr_scale, 1, rk__optim_watch(o));
+    RK_TRY(judge(o, loss, slot));
+    RK_TRY(move(o, lr_scale));
+    o->steps++;
+    o->seen.steps++;
+    return RK_OK;
 }
 
 rk_status rk__optim_look(rk_optim *o, int n, rk_verdict *verdicts)
 {
-    rk_watch watch;
-    RK_TRY(read_watch(o, n, &watch));
-    memcpy(verdicts, watch.verdict, (size_t)n * sizeof *verdicts);
-    o->norm = watch.verdict[n - 1].norm;
+    RK_TRY(read_device(o, n, verdicts));
+    o->norm = verdicts[n - 1].bad == RK_VERDICT_GOOD ? verdicts[n - 1].norm : NAN;
     return RK_OK;
 }
 
-rk_watch *rk__optim_watch(rk_optim *o)
+const int64_t *rk__optim_halted(rk_optim *o)
 {
-    return rk__data(o->watch);
+    const rk_watch *watch = rk__data(o->watch);
+    return watch ? &watch->halted : NULL;
 }
 
 double rk_optim_grad_norm(const rk_optim *o)

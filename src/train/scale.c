@@ -1,5 +1,7 @@
 #include "train/scale.h"
 
+#include "core/watch.h"
+
 #include <math.h>
 
 bool rk__scale_fits(double scale)
@@ -10,38 +12,16 @@ bool rk__scale_fits(double scale)
 
 rk_status rk__scale_init(rk__scale *s, rk_ctx *ctx, double fixed, bool moves)
 {
-    *s = (rk__scale){ .moves = moves, .fixed = fixed > 0 ? fixed : 1, .power = RK__SCALE_START };
+    *s = (rk__scale){ .moves = moves, .fixed = fixed > 0 ? fixed : 1, .power = RK_SCALING_START };
     if (fixed != 0 && !rk__scale_fits(fixed))
         return rk_fail(ctx, RK_EUSAGE, "optimiser: loss_scale %g is no power of two from 2^-24 to 2^40",
                        fixed);
     return RK_OK;
 }
 
-/* The power may come from a snapshot. */
 double rk__scale_value(const rk__scale *s)
 {
-    const int64_t power = s->power < RK__SCALE_LEAST  ? RK__SCALE_LEAST
-                          : s->power > RK__SCALE_MOST ? RK__SCALE_MOST
-                                                      : s->power;
-    return s->moves ? ldexp(1, (int)power) : s->fixed;
-}
-
-void rk__scale_good(rk__scale *s)
-{
-    if (!s->moves || ++s->good < RK__SCALE_GROWS || s->power >= RK__SCALE_MOST)
-        return;
-    s->power++;
-    s->good = 0;
-}
-
-bool rk__scale_bad(rk__scale *s)
-{
-    if (!s->moves || s->power <= RK__SCALE_LEAST)
-        return false;
-    s->power--;
-    s->good = 0;
-    s->skipped++;
-    return true;
+    return s->moves ? rk_scaling_value(s->power) : s->fixed;
 }
 
 rk_status rk__scale_state(rk__scale *s, rk_state *st)

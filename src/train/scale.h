@@ -7,18 +7,11 @@
 #include "core/ctx.h"
 #include "core/state.h"
 
-enum {
-    RK__SCALE_START = 16, /* 2^16 = 65536 */
-    RK__SCALE_MOST = 24, /* beyond it nothing is gained: half precision ends 2^24 above its smallest number */
-    RK__SCALE_LEAST = 0, /* gradients that are not finite without a scale are not the scale's fault */
-    RK__SCALE_GROWS = 2000 /* good steps */
-};
-
 typedef struct rk__scale {
     bool moves;
     double fixed; /* unless it moves */
     /* kept in snapshots where it moves */
-    int64_t power;   /* the scale is 2^power */
+    int64_t power;   /* the scale is 2^power; core/watch.h has the rules */
     int64_t good;    /* steps since it moved */
     int64_t skipped; /* steps that were left out */
 } rk__scale;
@@ -28,10 +21,6 @@ bool rk__scale_fits(double scale);
 /* fixed: a scale that fits, or 0: as 1; moves: from 65536 on, whatever fixed is. RK_EUSAGE. */
 rk_status rk__scale_init(rk__scale *s, rk_ctx *ctx, double fixed, bool moves);
 double rk__scale_value(const rk__scale *s);
-/* A step was taken. */
-void rk__scale_good(rk__scale *s);
-/* A gradient was not finite: true if the step may be left out, and another tried with half the scale. */
-bool rk__scale_bad(rk__scale *s);
 /* Adds "optim/loss_scale", its power of two, and its counters, if it moves. */
 rk_status rk__scale_state(rk__scale *s, rk_state *st);
 

@@ -18,7 +18,8 @@ typedef struct rk__window { /* what is measured between two log lines */
 typedef struct rk__late {
     bool on; /* the device goes on by itself */
     int steps;
-    int64_t cursor[RK_WATCH_STEPS]; /* where the loader stood before each */
+    int64_t cursor[RK_WATCH_STEPS];  /* where the loader stood before each */
+    int64_t samples[RK_WATCH_STEPS]; /* of its batch */
 } rk__late;
 
 typedef struct rk__trainer {
@@ -72,6 +73,8 @@ rk_status rk__report_result(rk__trainer *t, const char *why);
  * worker < 0: all ranks are here [C]; else worker `worker` of this rank has diverged, in a batch of its own.
  */
 rk_status rk__diverged(rk__trainer *t, const rk_batch *b, int worker, const char *what);
+/* Tells that step `step`, whose loss was scaled by `scale`, was left out. */
+void rk__left_out(rk__trainer *t, int64_t step, double scale);
 /* rk_optim_step(); a gradient that is not finite is told so. */
 rk_status rk__step_optim(rk__trainer *t, rk_optim *o, const rk_batch *b, int worker, double lr_scale);
 

@@ -3,6 +3,7 @@
 #include "core/cut.h"
 #include "parallel/average.h"
 #include "parallel/trace.h"
+#include "train/late.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -312,19 +313,33 @@ static rk_batch part_of(const rk_batch *b, int64_t lo, int64_t hi)
     return part;
 }
 
+/* To be looked at later. */
+static rk_status step_late(rk__trainer *t, int k, const rk_batch *b, double lr_scale)
+{
+    rk__workers *w = t->workers;
+    double none;
+    t->ctx->halted = rk__optim_halted(w->optim[k]);
+    RK_TRY(rk__accumulate(&w->acc, b, (uint64_t)t->step, &none));
+    rk_status st = rk__optim_step_alone(w->optim[k], lr_scale, w->acc.loss_at_hand, t->late.steps);
+    t->ctx->halted = NULL;
+    return st;
+}
+
 /* Worker `first + k`, whose values the network has. */
 static rk_status step_worker(rk__trainer *t, int k, const rk_batch *b, double lr_scale)
 {
     rk__workers *w = t->workers;
     rk_optim *o = w->optim[k];
     told *last = &w->last[w->first + k];
+    o->steps = w->steps[w->first + k];
+    last->samples = (double)b->n;
+    if (t->late.on)
+        return step_late(t, k, b, lr_scale);
     RK_TRY(rk__accumulate(&w->acc, b, (uint64_t)t->step, &last->loss));
     if (!isfinite(last->loss))
         return rk__diverged(t, b, w->first + k, "the loss is not finite");
-    o->steps = w->steps[w->first + k];
     RK_TRY(rk__step_optim(t, o, b, w->first + k, lr_scale));
     last->norm = rk_optim_grad_norm(o);
-    last->samples = (double)b->n;
     return RK_OK;
 }
 
@@ -352,13 +367,80 @@ rk_status rk__workers_step(rk__trainer *t, const rk_batch *b, double lr_scale)
     rk__workers *w = t->workers;
     const rk__meet meet = t->ctx->meet;
     t->ctx->meet = (rk__meet){ 0 };
+    if (t->late.on)
+        rk__late_note(t, b);
     rk_status st = step_own(t, b, lr_scale);
+    if (t->late.on)
+        t->late.steps++;
     t->ctx->meet = meet;
     for (int k = 0; k < w->count; k++) {
         int64_t lo, hi;
         share_of(w, b->global, k, &lo, &hi);
         w->steps[k] += hi > lo;
     }
+    return st;
+}
+
+/* ---- looking later ---- */
+
+bool rk__workers_alone(rk__trainer *t)
+{
+    rk__workers *w = t->workers;
+    bool can = w->own > 0;
+    for (int k = 0; k < w->own; k++)
+        can = can && rk__optim_alone(w->optim[k]);
+    w->acc.unread = can;
+    return can;
+}
+
+/* Worker k was bad in step i of the last n: its values are those before it. */
+static rk_status go_back(rk__trainer *t, int n, int i, int k, const rk_verdict *v)
+{
+    rk__workers *w = t->workers;
+    const rk__meet meet = t->ctx->meet;
+    char what[512];
+    rk_batch b;
+    int64_t lo, hi;
+    rk__late_why(t, w->optim[k], v, what);
+    RK_TRY(rk__late_back(t, n, i, &b));
+    share_of(w, b.global, w->first + k, &lo, &hi);
+    rk_batch part = part_of(&b, lo, hi);
+    RK_TRY(rk_failed(t->ctx));
+    t->ctx->meet = (rk__meet){ 0 };
+    rk__job_grid(w->alone, part.global);
+    rk_set_step(t->ctx, (uint64_t)t->step, part.first);
+    swap_worker(w, k);
+    rk_status st = rk__diverged(t, &part, w->first + k, what);
+    swap_worker(w, k);
+    t->ctx->meet = meet;
+    return st;
+}
+
+/* Did worker k make step i of those that are looked at? */
+static bool made_step(const rk__trainer *t, int i, int k)
+{
+    int64_t lo, hi;
+    share_of(t->workers, t->late.samples[i], t->workers->first + k, &lo, &hi);
+    return hi > lo;
+}
+
+rk_status rk__workers_look(rk__trainer *t, int n)
+{
+    rk__workers *w = t->workers;
+    rk_verdict *v = rk__calloc(t->ctx, (size_t)w->own * (size_t)n, sizeof *v);
+    rk_status st = v ? RK_OK : RK_ENOMEM;
+    for (int k = 0; k < w->own && !st; k++) {
+        st = rk__optim_look(w->optim[k], n, v + k * n);
+        if (!st && made_step(t, n - 1, k)) {
+            w->last[w->first + k].loss = v[k * n + n - 1].loss;
+            w->last[w->first + k].norm = v[k * n + n - 1].norm;
+        }
+    }
+    for (int i = 0; i < n && !st; i++)
+        for (int k = 0; k < w->own && !st; k++)
+            if (made_step(t, i, k) && v[k * n + i].bad != RK_VERDICT_GOOD)
+                st = go_back(t, n, i, k, &v[k * n + i]);
+    free(v);
     return st;
 }
 
@@ -427,9 +509,12 @@ rk_status rk__workers_stepped(rk__trainer *t)
 {
     rk__workers *w = t->workers;
     const bool last = t->step == t->total, now = last || t->step % t->cfg->average_every == 0;
+    const bool tells = now || !w->heard || t->step % t->cfg->log_every == 0;
+    if (tells)
+        RK_TRY(rk__late_look(t));
     if (now)
         RK_TRY(average(t));
-    return now || !w->heard || t->step % t->cfg->log_every == 0 ? tell(t) : RK_OK;
+    return tells ? tell(t) : RK_OK;
 }
 
 /* ---- what there is ---- */

@@ -23,6 +23,10 @@ rk_status rk__workers_state(rk__trainer *t, rk_state *st);
 /* One step of each worker of this rank, of a batch that has all of theirs. RK_EDIVERGED: of this rank alone.
  */
 rk_status rk__workers_step(rk__trainer *t, const rk_batch *b, double lr_scale);
+/* Can their steps be looked at later (train/late.h)? Then they are from now on. */
+bool rk__workers_alone(rk__trainer *t);
+/* rk__late_look() of the last n steps; RK_EDIVERGED: of this rank alone. */
+rk_status rk__workers_look(rk__trainer *t, int n);
 /* [C] After t->step has been counted: averages if it is time to, and at the end of the run. t->loss and
  * t->grad_norm become the means over the batch if somebody is to see them. */
 rk_status rk__workers_stepped(rk__trainer *t);

@@ -40,7 +40,7 @@ static int64_t index_rows(int64_t i)
     return i * 7 % ROWS;
 }
 
-static int64_t index_three(int64_t i)
+static int64_t index_three(int64_t i) /* 0, 1, 2 */
 {
     return i * 7 % 3;
 }
@@ -156,16 +156,21 @@ CALL(sum_squares)
     return st;
 }
 
-CALL(chunk_squares)
+/* Rows that are cut short, and rows of nothing. */
+CALL(squares)
 {
     (void)arg;
-    return k->chunk_squares(dev, CELLS, p[0], p[1]);
+    const rk_square_rows piece[] = {
+        { .x = p[0], .n = CELLS - 8, .rows = ROWS, .cols = COLS - 5, .ld = COLS, .first = 1, .step = 2 },
+        { .n = 9, .rows = 3, .cols = 3, .ld = 3, .first = 0, .step = 2 },
+    };
+    return k->squares(dev, 2, piece, p[1]);
 }
 
-CALL(row_squares)
+CALL(mul_by)
 {
     (void)arg;
-    return k->row_squares(dev, ROWS, COLS - 5, COLS, p[0], 2, p[1]);
+    return k->mul_by(dev, CELLS, p[0], p[1], p[2]);
 }
 
 #define CALL_ROWS(name, ...)                          \
@@ -378,15 +383,38 @@ CALL(collect)
     return k->collect(dev, true, 2, in_pieces(k, (void *const[]){ p[0], p[1], NULL, NULL }, piece));
 }
 
-/* An update by what the device has decided: p are w, g, m, v, and room for a watch. */
+/* An update by what the device has decided: p are w, g, m, v, and room for a watch, sums, and their bounds.
+ */
 CALL(judge)
 {
     (void)arg;
     rk_optim_piece piece[2];
+    rk_square_rows square[2];
     rk_optim_args o = OPTIM;
+    const rk_judge_args a = { .sums = p[5],
+                              .bound = p[6],
+                              .part = (double *)p[5] + 2,
+                              .pieces = 2,
+                              .loss = p[0],
+                              .clip_norm = 2,
+                              .loss_scale = 4,
+                              .beta1 = OPTIM.beta1,
+                              .beta2 = OPTIM.beta2,
+                              .watch = p[4],
+                              .slot = 7 };
     o.watch = p[4];
     in_pieces(k, p, piece);
-    rk_status st = k->judge(dev, &(rk_judge_args){ p[0], 2, p[4], 7 }, 2, piece);
+    for (int i = 0; i < 2; i++)
+        square[i] = (rk_square_rows){ .x = piece[i].g,
+                                      .n = piece[i].n,
+                                      .rows = 1,
+                                      .cols = RK_CHUNK,
+                                      .ld = RK_CHUNK,
+                                      .first = i,
+                                      .step = 1 };
+    rk_status st = k->squares(dev, 2, square, p[5]);
+    if (!st)
+        st = k->judge(dev, &a);
     return st ? st : k->adam(dev, &o, 2, piece);
 }
 
@@ -426,8 +454,8 @@ static const row rows[] = {
     ROW(reduce_max, 3, IN(CELLS, -1, 1), OUT(ROWS, 0), INTS(OF_I64, ROWS, NULL, true)),
     ROW(reduce_min, 3, IN(CELLS, -1, 1), OUT(ROWS, 0), INTS(OF_I64, ROWS, NULL, true)),
     ROW(sum_squares, 2, IN(CELLS, -1, 1), HOST(2, 1e-6)),
-    ROW(chunk_squares, 2, IN(CELLS, -1, 1), HOST(1, 1e-6)),
-    ROW(row_squares, 2, IN(CELLS, -1, 1), HOST(2 * ROWS, 1e-6)),
+    ROW(squares, 2, IN(CELLS, -1, 1), { 2 * ROWS, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ }),
+    ROW(mul_by, 3, IN(CELLS, -2, 2), IN(1, 0.5, 2), OUT(CELLS, 1e-6)),
     ROW(softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 1e-6)),
     ROW(softmax_grad, 3, IN(CELLS, 0, 0.1), IN(CELLS, -1, 1), OUT(CELLS, 1e-5)),
     ROW(log_softmax, 2, IN(CELLS, -4, 4), OUT(CELLS, 2e-6)),
@@ -472,8 +500,9 @@ static const row rows[] = {
     ROW(sgd, 3, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6)),
     ROW(collect, 2, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1)),
     ROW(ema, 2, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1)),
-    ROW(judge, 5, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
-        UPDATED(CELLS, 0, 1, 1e-6), { sizeof(rk_watch) / 8, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ }),
+    ROW(judge, 7, UPDATED(CELLS, -1, 1, 1e-6), IN(CELLS, -1, 1), UPDATED(CELLS, -1, 1, 1e-6),
+        UPDATED(CELLS, 0, 1, 1e-6), { sizeof(rk_watch) / 8, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ },
+        { 4, 0, 0, true, 1e-6, 0, OF_I64, NULL /* bits */ }, INDEX(3, index_three)),
 };
 /* clang-format on */
 enum { ENTRIES = sizeof rows / sizeof *rows };

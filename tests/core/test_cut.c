@@ -255,42 +255,4 @@ TEST(gradients_agree_with_central_differences)
     }
 }
 
-/* ---- norms ---- */
-
-static double row_sum(const float *x, int64_t n) /* 16 lanes, halved */
-{
-    double lane[RK_LANES] = { 0 };
-    for (int64_t i = 0; i < n; i++)
-        lane[i % RK_LANES] += (double)x[i] * (double)x[i];
-    for (int h = RK_LANES / 2; h > 0; h /= 2)
-        for (int l = 0; l < h; l++)
-            lane[l] += lane[l + h];
-    return lane[0];
-}
-
-TEST(norms_are_rows_then_shards)
-{
-    enum { R = 21, C = 50 };
-    float x[R * C];
-    for (int i = 0; i < R * C; i++)
-        x[i] = sinf((float)(i * i % 97)) * (float)(1 + i % 7);
-    for (int s = 1; s <= 16; s *= 2)
-        for (int axis = 0; axis < 2; axis++) {
-            rk_ctx *ctx = open_ctx(s);
-            double *sums = malloc(sizeof *sums * (size_t)(R * s)), got, want[16], rows[R];
-            CHECK_INT(rk__cut_row_squares(ctx, R, C, axis, x, sums), RK_OK);
-            CHECK_INT(rk__cut_squares(ctx, R, axis, sums, &got), RK_OK);
-            for (int i = 0; i < s; i++) {
-                int64_t r0 = 0, r1 = R, c0 = 0, c1 = C;
-                rk_order_leaf(axis ? C : R, s, i, axis ? &c0 : &r0, axis ? &c1 : &r1);
-                for (int64_t r = r0; r < r1; r++)
-                    rows[r] = row_sum(x + r * C + c0, c1 - c0);
-                want[i] = rk_order_tree(rows, r0, r1);
-            }
-            CHECK(got == rk_order_tree(want, 0, s));
-            free(sums);
-            CHECK_INT(rk_close(ctx), 0);
-        }
-}
-
 TEST_MAIN

@@ -150,6 +150,25 @@ TEST(pieces_are_the_whole)
     CHECK(ref_free(w, N) && ref_free(g, N) && ref_free(m, N) && ref_free(v, N));
 }
 
+/* The verdict on gradients in three pieces, as an optimiser asks for it. */
+static rk_status judge_pieces(const rk_kernels *k, rk_dev *dev, const rk_optim_piece *p, rk_judge_args a)
+{
+    enum { PIECES = 3 };
+    double sums[PIECES], part[PIECES];
+    const int64_t bound[] = { 0, 1, 2, 3 };
+    rk_square_rows rows[PIECES];
+    for (int i = 0; i < PIECES; i++)
+        rows[i] = (rk_square_rows){
+            .x = p[i].g, .n = p[i].n, .rows = 1, .cols = RK_CHUNK, .ld = RK_CHUNK, .first = i, .step = 1
+        };
+    rk_status st = k->squares(dev, PIECES, rows, sums);
+    a.sums = sums;
+    a.bound = bound;
+    a.part = part;
+    a.pieces = PIECES;
+    return st ? st : k->judge(dev, &a);
+}
+
 /* What clips an update, and what stops all of them from a bad step on. */
 TEST(verdicts)
 {
@@ -172,9 +191,17 @@ TEST(verdicts)
             o.watch = &watch;
             loss = step == 1 ? NAN : 2;
             g[8500] = step == 2 ? -INFINITY : kept;
-            CHECK_INT(it.k->judge(it.dev, &(rk_judge_args){ &loss, 3, &watch, step }, PIECES, p), RK_OK);
+            const rk_judge_args a = { .loss = &loss,
+                                      .clip_norm = 3,
+                                      .loss_scale = 1,
+                                      .beta1 = o.beta1,
+                                      .beta2 = o.beta2,
+                                      .watch = &watch,
+                                      .slot = step };
+            CHECK_INT(judge_pieces(it.k, it.dev, p, a), RK_OK);
             CHECK_INT(it.k->adam(it.dev, &o, PIECES, p), RK_OK);
-            CHECK_INT(it.k->ema(it.dev, 0.5, &watch, 1, &(rk_optim_piece){ .n = N, .w = m, .g = v }), RK_OK);
+            CHECK_INT(it.k->ema(it.dev, 0.5, &watch.still, 1, &(rk_optim_piece){ .n = N, .w = m, .g = v }),
+                      RK_OK);
             CHECK(ref_same(before, w1, N) == (step > 0));
             g[8500] = kept;
             ref_free(before, N);
@@ -182,10 +209,47 @@ TEST(verdicts)
         const rk_verdict *x = watch.verdict;
         CHECK(x[0].loss == 2 && x[0].norm == sqrt(sum) && x[0].bad == RK_VERDICT_GOOD);
         CHECK(x[1].bad == RK_VERDICT_LOSS && x[2].bad == 3 && x[3].bad == RK_VERDICT_GOOD);
-        CHECK(watch.halted == 1 && watch.scale == 3 / sqrt(sum));
+        CHECK(watch.halted == 1 && watch.still == 1 && watch.steps == 1 && watch.scale == 3 / sqrt(sum));
         ref_free(w1, N);
         ref_free(m, N);
         ref_free(v, N);
+    }
+    ref_free(w, N);
+    ref_free(g, N);
+}
+
+/* A scale that moves: a step whose gradients are too large is left out and halves it, until it is 1. */
+TEST(verdicts_with_a_scale_that_moves)
+{
+    enum { N = 3000, PIECES = 3 };
+    float *w = ref_random(N, 1, -1, 1), *g = ref_random(N, 2, -1, 1), kept = g[1500];
+    for (cpu_iter it = { 0 }; cpu_next(&it);) {
+        rk_watch watch = { .power = 2 };
+        rk_optim_piece p[PIECES];
+        float *w1 = ref_copy(w, N), loss = 2;
+        for (int i = 0; i < PIECES; i++)
+            p[i] = (rk_optim_piece){ N / PIECES, w1 + i * 1000, g + i * 1000, NULL, NULL, 0 };
+        for (int step = 0; step < 6; step++) {
+            float *before = ref_copy(w1, N);
+            rk_optim_args o = args_of(0, step);
+            o.momentum = 0;
+            o.watch = &watch;
+            g[1500] = step == 1 || step >= 3 ? NAN : kept;
+            const rk_judge_args a = { .loss = &loss, .moves = true, .watch = &watch, .slot = step };
+            CHECK_INT(judge_pieces(it.k, it.dev, p, a), RK_OK);
+            CHECK_INT(it.k->sgd(it.dev, &o, PIECES, p), RK_OK);
+            CHECK(ref_same(before, w1, N) == (step == 1 || step >= 3));
+            CHECK(watch.steps == (step < 2 ? 1 : 2));
+            ref_free(before, N);
+        }
+        const rk_verdict *x = watch.verdict;
+        static const double scale[] = { 4, 4, 2, 2, 1, 1 };
+        static const int64_t out[] = { 0, 1, 0, 1, 0, 0 };
+        for (int i = 0; i < 6; i++)
+            CHECK(x[i].loss_scale == scale[i] && x[i].left_out == out[i]);
+        CHECK(x[0].norm == x[2].norm * scale[2] / scale[0]);
+        CHECK(x[3].bad == 2 && x[4].bad == 2 && watch.halted == 1 && watch.skipped == 2 && watch.power == 0);
+        ref_free(w1, N);
     }
     ref_free(w, N);
     ref_free(g, N);

@@ -215,8 +215,14 @@ TEST(squares_go_by_chunks)
             CHECK_INT(it.k->sum_squares(it.dev, n, x, &got, &bad), RK_OK);
             CHECK(got == want && !bad);
             double chunk[32];
-            CHECK_INT(it.k->chunk_squares(it.dev, n, x, chunk), RK_OK);
-            CHECK(n == 0 || rk_order_tree(chunk, 0, (n + RK_CHUNK - 1) / RK_CHUNK) == want);
+            const rk_square_rows all = { .x = x,
+                                         .n = n,
+                                         .rows = (n + RK_CHUNK - 1) / RK_CHUNK,
+                                         .cols = RK_CHUNK,
+                                         .ld = RK_CHUNK,
+                                         .step = 1 };
+            CHECK_INT(it.k->squares(it.dev, 1, &all, chunk), RK_OK);
+            CHECK(n == 0 || rk_order_tree(chunk, 0, all.rows) == want);
         }
         CHECK(ref_free(x, n));
     }

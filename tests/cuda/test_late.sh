@@ -2,6 +2,7 @@
 # A device that takes steps by itself finds a bad one later than the CPU does. It tells the same: the step, what was not finite first,
 # the samples; nothing of the steps behind it is logged or saved, and the snapshot before it is the CPU's.
 . "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
 . "$root/tests/cuda/device.sh"
 export RANKINE_CUDA="$module"
 
@@ -75,6 +76,62 @@ for config in loss gradient; do
 done
 grep -q 'the gradient of' cuda-gradient-1.err || fail "the loss, not the gradient, was not finite: $(cat cuda-gradient-1.err)"
 grep -q 'the loss is' cuda-loss-1.err || fail "the gradient, not the loss, was not finite: $(cat cuda-loss-1.err)"
+
+# Two ranks find it alike, though the samples are one rank's: from GPU to GPU, where NCCL is, and on one GPU over MPI. A snapshot that
+# was being written when they end may be missing.
+for config in loss gradient; do
+    for devices in 1 2; do
+        for every in 1 1000; do
+            run=two-$config-$devices-$every
+            expect_ranks 2 79 'not finite' env RK_EMU_DEVICES=$devices "$rankine" train $config.yaml run.dir=$run device=cuda \
+                parallel.threads=1 log.every=$every
+            grep '^rankine: ' err >$run.err
+            told $run >$run.told
+            for what in err told; do
+                cmp -s cpu-$config-$every.$what $run.$what || {
+                    diff cpu-$config-$every.$what $run.$what >&2 || true
+                    fail "$config on two ranks and $devices GPUs, a line every $every steps: $what is not the CPU's"
+                }
+            done
+            last=$(ls $run/snap | sed -n 's/^step-0*//p' | tail -1)
+            [ -n "$last" ] || fail "$config on two ranks: no snapshot before the bad step"
+            [ "$("$rankine" inspect cpu-$config-$every --hash --step "$last")" = "$("$rankine" inspect $run --hash --step "$last")" ] ||
+                fail "$config on two ranks: other weights at step $last than the CPU's"
+        done
+    done
+done
+
+# Workers, each judged by itself; the averaging comes before the bad step.
+for every in 1 1000; do
+    for device in cpu cuda; do
+        diverges $device loss $device-workers-$every log.every=$every optim.ema=0 parallel.strategy=average average.workers=2 average.every=7 optim.lr=3
+    done
+    for what in err told snapshots; do
+        cmp -s cpu-workers-$every.$what cuda-workers-$every.$what || {
+            diff cpu-workers-$every.$what cuda-workers-$every.$what >&2 || true
+            fail "workers, a line every $every steps: $what of the CPU and the CUDA device differ"
+        }
+    done
+    [ "$(hash_of cpu-workers-$every)" = "$(hash_of cuda-workers-$every)" ] || fail "workers: other weights in the last snapshot"
+done
+grep -q 'worker [01]: ' cuda-workers-1.err || fail "no worker is named: $(cat cuda-workers-1.err)"
+
+# Steps that a loss scale leaves out are told when they are read of, with their numbers.
+sed -e 's/3.3e19/900/' huge.csv >large.csv
+sed -e 's/huge.csv/large.csv/; s/global: 1/global: 8/; s/lr: 0.001/lr: 0.1/' -e '$a compute: f16' gradient.yaml >half.yaml
+left_out()
+{
+    grep -o '"[^"]*the step is left out[^"]*"' "$1/events.jsonl"
+}
+ranks 1 "$rankine" train half.yaml run.dir=cpu-half device=cpu log.every=1000 >out 2>err || fail "f16 on the CPU"
+left_out cpu-half >want || fail "no step is left out in f16, so nothing is compared"
+for n in 1 2; do
+    RK_EMU_DEVICES=2 ranks $n "$rankine" train half.yaml run.dir=cuda-half-$n device=cuda parallel.threads=1 log.every=1000 >out 2>err ||
+        fail "f16 on $n ranks"
+    left_out cuda-half-$n >have || true
+    cmp -s want have || fail "f16 on $n ranks: other steps are left out: $(diff want have | head -4)"
+    [ "$(hash_of cpu-half)" = "$(hash_of cuda-half-$n)" ] || fail "f16 on $n ranks: other weights than the CPU's"
+done
 
 # A run that is stopped looks before it saves; so does one that was asked for more steps than the device notes.
 sed -e 's/lr: 0.7/lr: 0.01/; s/steps: 60/steps: 150/; s/every: 4,/every: 1000,/' loss.yaml >long.yaml

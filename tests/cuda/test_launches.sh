@@ -2,6 +2,7 @@
 # A training step on a device makes few launches, all of them in one graph; the host does not wait for it between log lines, and
 # nothing is allocated: the MLP 784-512-512-10 with AdamW, counted by the stand-ins over the steps between a short run and a longer one.
 . "$(dirname "$0")/../cli/lib.sh"
+. "$root/tests/cli/mpi.sh"
 . "$root/tests/cuda/device.sh"
 most_launches=20
 most_waits=0
@@ -97,3 +98,51 @@ bars inexact_bf16 30 $most_waits mlp parallel.exact=false compute=bf16
 . "$root/tests/equivalence/networks.sh"
 bars resnet 210 $most_waits resnet batch.global=24
 bars micro 290 $most_waits mlp batch.global=24 batch.micro=3
+
+# more_of NAME KIND RANKS: the same over the ranks of a job.
+more_of()
+{
+    sum=0
+    r=0
+    while [ $r -lt "$3" ]; do
+        sum=$((sum + $(count "$2" "$1-long-$r") - $(count "$2" "$1-short-$r")))
+        r=$((r + 1))
+    done
+    echo $sum
+}
+
+# alone NAME RANKS CONFIG OPTION...: between log lines no rank's host waits for its device, or reads of it, or asks for memory, whatever is
+# judged there: sums of all ranks, a loss scale that moves, tensor shards, the steps of workers.
+alone()
+{
+    name=$1
+    n=$2
+    config=$3
+    shift 3
+    for steps in 4 16; do
+        file=$name-$([ $steps -eq 4 ] && echo short || echo long)
+        RANKINE_CUDA="$module" RK_EMU_DEVICES=$n ranks "$n" sh -c 'RK_EMU_STATS=$0-${OMPI_COMM_WORLD_RANK:-0} exec "$@"' "$file" "$rankine" \
+            train "$config.yaml" "run.dir=run-$file" "run.steps=$steps" device=cuda parallel.threads=1 log.every=1000 ckpt.every=1000 \
+            eval.every=1000 batch.global=24 "$@" >out 2>err || fail "$config on $n ranks, $steps steps $*"
+    done
+    for kind in waits copies_out allocations frees pinned; do
+        [ "$(more_of "$name" $kind "$n")" -eq 0 ] || fail "$name: $(more_of "$name" $kind "$n") $kind of $n ranks in 12 steps"
+    done
+    r=0
+    while [ $r -lt "$n" ]; do
+        k=$(($(launches_of judge_kernel "$name-long-$r") - $(launches_of judge_kernel "$name-short-$r")))
+        [ $k -ge 12 ] || fail "$name: $k launches of judge_kernel in 12 steps of rank $r: it was not judged there"
+        r=$((r + 1))
+    done
+    echo "$name: $(($(more_of "$name" launches "$n") / 12 / n)) launches a step and rank, no waits of the host on $n ranks in 12 steps"
+}
+
+alone half 1 mlp compute=f16
+alone averaged 1 mlp optim.ema=0 parallel.strategy=average average.workers=2 average.every=100
+if grep -q ncclCommInitRankConfig "$module"; then
+    alone two 2 mlp
+    alone pieces 2 mlp parallel.zero=3 batch.micro=3 compute=f16
+    alone norms 2 resnet parallel.zero=0
+    sed -e 's/layers: .*/layers: [{linear: 128}, gelu, {linear: 128}, relu, linear]}/' mlp.yaml >wide.yaml
+    alone shards 2 wide grid.tensor=2 parallel.tensor=2
+fi

@@ -398,16 +398,40 @@ CALL(sum_squares)
     return st;
 }
 
-CALL(chunk_squares)
+static const rk_device *device_of(const rk_dev *dev)
 {
-    UNUSED;
-    return k->chunk_squares(dev, s->rows, p[0], host);
+    return dev == gpu ? cuda : &rk_device_cpu;
 }
 
-CALL(row_squares)
+/* Of rows that are cut short, and of none. */
+CALL(squares)
 {
     UNUSED;
-    return k->row_squares(dev, s->rows, s->cols, s->cols + 2, p[0], 3, host);
+    const rk_square_rows piece[] = {
+        { .x = p[0],
+          .n = s->rows * (s->cols + 2) - 3,
+          .rows = s->rows,
+          .cols = s->cols,
+          .ld = s->cols + 2,
+          .step = 3 },
+        { .n = s->rows, .rows = s->rows, .cols = 1, .ld = 1, .first = 1, .step = 3 },
+        { .x = p[0], .n = s->rows, .rows = s->rows, .cols = 1, .ld = 1, .first = 2, .step = 3 },
+    };
+    const size_t bytes = (size_t)(3 * s->rows) * sizeof *host;
+    double *sums = NULL;
+    rk_status st = device_of(dev)->alloc(dev, bytes + 1, (void **)&sums);
+    if (!st)
+        st = k->squares(dev, 3, piece, sums);
+    if (!st)
+        st = device_of(dev)->copy_out(dev, host, sums, bytes);
+    device_of(dev)->release(dev, sums, bytes + 1);
+    return st;
+}
+
+CALL(mul_by)
+{
+    UNUSED;
+    return k->mul_by(dev, s->rows, p[0], p[1], p[2]);
 }
 
 /* Rows, of 16 threads or a block each. */
@@ -428,12 +452,13 @@ TEST(squares)
         for (int k = 0; k < 2; k++) {
             const array x = { k ? WILD : TAME, n[i], 0 };
             CHECK(agree(call_sum_squares, &s, 1, &x));
-            CHECK(agree(call_chunk_squares, &s, 1, &x));
+            CHECK(agree(call_mul_by, &s, 3, (array[]){ x, { x.kind, 1, 0 }, { TAME, n[i], 0 } }));
         }
     }
     EACH_SHAPE(s)
     {
-        CHECK(agree(call_row_squares, &s, 1, (array[]){ { WILD, s.rows * (s.cols + 2), 0 } }));
+        if (3 * s.rows < MOST_HOST && s.rows * (s.cols + 2) > 3)
+            CHECK(agree(call_squares, &s, 1, (array[]){ { WILD, s.rows * (s.cols + 2), 0 } }));
     }
 }
 
@@ -549,45 +574,87 @@ CALL(collect)
     return k->collect(dev, s->flag, pieces_of(k, s, mine, piece), piece);
 }
 
-static const rk_device *device_of(const rk_dev *dev)
+/* The chunks of each piece, whose sums stand in the order of `order`: the last one first. */
+static int chunks_of(const rk_optim_piece *piece, int n, rk_square_rows *rows, int64_t *bound, int64_t *order)
 {
-    return dev == gpu ? cuda : &rk_device_cpu;
+    int64_t sums = 0;
+    bound[0] = 0;
+    for (int i = 0; i < n; i++)
+        bound[i + 1] = bound[i] + (piece[i].n + RK_CHUNK - 1) / RK_CHUNK;
+    sums = bound[n];
+    for (int64_t c = 0; c < sums; c++)
+        order[c] = sums - 1 - c;
+    for (int i = 0; i < n; i++)
+        rows[i] = (rk_square_rows){ .x = piece[i].g,
+                                    .n = piece[i].n,
+                                    .rows = bound[i + 1] - bound[i],
+                                    .cols = RK_CHUNK,
+                                    .ld = RK_CHUNK,
+                                    .first = sums - 1 - bound[i],
+                                    .step = -1 };
+    return (int)sums;
 }
+
+enum { MOST_SUMS = 200 };
+
+/* What judge() works with, in the device's memory. */
+typedef struct court {
+    rk_watch watch;
+    double sums[MOST_SUMS], part[MOST_PIECES];
+    int64_t order[MOST_SUMS], bound[MOST_PIECES + 1];
+} court;
 
 /* Two steps that the device decides about by itself: p are w, g, m, v, avg, loss (2). host: what it noted. */
 CALL(watched)
 {
     rk_optim_piece piece[MOST_PIECES], follow[MOST_PIECES];
-    rk_watch now, *watch;
+    rk_square_rows rows[MOST_PIECES];
+    court now = { .watch.power = 1 }, *there;
     rk_optim_args o = optim_of(s);
     const size_t size = k->dtype == RK_F64 ? 8 : 4;
     const int n = pieces_of(k, s, p, piece);
+    if (chunks_of(piece, n, rows, now.bound, now.order) > MOST_SUMS)
+        return RK_EINTERNAL;
     pieces_of(k, s, (void *const[]){ p[4], p[0], NULL, NULL }, follow);
-    rk_status st = device_of(dev)->alloc(dev, sizeof *watch, (void **)&watch);
+    rk_status st = device_of(dev)->alloc(dev, sizeof *there, (void **)&there);
     if (!st)
-        st = device_of(dev)->zero(dev, watch, sizeof *watch);
-    o.watch = watch;
+        st = device_of(dev)->copy_in(dev, there, &now, sizeof *there);
+    o.watch = &there->watch;
     for (int step = 0; step < 2 && !st; step++) {
-        const rk_judge_args a = { .loss = s->flag ? (char *)p[5] + (size_t)step * size : NULL,
+        const rk_judge_args a = { .sums = there->sums,
+                                  .order = there->order,
+                                  .bound = there->bound,
+                                  .part = there->part,
+                                  .pieces = n,
+                                  .loss = s->flag ? (char *)p[5] + (size_t)step * size : NULL,
                                   .clip_norm = s->p,
-                                  .watch = watch,
+                                  .loss_scale = 8,
+                                  .moves = s->segments & 2,
+                                  .beta1 = o.beta1,
+                                  .beta2 = o.beta2,
+                                  .watch = &there->watch,
                                   .slot = 3 * step };
-        st = k->judge(dev, &a, n, piece);
+        st = k->squares(dev, n, rows, there->sums);
+        if (!st)
+            st = k->judge(dev, &a);
         if (!st)
             st = k->adam(dev, &o, n, piece);
         if (!st)
-            st = k->ema(dev, 0.9, watch, n, follow);
+            st = k->ema(dev, 0.9, &there->watch.still, n, follow);
     }
     if (!st)
-        st = device_of(dev)->copy_out(dev, &now, watch, sizeof now);
-    device_of(dev)->release(dev, watch, sizeof *watch);
-    host[0] = now.scale;
-    host[1] = (double)now.halted;
-    host[2] = (double)now.ticket;
+        st = device_of(dev)->copy_out(dev, &now, there, sizeof now);
+    device_of(dev)->release(dev, there, sizeof *there);
+    const rk_watch *w = &now.watch;
+    const double noted[] = { w->scale,          w->bias1,          w->bias2,          (double)w->still,
+                             (double)w->halted, (double)w->steps,  (double)w->power,  (double)w->good,
+                             w->seed64,         (double)w->seed32, (double)w->ticket, (double)w->skipped,
+                             now.part[n / 2] };
+    memcpy(host, noted, sizeof noted);
     for (int i = 0; i < 2; i++) {
-        host[3 + 3 * i] = now.verdict[3 * i].loss;
-        host[4 + 3 * i] = now.verdict[3 * i].norm;
-        host[5 + 3 * i] = (double)now.verdict[3 * i].bad;
+        const rk_verdict *v = &w->verdict[3 * i];
+        const double of[] = { v->loss, v->norm, v->loss_scale, (double)v->bad, (double)v->left_out };
+        memcpy(host + 20 + 5 * i, of, sizeof of);
     }
     return st;
 }
@@ -600,7 +667,9 @@ TEST(decisions_of_the_device)
     for (size_t c = 0; c < sizeof cut / sizeof *cut; c++)
         for (int64_t rows = 40; rows < 60000; rows *= 37)
             for (int k = 0; k < 3; k++) {
-                shape s = { .rows = rows, .cols = cut[c], .p = k == 0 ? 1.5 : 1e9, .flag = c % 2 };
+                shape s = {
+                    .rows = rows, .cols = cut[c], .p = k == 0 ? 1.5 : 1e9, .segments = (int)c, .flag = c % 2
+                };
                 const array g = { kinds[k], rows, 0 }, w = { ABOVE, rows, 0 };
                 const array loss = { k == 2 ? WILD : TAME, 2, 0 };
                 CHECK(agree_at(call_watched, &s, RK_F32, 6, (array[]){ w, g, w, w, w, loss }, k % 2));

@@ -40,3 +40,8 @@
 
 MAP1(pow_scalar, 0, , pow(x, p))
 MAP2(pow_scalar_grad, 0, , p == 0 ? 0 : b * p * pow(a, p - 1))
+
+rk_status rk__mul_by_f64(rk_dev *dev, int64_t n, const void *x, const void *by, void *y)
+{
+    return rk__mul_scalar_f64(dev, n, x, *(const double *)by, y);
+}

@@ -3,9 +3,22 @@
 
 #include <math.h>
 
-static double scale_of(const rk_optim_args *o)
+/* As the device has decided, where it does. */
+static rk_optim_args decided(const rk_optim_args *o)
 {
-    return o->watch ? o->watch->scale : o->grad_scale;
+    rk_optim_args a = *o;
+    if (o->watch) {
+        a.grad_scale = o->watch->scale;
+        a.bias1 = o->watch->bias1;
+        a.bias2 = o->watch->bias2;
+        a.first = o->watch->steps == 1;
+    }
+    return a;
+}
+
+static bool stands_still(const rk_optim_args *o)
+{
+    return o->watch && o->watch->still;
 }
 
 /* Kingma & Ba 2015, algorithm 1; decoupled decay: Loshchilov & Hutter 2019, algorithm 2. */
@@ -13,7 +26,7 @@ static void adam_piece(const rk_optim_args *o, const rk_optim_piece *p)
 {
     double *w = p->w, *m = p->m, *v = p->v;
     for (int64_t i = 0; i < p->n; i++) {
-        double g = ((const double *)p->g)[i] * scale_of(o);
+        double g = ((const double *)p->g)[i] * o->grad_scale;
         if (o->decoupled)
             w[i] -= o->lr * p->weight_decay * w[i];
         else
@@ -29,7 +42,7 @@ static void sgd_piece(const rk_optim_args *o, const rk_optim_piece *p)
 {
     double *w = p->w, *m = p->m;
     for (int64_t i = 0; i < p->n; i++) {
-        double g = ((const double *)p->g)[i] * scale_of(o);
+        double g = ((const double *)p->g)[i] * o->grad_scale;
         if (o->decoupled)
             w[i] -= o->lr * p->weight_decay * w[i];
         else
@@ -45,24 +58,26 @@ static void sgd_piece(const rk_optim_args *o, const rk_optim_piece *p)
 rk_status rk__adam_f64(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
     (void)dev;
-    for (int p = 0; p < pieces && !(o->watch && o->watch->halted); p++)
-        adam_piece(o, &piece[p]);
+    const rk_optim_args a = decided(o);
+    for (int p = 0; p < pieces && !stands_still(o); p++)
+        adam_piece(&a, &piece[p]);
     return RK_OK;
 }
 
 rk_status rk__sgd_f64(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
     (void)dev;
-    for (int p = 0; p < pieces && !(o->watch && o->watch->halted); p++)
-        sgd_piece(o, &piece[p]);
+    const rk_optim_args a = decided(o);
+    for (int p = 0; p < pieces && !stands_still(o); p++)
+        sgd_piece(&a, &piece[p]);
     return RK_OK;
 }
 
-rk_status rk__ema_f64(rk_dev *dev, double decay, const rk_watch *watch, int pieces,
+rk_status rk__ema_f64(rk_dev *dev, double decay, const int64_t *still, int pieces,
                       const rk_optim_piece *piece)
 {
     (void)dev;
-    for (int p = 0; p < pieces && !(watch && watch->halted); p++)
+    for (int p = 0; p < pieces && !(still && *still); p++)
         for (int64_t i = 0; i < piece[p].n; i++)
             ((double *)piece[p].w)[i] +=
                 (1 - decay) * (((const double *)piece[p].g)[i] - ((double *)piece[p].w)[i]);

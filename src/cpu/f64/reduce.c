@@ -100,33 +100,29 @@ rk_status rk__sum_squares_f64(rk_dev *dev, int64_t n, const void *x, double *out
     return RK_OK;
 }
 
-rk_status rk__chunk_squares_f64(rk_dev *dev, int64_t n, const void *x, double *sums)
+rk_status rk__squares_f64(rk_dev *dev, int pieces, const rk_square_rows *piece, double *sums)
 {
     (void)dev;
-    for (int64_t c = 0; c * RK_CHUNK < n; c++)
-        sums[c] = chunk_squares(x, n, c, c + 1);
+    for (int i = 0; i < pieces; i++)
+        for (int64_t r = 0; r < piece[i].rows; r++) {
+            const rk_square_rows *p = &piece[i];
+            const int64_t left = p->n - r * p->ld;
+            sums[p->first + r * p->step] = p->x ? rk__lanes_f64(square_term, (const double *)p->x + r * p->ld,
+                                                                left < p->cols ? left : p->cols)
+                                                : 0;
+        }
     return RK_OK;
 }
 
-rk_status rk__row_squares_f64(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x,
-                              int64_t step, double *sums)
-{
-    (void)dev;
-    for (int64_t r = 0; r < rows; r++)
-        sums[r * step] = rk__lanes_f64(square_term, (const double *)x + r * ld, cols);
-    return RK_OK;
-}
-
-rk_status rk__judge_f64(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+rk_status rk__judge_f64(rk_dev *dev, const rk_judge_args *a)
 {
     (void)dev;
     rk_judged judged = { 0, RK_VERDICT_GOOD };
-    for (int p = 0; p < pieces; p++) {
-        const int64_t n = piece[p].n;
-        const double part = n > 0 ? chunk_squares(piece[p].g, n, 0, (n + RK_CHUNK - 1) / RK_CHUNK) : 0;
-        rk_judged_add(&judged, p, 1, &part);
-    }
-    rk_judged_end(&judged, a->loss ? *(const double *)a->loss : 0, a->clip_norm, a->slot, a->watch);
+    for (int i = 0; i < a->pieces; i++)
+        a->part[i] = rk_judged_tree(a->sums, a->order, a->bound[i], a->bound[i + 1]);
+    rk_judged_add(&judged, 0, a->pieces, a->part);
+    if (a->watch)
+        rk_judged_end(&judged, a->loss ? *(const double *)a->loss : 0, a, a->watch);
     return RK_OK;
 }
 

@@ -118,6 +118,11 @@ rk_status RK_NAME(pow_scalar_grad)(rk_dev *dev, int64_t n, const void *a, const 
     return run(dev, n, p == 2 ? 0.1 : 20, pow_scalar_grad_span, a, b, p, y);
 }
 
+rk_status RK_NAME(mul_by)(rk_dev *dev, int64_t n, const void *x, const void *by, void *y)
+{
+    return run(dev, n, 0.06, mul_scalar_span, x, NULL, (double)*(const float *)by, y);
+}
+
 /* ---- fill ---- */
 
 static void fill_span(int64_t n, const float *none_a, const float *none_b, double p, float *y)

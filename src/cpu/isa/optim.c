@@ -136,14 +136,15 @@ static job job_of(const rk_optim_args *o)
 
 rk_status RK_NAME(adam)(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
+    const double bias1 = o->watch ? o->watch->bias1 : o->bias1, bias2 = o->watch ? o->watch->bias2 : o->bias2;
     job j = job_of(o);
-    if (o->watch && o->watch->halted)
+    if (o->watch && o->watch->still)
         return RK_OK;
     j.take1 = (float)(1 - o->beta1);
     j.keep2 = (float)o->beta2;
     j.take2 = (float)(1 - o->beta2);
-    j.step = (float)(o->lr / o->bias1);
-    j.inverse_root = (float)(1 / sqrt(o->bias2));
+    j.step = (float)(o->lr / bias1);
+    j.inverse_root = (float)(1 / sqrt(bias2));
     j.eps = (float)o->eps;
     return run(dev, &j, pieces, piece, 0.6, adam_task);
 }
@@ -151,9 +152,9 @@ rk_status RK_NAME(adam)(rk_dev *dev, const rk_optim_args *o, int pieces, const r
 rk_status RK_NAME(sgd)(rk_dev *dev, const rk_optim_args *o, int pieces, const rk_optim_piece *piece)
 {
     job j = job_of(o);
-    if (o->watch && o->watch->halted)
+    if (o->watch && o->watch->still)
         return RK_OK;
-    j.first = o->first;
+    j.first = o->watch ? o->watch->steps == 1 : o->first;
     j.keep1 = j.keep2 = (float)o->momentum;
     j.take1 = (float)(1 - o->dampening);
     j.nesterov = o->nesterov;
@@ -161,11 +162,11 @@ rk_status RK_NAME(sgd)(rk_dev *dev, const rk_optim_args *o, int pieces, const rk
     return run(dev, &j, pieces, piece, 0.2, sgd_task);
 }
 
-rk_status RK_NAME(ema)(rk_dev *dev, double decay, const rk_watch *watch, int pieces,
+rk_status RK_NAME(ema)(rk_dev *dev, double decay, const int64_t *still, int pieces,
                        const rk_optim_piece *piece)
 {
     job j = { .take1 = (float)(1 - decay) };
-    return watch && watch->halted ? RK_OK : run(dev, &j, pieces, piece, 0.12, ema_task);
+    return still && *still ? RK_OK : run(dev, &j, pieces, piece, 0.12, ema_task);
 }
 
 rk_status RK_NAME(collect)(rk_dev *dev, bool add, int pieces, const rk_optim_piece *piece)

@@ -174,40 +174,6 @@ static void squares_task(void *arg, int64_t task, int worker)
     }
 }
 
-rk_status RK_NAME(chunk_squares)(rk_dev *dev, int64_t n, const void *x, double *sums)
-{
-    squares_job j = { .n = n, .chunks = (n + RK_CHUNK - 1) / RK_CHUNK, .x = x, .sums = sums };
-    int64_t tasks;
-    j.each = rows_split(dev, j.chunks, 0.1 * RK_CHUNK, &tasks);
-    if (n > 0)
-        rk__parallel(dev, tasks, squares_task, &j);
-    return RK_OK;
-}
-
-typedef struct row_squares_job {
-    int64_t rows, cols, ld, each, step;
-    const float *x;
-    double *sums;
-} row_squares_job;
-
-static void row_squares_task(void *arg, int64_t task, int worker)
-{
-    (void)worker;
-    const row_squares_job *j = arg;
-    for (int64_t r = task * j->each, end = rows_end(j->rows, j->each, task); r < end; r++)
-        j->sums[r * j->step] = chunk_squares(j->x + r * j->ld, j->cols);
-}
-
-rk_status RK_NAME(row_squares)(rk_dev *dev, int64_t rows, int64_t cols, int64_t ld, const void *x,
-                               int64_t step, double *sums)
-{
-    row_squares_job j = { .rows = rows, .cols = cols, .ld = ld, .step = step, .x = x, .sums = sums };
-    int64_t tasks;
-    j.each = rows_split(dev, rows, 10 + 0.1 * (double)cols, &tasks);
-    rk__parallel(dev, tasks, row_squares_task, &j);
-    return RK_OK;
-}
-
 rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *out, bool *bad)
 {
     const int64_t chunks = (n + RK_CHUNK - 1) / RK_CHUNK;
@@ -218,7 +184,10 @@ rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *ou
     double *sums = rk__workspace(dev, 0, RK__WS_A, (size_t)chunks * sizeof *sums);
     if (!sums)
         return RK_ENOMEM;
-    RK_NAME(chunk_squares)(dev, n, x, sums);
+    squares_job j = { .n = n, .chunks = chunks, .x = x, .sums = sums };
+    int64_t tasks;
+    j.each = rows_split(dev, chunks, 0.1 * RK_CHUNK, &tasks);
+    rk__parallel(dev, tasks, squares_task, &j);
     *out = rk_order_tree(sums, 0, chunks);
     *bad = !isfinite(*out); /* squares of finite floats cannot overflow a double's range */
     return RK_OK;
@@ -226,56 +195,53 @@ rk_status RK_NAME(sum_squares)(rk_dev *dev, int64_t n, const void *x, double *ou
 
 /* ---- of all gradients ---- */
 
-typedef struct judge_job {
+typedef struct rows_job {
     int pieces;
-    const rk_optim_piece *piece;
-    int64_t chunks, each;
-    double *sums; /* (chunks) */
-} judge_job;
+    const rk_square_rows *piece;
+    int64_t rows, each;
+    double *sums;
+} rows_job;
 
-static int64_t chunks_of(int64_t n)
-{
-    return (n + RK_CHUNK - 1) / RK_CHUNK;
-}
-
-static void judge_task(void *arg, int64_t task, int worker)
+static void rows_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
-    const judge_job *j = arg;
-    int64_t from = task * j->each, to = rows_end(j->chunks, j->each, task);
-    double *sums = j->sums;
-    for (int p = 0; p < j->pieces && to > 0; p++) {
-        const int64_t n = j->piece[p].n, chunks = chunks_of(n);
-        for (int64_t c = from > 0 ? from : 0; c < chunks && c < to; c++) {
-            const int64_t left = n - c * RK_CHUNK;
-            const float *g = j->piece[p].g;
-            sums[c] = chunk_squares(g + c * RK_CHUNK, left < RK_CHUNK ? left : RK_CHUNK);
+    const rows_job *j = arg;
+    int64_t from = task * j->each, to = rows_end(j->rows, j->each, task);
+    for (int i = 0; i < j->pieces && to > 0; i++) {
+        const rk_square_rows *p = &j->piece[i];
+        for (int64_t r = from > 0 ? from : 0; r < p->rows && r < to; r++) {
+            const int64_t left = p->n - r * p->ld;
+            j->sums[p->first + r * p->step] =
+                p->x ? chunk_squares((const float *)p->x + r * p->ld, left < p->cols ? left : p->cols) : 0;
         }
-        from -= chunks;
-        to -= chunks;
-        sums += chunks;
+        from -= p->rows;
+        to -= p->rows;
     }
 }
 
-rk_status RK_NAME(judge)(rk_dev *dev, const rk_judge_args *a, int pieces, const rk_optim_piece *piece)
+rk_status RK_NAME(squares)(rk_dev *dev, int pieces, const rk_square_rows *piece, double *sums)
 {
-    judge_job j = { .pieces = pieces, .piece = piece };
-    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    rows_job j = { .pieces = pieces, .piece = piece, .sums = sums };
+    double terms = 0;
     int64_t tasks;
-    for (int p = 0; p < pieces; p++)
-        j.chunks += chunks_of(piece[p].n);
-    double *sums = j.sums = rk__workspace(dev, 0, RK__WS_A, (size_t)j.chunks * sizeof *j.sums);
-    if (!sums)
-        return RK_ENOMEM;
-    j.each = rows_split(dev, j.chunks, 0.1 * RK_CHUNK, &tasks);
-    if (j.chunks > 0)
-        rk__parallel(dev, tasks, judge_task, &j);
-    for (int p = 0; p < pieces; p++) {
-        const int64_t chunks = chunks_of(piece[p].n);
-        const double part = chunks > 0 ? rk_order_tree(sums, 0, chunks) : 0;
-        rk_judged_add(&judged, p, 1, &part);
-        sums += chunks;
+    for (int i = 0; i < pieces; i++) {
+        j.rows += piece[i].rows;
+        terms += (double)piece[i].n;
     }
-    rk_judged_end(&judged, a->loss ? (double)*(const float *)a->loss : 0, a->clip_norm, a->slot, a->watch);
+    j.each = rows_split(dev, j.rows, j.rows ? 10 + 0.1 * terms / (double)j.rows : 0, &tasks);
+    if (j.rows > 0)
+        rk__parallel(dev, tasks, rows_task, &j);
+    return RK_OK;
+}
+
+rk_status RK_NAME(judge)(rk_dev *dev, const rk_judge_args *a)
+{
+    rk_judged judged = { 0, RK_VERDICT_GOOD };
+    (void)dev;
+    for (int i = 0; i < a->pieces; i++)
+        a->part[i] = rk_judged_tree(a->sums, a->order, a->bound[i], a->bound[i + 1]);
+    rk_judged_add(&judged, 0, a->pieces, a->part);
+    if (a->watch)
+        rk_judged_end(&judged, a->loss ? (double)*(const float *)a->loss : 0, a, a->watch);
     return RK_OK;
 }
