@@ -271,6 +271,19 @@ static void pageable_in_capture(world *w)
     launch_captured(w);
 }
 
+#ifdef HAS_BLAS
+/* The mask of a ReLU by bits that no product has written there; bits in columns of 64. */
+static void plant_bits(cublasLtMatmulDesc_t desc, const world *w, int bug)
+{
+    const uint32_t epilogue = bug == 45 ? CUBLASLT_EPILOGUE_DRELU : CUBLASLT_EPILOGUE_RELU_AUX;
+    const int64_t ld = bug == 45 ? 128 : 64;
+    void *bits = w->fresh;
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &bits, sizeof bits);
+    cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ld, sizeof ld);
+}
+#endif
+
 /* 8 x 8 times 8 x 8 by cuBLASLt: x = y y. */
 static void multiply(world *w, int bug)
 {
@@ -291,14 +304,17 @@ static void multiply(world *w, int bug)
     cublasLtMatrixLayoutCreate(&c, CUDA_R_32F, SIDE, SIDE, SIDE);
     cublasLtMatmulPreferenceCreate(&pref);
     cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
-    cublasLtMatmulAlgoGetHeuristic(handle, desc, a, a, c, c, pref, 1, &best, &found);
+    if (bug > 44)
+        plant_bits(desc, w, bug);
+    cublasLtMatmulAlgoGetHeuristic(handle, desc, a, a, c, c, pref, 1, &best, &found); /* bug 46 */
     cudaMalloc(&work, best.workspaceSize);
     if (bug == 43)
         cublasLtMatrixLayoutDestroy(a);
     /* 40: columns reach past the end; 41: 256 bytes were promised; 42: too little to work in; 43: destroyed */
-    cublasLtMatmul(handle, desc, /* bug 40, bug 41, bug 42, bug 43 */
+    cublasLtMatmul(handle, desc, /* bug 40, bug 41, bug 42, bug 43, bug 45 */
                    &one, w->y + (bug == 41), a, w->y, a, &zero, w->x, c, w->x, c, &best.algo, work,
                    best.workspaceSize / (bug == 42 ? 2 : 1), w->s);
+    cudaStreamSynchronize(w->s);
     cublasLtMatmulPreferenceDestroy(pref);
     cublasLtMatmulDescDestroy(desc);
     cublasLtMatrixLayoutDestroy(c);
@@ -393,6 +409,8 @@ static void plant(world *w, int bug)
     case 42:
     case 43:
     case 44:
+    case 45:
+    case 46:
         multiply(w, bug);
         break;
     default:

@@ -274,6 +274,7 @@ struct call {
     extents e;
     const char *pa, *pb, *pc;
     char *pd, *work;
+    void *from; /* who called */
     double alpha, beta;
     uint64_t workspace;
     uint32_t sums;
@@ -421,6 +422,7 @@ void touch_epilogue(const call &q)
 void run(const call &q)
 {
     const char *what = "cublasLtMatmul";
+    caller = q.from;
     touch(q.a, q.pa, false, what);
     touch(q.b, q.pb, false, what);
     if (q.beta != 0)
@@ -744,6 +746,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc, con
     BLAS_CALL(me);
     get<int>(h, HANDLE, me);
     call q = described(me, desc, a, b, c, to);
+    q.from = caller;
     q.pa = (const char *)A;
     q.pb = (const char *)B;
     q.pc = (const char *)C;
