@@ -101,6 +101,17 @@ for config in loss gradient; do
     done
 done
 
+# Tensor shards side by side.
+sed -e 's/^model: .*/model: {layers: [{linear: 128}, relu, {linear: 128}, relu, {linear: 1}]}/; s/lr: 0.7/lr: 7/' -e '$a grid: {tensor: 2}' loss.yaml >wide.yaml
+diverges cpu wide cpu-wide log.every=1000
+expect_ranks 2 79 'not finite' env RK_EMU_DEVICES=2 "$rankine" train wide.yaml run.dir=two-wide device=cuda parallel.threads=1 \
+    parallel.tensor=2 log.every=1000
+grep '^rankine: ' err >two-wide.err
+told two-wide >two-wide.told
+for what in err told; do
+    cmp -s cpu-wide.$what two-wide.$what || fail "tensor shards: $what is not the CPU's: $(diff cpu-wide.$what two-wide.$what | head -4)"
+done
+
 # Workers, each judged by itself; the averaging comes before the bad step.
 for every in 1 1000; do
     for device in cpu cuda; do
