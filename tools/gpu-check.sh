@@ -50,6 +50,7 @@ check "the CPU's bits on ordinary and odd numbers" tests/cuda_test_same_bits
 check "shapes, strides, segments" tests/cuda_test_shapes
 check "copies and casts" tests/cuda_test_copy
 check "products in any order, by cuBLASLt" tests/cuda_test_blas
+check "weights that are kept in 16 bits" tests/cuda_test_rounded
 check "whole trainings, ${STEPS=60} steps: the CPU's hashes" env STEPS="$STEPS" "$root/tests/cuda/test_train.sh" "$build"
 if [ "$gpus" -gt 1 ] && command -v mpirun >/dev/null; then
     check "NCCL between 2 GPUs: the communicators' suite" mpirun --allow-run-as-root -n 2 \
