@@ -2,6 +2,7 @@
 
 #include "core/order.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,7 +110,7 @@ static double all_rows(int pieces, const rk_square_rows *p)
 {
     double n = 0;
     for (int i = 0; i < pieces; i++)
-        n += (double)p[i].rows * (double)p[i].cols;
+        n += fmin((double)p[i].n, (double)p[i].rows * (double)p[i].cols);
     return n;
 }
 
