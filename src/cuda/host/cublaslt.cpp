@@ -344,10 +344,11 @@ template <class S> S with_bits(const call &q, uint64_t i, uint64_t j, S x)
 
 template <class S> S ended(const call &q, int32_t item, uint64_t i, uint64_t j, S x)
 {
-    S *aux = (S *)q.d.aux + item * q.d.aux_step + (int64_t)j * q.d.aux_ld + (int64_t)i;
+    const int64_t at = item * q.d.aux_step + (int64_t)j * q.d.aux_ld + (int64_t)i;
+    S *aux = has_aux(q.d) && !has_bits(q.d) ? (S *)q.d.aux + at : nullptr;
     if (has_bits(q.d))
         x = with_bits(q, i, j, x);
-    else if (has_aux(q.d) && !reads_aux(q.d))
+    else if (aux && !reads_aux(q.d))
         *aux = x;
     if (has(q.d, CUBLASLT_EPILOGUE_RELU))
         return x > 0 ? x : x != x ? x : 0;
