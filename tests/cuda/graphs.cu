@@ -333,6 +333,44 @@ static void forks_that_do_not_join(void)
     ends_void();
 }
 
+static cudaGraph_t capture_one(float *x, const float *y, float a, bool copy)
+{
+    cudaGraph_t g;
+    GOOD(cudaStreamBeginCapture(w.other, cudaStreamCaptureModeThreadLocal));
+    if (copy)
+        GOOD(cudaMemcpyAsync(x, y, sizeof w.host, cudaMemcpyDeviceToDevice, w.other));
+    launch_add(w.other, x, y, a);
+    GOOD(cudaStreamEndCapture(w.other, &g));
+    return g;
+}
+
+/* A graph within a graph: a copy of what it was then, which other values may take the place of, but no other kinds. */
+static void graphs_within(void)
+{
+    cudaGraph_t g, child = capture_one(w.x, w.y, 1, false), other = capture_one(w.z, w.y, 3, false),
+                   larger = capture_one(w.x, w.y, 1, true);
+    cudaGraphNode_t node[3];
+    set(1);
+    GOOD(cudaGraphCreate(&g, 0));
+    GOOD(cudaGraphAddChildGraphNode(&node[0], g, NULL, 0, child));
+    GOOD(cudaGraphAddChildGraphNode(&node[1], g, node, 1, child));
+    GOOD(cudaGraphAddEmptyNode(&node[2], g, node, 2));
+    GOOD(cudaGraphDestroy(child));
+    cudaGraphExec_t x = make(g);
+    GOOD(cudaGraphLaunch(x, w.s));
+    CHECK(value_of(w.x) == 3);
+    GOOD(cudaGraphExecChildGraphNodeSetParams(x, node[1], other));
+    CHECK(cudaGraphExecChildGraphNodeSetParams(x, node[0], larger) == cudaErrorGraphExecUpdateFailure);
+    cudaGetLastError();
+    GOOD(cudaGraphLaunch(x, w.s));
+    GOOD(cudaGraphExecDestroy(x)); /* it may still run */
+    CHECK(value_of(w.x) == 4);
+    CHECK(value_of(w.z) == 3);
+    GOOD(cudaGraphDestroy(other));
+    GOOD(cudaGraphDestroy(larger));
+    GOOD(cudaGraphDestroy(g));
+}
+
 int main(void)
 {
     open_world();
@@ -343,6 +381,7 @@ int main(void)
     new_values_of_nodes();
     refusals();
     forks_that_do_not_join();
+    graphs_within();
     close_world();
     puts("good");
     return 0;

@@ -284,6 +284,40 @@ static void plant_bits(cublasLtMatmulDesc_t desc, const world *w, int bug)
 }
 #endif
 
+/* One kernel, to = y, as a graph of its own, as what a library launches becomes part of the queue's graphs. */
+static cudaGraph_t recorded(world *w, float *to)
+{
+    cudaGraph_t graph;
+    cudaStreamBeginCapture(w->other, cudaStreamCaptureModeThreadLocal);
+    RK_LAUNCH((kernel<0>), 1, N, 0, w->other, to, w->y, w->ticket);
+    cudaStreamEndCapture(w->other, &graph);
+    return graph;
+}
+
+/* An exchange that fills `fresh` beside the clearing of x, and a kernel that reads it. Its place is told again where
+ * that has changed. */
+static void exchange_in_graph(world *w, bool joined, bool told)
+{
+    cudaGraph_t graph, first = recorded(w, w->x), then = recorded(w, w->fresh);
+    cudaGraphExec_t x;
+    cudaGraphNode_t node[2], reader;
+    const struct cudaMemsetParams set = { w->x, 0, 0, 1, N * sizeof(float), 1 };
+    void *args[] = { &w->x, &w->fresh, &w->ticket };
+    const struct cudaKernelNodeParams reads = { (void *)kernel<0>, dim3(1), dim3(N), 0, args, NULL };
+    cudaGraphCreate(&graph, 0);
+    cudaGraphAddMemsetNode(&node[0], graph, NULL, 0, &set);
+    cudaGraphAddChildGraphNode(&node[1], graph, node, told ? 0 : 1, told ? then : first);
+    /* bug 35: nothing says that the kernel comes after what it reads */
+    cudaGraphAddKernelNode(&reader, graph, node, joined ? 2 : 1, &reads);
+    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphLaunch(x, w->s); /* bug 36: the exchange still fills x, as when it was captured */
+    cudaStreamSynchronize(w->s);
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(graph);
+    cudaGraphDestroy(first);
+    cudaGraphDestroy(then);
+}
+
 /* 8 x 8 times 8 x 8 by cuBLASLt: x = y y. */
 static void multiply(world *w, int bug)
 {
@@ -403,6 +437,15 @@ static void plant(world *w, int bug)
         break;
     case 34:
         pageable_in_capture(w);
+        break;
+    case 35:
+        exchange_in_graph(w, false, true);
+        break;
+    case 36:
+        exchange_in_graph(w, true, false);
+        break;
+    case 37:
+        exchange_in_graph(w, true, true); /* as it should be */
         break;
     case 40:
     case 41:

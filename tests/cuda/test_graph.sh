@@ -45,6 +45,20 @@ for config in mlp cnn resnet; do
 done
 same mlp 2 batch.micro=3
 same mlp 1 parallel.exact=false
+# The exchange is in the graphs, whatever sets out when: ranks with GPUs of their own.
+export RK_EMU_DEVICES=4
+for zero in 0 1 3; do
+    same mlp 2 parallel.zero=$zero parallel.bucket=64
+done
+same mlp 3 parallel.exact=false
+same cnn 3 batch.micro=3
+for streams in eager 5; do
+    RK_EMU_STREAMS=$streams
+    export RK_EMU_STREAMS
+    same mlp 2 parallel.zero=2
+    unset RK_EMU_STREAMS
+done
+unset RK_EMU_DEVICES
 for order in rev 7; do
     for streams in eager 5; do
         RK_EMU_SCHED=$order RK_EMU_STREAMS=$streams
