@@ -51,9 +51,9 @@ typedef struct rk_nccl_table {
     rk_status (*mark_device)(rk_nccl *n, rk_nccl_event *e);
     /* What the device's own stream is given from here on comes after e; nobody waits. */
     rk_status (*join_device)(rk_nccl *n, rk_nccl_event *e);
-    /* How many operations the device holds back; launches them. cut: they are not likely to come again as
-     * they are. */
-    size_t (*held)(const rk_nccl *n);
+    /* How many operations the device holds back, of how many that it was ever given; launches them. cut: they
+     * are not likely to come again as they are. */
+    size_t (*held)(const rk_nccl *n, uint64_t *given);
     rk_status (*flush)(rk_nccl *n, bool cut);
     /* Records what the communicator's stream has been given so far: only after look() has said that the last
      * call is done. */

@@ -163,8 +163,8 @@ bool rk__cuda_has_graphs(const rk_dev *dev);
 rk_status rk__cuda_flush(rk_dev *dev);
 /* The same at a place that chance has chosen: no graph is made for it. */
 rk_status rk__cuda_flush_cut(rk_dev *dev);
-/* How many operations are held back. */
-size_t rk__cuda_held(const rk_dev *dev);
+/* How many operations are held back, of how many that were ever submitted. */
+size_t rk__cuda_held(const rk_dev *dev, uint64_t *given);
 
 /* The stream itself, for calls that the queue does not know, which come after all that it was given: what is
  * held back is launched. A failure is told by the next rk__cuda_launched(). */

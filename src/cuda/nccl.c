@@ -285,9 +285,9 @@ static rk_status join_device(rk_nccl *n, rk_nccl_event *e)
     return device_status(n, rk__cuda_join(n->dev, &e->at));
 }
 
-static size_t held(const rk_nccl *n)
+static size_t held(const rk_nccl *n, uint64_t *given)
 {
-    return rk__cuda_held(n->dev);
+    return rk__cuda_held(n->dev, given);
 }
 
 static rk_status flush_device(rk_nccl *n, bool cut)

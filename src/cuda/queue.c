@@ -220,6 +220,7 @@ static void launch_held(rk__cuda_queue *q)
     if (!e && q->list.n && !rk__graph_launch(q))
         e = q->must && q->failures ? q->why : launch_plain(q);
     q->flushes += q->list.n > 0;
+    q->given += q->list.n;
     q->list.n = q->list.args = 0;
     q->list.used = 0;
     rk__stage_used(q->dev);
@@ -240,8 +241,9 @@ rk_status rk__cuda_flush_cut(rk_dev *dev)
     return tell(dev->stream);
 }
 
-size_t rk__cuda_held(const rk_dev *dev)
+size_t rk__cuda_held(const rk_dev *dev, uint64_t *given)
 {
+    *given = dev->stream->given + dev->stream->list.n;
     return dev->stream->list.n;
 }
 

@@ -83,7 +83,7 @@ typedef struct nccl {
     bool agrees;      /* all ranks have graphs: words are told */
     bool busy;        /* a call is being made, or looked after */
     uint64_t numbers; /* given so far */
-    size_t held;      /* by the device, when the host was seen waiting */
+    uint64_t given;   /* to the device, when the host was seen waiting; since when */
     double since, patience;
     pair *pairs;
     rk_request *flight, **flight_end; /* not waited for, oldest first */
@@ -704,16 +704,15 @@ static void push_on(void *arg)
         return;
     if (advance(n, false))
         return;
-    const size_t held = n->call->held(n->comm);
+    uint64_t given;
     const double now = rk__seconds();
-    if (held != n->held || now < n->since)
+    n->call->held(n->comm, &given);
+    if (given != n->given || n->since <= 0) { /* another wait than the last one */
+        n->given = given;
         n->since = now;
-    n->held = held;
-    if ((held || !all_launched(n)) && now - n->since > n->patience) {
-        n->since = now;
-        if (advance(n, true) || (n->call->held(n->comm) && n->call->flush(n->comm, true)))
-            check_async(n);
     }
+    if (now - n->since > n->patience && !advance(n, true) && n->call->held(n->comm, &given))
+        n->call->flush(n->comm, true); /* a failure is what look() tells next */
     check_async(n);
 }
 
@@ -723,7 +722,8 @@ static void watch_wait(void *arg)
     nccl *n = arg;
     if (n->busy || given_up(n)) /* what the device is stuck in, where a failure was found elsewhere, ends */
         return;
-    if (!n->call->held(n->comm))
+    uint64_t given;
+    if (!n->call->held(n->comm, &given))
         advance(n, false);
     check_async(n);
     n->busy = true;
@@ -839,6 +839,14 @@ static rk_status join(nccl *n)
     return agree(n);
 }
 
+/* RANKINE_NCCL_PATIENCE: in seconds, where ranks are further apart than usual. */
+static double patience(const rk_nccl_table *call)
+{
+    const char *text = getenv("RANKINE_NCCL_PATIENCE");
+    const double asked = text ? strtod(text, NULL) : 0;
+    return asked > 0 ? asked : call->host_run ? PATIENCE_HOST : PATIENCE;
+}
+
 static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *parent, rk_comm **out)
 {
     rk_ctx *ctx = under->ctx;
@@ -851,7 +859,7 @@ static rk_status open_over(rk_comm *under, const rk_nccl_table *call, nccl *pare
     n->parent = parent;
     n->call = call;
     n->flight_end = &n->flight;
-    n->patience = call->host_run ? PATIENCE_HOST : PATIENCE;
+    n->patience = patience(call);
     n->node_of = rk__calloc(ctx, (size_t)under->size, sizeof *n->node_of);
     if (!n->node_of || rk__at_close(ctx, close_with_context, n)) {
         close_with_context(n);
