@@ -59,6 +59,7 @@ typedef struct rk_open_cfg {
     int local_rank; /* 1 + this process's number among those of its node, for the choice of a GPU; 0: as the
                      * launcher's environment, else the ranks of the node tell */
     int graph;      /* device.graph of CUDA: -1 off, 1 on, 0 auto: on, unless it cannot be had */
+    int nccl;       /* device.nccl of CUDA, the same; RANKINE_NCCL=0|1 in the environment comes before it */
 } rk_open_cfg;
 
 /* [C] Opens a context. cfg may be NULL. A program that mpirun or srun started as several ranks joins them:

@@ -65,6 +65,7 @@ static rk_status set_up(rk_ctx *ctx, const rk_open_cfg *cfg, const rk_device *de
     ctx->grid.segments = cfg->inexact ? 1 : shards;
     ctx->grid.shards = shards;
     ctx->exact = !cfg->inexact;
+    ctx->nccl = cfg->nccl;
     ctx->seed = cfg->seed;
     ctx->ranks = 1;
     RK_TRY(device ? use_device(ctx, cfg, device) : open_device(ctx, cfg));

@@ -94,6 +94,7 @@ struct rk_ctx {
     int rank, ranks;
     int data_shards;
     bool exact;
+    int nccl; /* rk_open_cfg.nccl */
     uint64_t seed;
     rk__grid grid;
     rk__meet meet;

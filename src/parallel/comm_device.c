@@ -12,6 +12,7 @@ typedef enum asked { NOTHING, NEVER, ALWAYS } asked;
 /* What one rank can say of its GPU. */
 typedef struct gpu {
     int32_t able, asked, node;
+    char by[24]; /* who asked: "RANKINE_NCCL is 0", "device.nccl is on" */
     rk_nccl_gpu is;
     char why[192]; /* it is not able */
 } gpu;
@@ -26,18 +27,32 @@ const rk_nccl_table *rk__nccl_of(const rk_ctx *ctx, char *why, size_t size)
     return NULL;
 }
 
-static asked read_asked(void)
+/* The environment comes before the configuration: whoever looks for a fault need not change files. */
+static rk_status read_asked(rk_ctx *ctx, gpu *g)
 {
     const char *text = getenv("RANKINE_NCCL");
-    return !text || !*text ? NOTHING : *text == '0' ? NEVER : ALWAYS;
+    const bool never = text && !strcmp(text, "0"), always = text && !strcmp(text, "1");
+    if (never || always) {
+        snprintf(g->by, sizeof g->by, "RANKINE_NCCL is %s", text);
+        g->asked = never ? NEVER : ALWAYS;
+    } else if (text && *text) {
+        return rk_fail(ctx, RK_ECONFIG,
+                       "RANKINE_NCCL is %s, wanted 0 (never by NCCL), 1 (by NCCL or not at all) or nothing "
+                       "(as device.nccl says)",
+                       text);
+    } else if (ctx->nccl) {
+        snprintf(g->by, sizeof g->by, "device.nccl is %s", ctx->nccl > 0 ? "on" : "off");
+        g->asked = ctx->nccl > 0 ? ALWAYS : NEVER;
+    }
+    return RK_OK;
 }
 
 /* NCCL is not even looked for where it is not wanted. */
 static const rk_nccl_table *describe(const rk_comm *c, gpu *g)
 {
     const rk_nccl_table *call = NULL;
-    *g = (gpu){ .asked = read_asked(), .node = c->node };
-    if (g->asked != NEVER)
+    *g = (gpu){ .asked = NOTHING, .node = c->node };
+    if (!read_asked(c->ctx, g) && g->asked != NEVER)
         call = rk__nccl_of(c->ctx, g->why, sizeof g->why);
     if (call && call->gpu(c->ctx->dev, &g->is)) {
         snprintf(g->why, sizeof g->why, "the GPU does not tell its id");
@@ -89,16 +104,15 @@ static rk_status choose(rk_ctx *ctx, const gpu *g, int ranks, bool *by_nccl, cha
     const int never = first_that_asked(g, ranks, NEVER), always = first_that_asked(g, ranks, ALWAYS);
     *by_nccl = false;
     if (never >= 0) {
-        snprintf(way, size, "over MPI and the host's memory, for RANKINE_NCCL is 0 (rank %d)", never);
+        snprintf(way, size, "over MPI and the host's memory, for %s (rank %d)", g[never].by, never);
     } else if (!hindered(g, ranks, why, sizeof why)) {
         *by_nccl = true;
         snprintf(way, size, "from GPU to GPU by NCCL");
     } else if (always >= 0) {
         return rk_fail(
             ctx, RK_ECONFIG,
-            "RANKINE_NCCL is 1 (rank %d), but %s; RANKINE_NCCL=0 sends tensors over MPI and the host's "
-            "memory, with the same results",
-            always, why);
+            "%s (rank %d), but %s; %s sends tensors over MPI and the host's memory, with the same results",
+            g[always].by, always, why, *g[always].by == 'R' ? "RANKINE_NCCL=0" : "device.nccl: off");
     } else {
         snprintf(way, size, "over MPI and the host's memory: %s", why);
     }

@@ -447,6 +447,11 @@ rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *jso
     return c;
 }
 
+static int on_or_off(const char *text)
+{
+    return !strcmp(text, "on") ? 1 : !strcmp(text, "off") ? -1 : 0;
+}
+
 void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out)
 {
     static const char *const devices[] = { "cpu", "cuda" }; /* outlive cfg */
@@ -456,7 +461,8 @@ void rk_config_open_cfg(const rk_config *cfg, rk_open_cfg *out)
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
         if (!strcmp(cfg->device, devices[i]))
             out->device = devices[i];
-    out->graph = !strcmp(cfg->device_graph, "on") ? 1 : !strcmp(cfg->device_graph, "off") ? -1 : 0;
+    out->graph = on_or_off(cfg->device_graph);
+    out->nccl = on_or_off(cfg->device_nccl);
     out->threads = (int)cfg->parallel_threads;
     out->data_shards = (int)cfg->grid_data;
     out->seed = (uint64_t)cfg->run_seed;

@@ -26,14 +26,15 @@ export RANKINE_CUDA="$module"
 make_csv points.csv 200
 make_config mlp.yaml
 
-# way RANKS PATTERN SETTING...: trains, and the banner tells which way tensors go.
+option=device.nccl=auto
+# way RANKS PATTERN SETTING...: trains with $option, and the banner tells which way tensors go.
 way()
 {
     n=$1
     pattern=$2
     shift 2
     rm -rf run
-    ranks "$n" env "$@" "$rankine" train mlp.yaml run.dir=run run.steps=3 device=cuda >out 2>err || fail "$n ranks, $*"
+    ranks "$n" env "$@" "$rankine" train mlp.yaml run.dir=run run.steps=3 device=cuda "$option" >out 2>err || fail "$n ranks, $*"
     grep -Eq "tensors go $pattern" out || fail "tensors do not go $pattern: $n ranks, $*"
     hash=$(hash_of run)
     [ "$hash" = "${first_hash=$hash}" ] || fail "other weights when tensors go $pattern"
@@ -44,6 +45,14 @@ way 2 "over MPI and the host's memory: ranks 0 and 1 share a GPU, which NCCL ref
 way 3 "over MPI and the host's memory: ranks 0 and 2 share a GPU, which NCCL refuses" RK_EMU_DEVICES=2
 way 2 "over MPI and the host's memory: ranks 0 and 1 have slices of one GPU, which NCCL refuses" RK_EMU_DEVICES=2 RK_EMU_SLICES=2
 way 2 "over MPI and the host's memory, for RANKINE_NCCL is 0 " RK_EMU_DEVICES=2 RANKINE_NCCL=0
+# device.nccl says the same for all, and the environment comes before it.
+option=device.nccl=off
+way 2 "over MPI and the host's memory, for device.nccl is off .rank 0" RK_EMU_DEVICES=2
+way 2 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2 RANKINE_NCCL=1
+option=device.nccl=on
+way 2 'from GPU to GPU by NCCL$' RK_EMU_DEVICES=2
+way 2 "over MPI and the host's memory, for RANKINE_NCCL is 0 .rank 0" RK_EMU_DEVICES=2 RANKINE_NCCL=0
+option=device.nccl=auto
 way 2 "over MPI and the host's memory: NCCL cannot be loaded: " RK_EMU_DEVICES=2 RK_EMU_NCCL=absent
 # Every access to device memory checked: what is sent was computed, what has come is waited for.
 if [ -e "$build/librankine_cuda_check.so" ]; then
@@ -79,6 +88,12 @@ for zero in 0 1 3; do
 done
 
 # Insisted on where it cannot be: refused by all ranks, with the way that works.
+rm -rf run
+expect_ranks 2 78 'device.nccl is on .rank 0., but .*; device.nccl: off sends tensors over MPI' \
+    env RK_EMU_DEVICES=1 "$rankine" train mlp.yaml run.dir=run device=cuda device.nccl=on
+expect_ranks 2 78 'RANKINE_NCCL is yes, wanted 0 .*, 1 .* or nothing' \
+    env RK_EMU_DEVICES=2 RANKINE_NCCL=yes "$rankine" train mlp.yaml run.dir=run device=cuda
+expect 78 'device.nccl: maybe, wanted one of auto.on.off' "$rankine" train mlp.yaml run.dir=run device.nccl=maybe
 for setting in RK_EMU_DEVICES=1 RK_EMU_NCCL=absent; do
     rm -rf run
     expect_ranks 2 78 'RANKINE_NCCL is 1 .*, but .*; RANKINE_NCCL=0 sends tensors over MPI' \
