@@ -52,7 +52,7 @@ static rk_status add_on_device(rk_ctx *ctx, int64_t n, int count, const rk_subtr
                                const float *const *from, float *out)
 {
     const int64_t width = n < DEVICE_BLOCK ? n : DEVICE_BLOCK;
-    rk_tensor *room = rk__out(ctx, RK_F32, RK_SHAPE(LEVELS, width));
+    rk_tensor *room = rk__out(ctx, RK_F32, RK_SHAPE(count - 1 < LEVELS ? count - 1 : LEVELS, width));
     float *scratch = rk__data(room);
     for (int64_t at = 0; at < n && scratch; at += width)
         RK_TRY(add_block(ctx, at, n - at < width ? n - at : width, count, parts, from, scratch, width, out));
