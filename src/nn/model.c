@@ -296,6 +296,8 @@ rk_module *rk__model_build(rk_ctx *ctx, const rk__model_spec *spec, rk_shape *ou
 {
     rk__build b = { .ctx = ctx, .shape = spec->input, .outputs = spec->outputs, .replace = spec->replace };
     rk_module *root = rk_root(ctx, "model");
+    if (root)
+        root->parked = spec->parked;
     if (!root || rk__build_list(&b, root, spec->layers))
         return NULL;
     if (!root->first) {

@@ -1,5 +1,7 @@
 #include "nn/module.h"
 
+#include "parallel/park.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +145,8 @@ rk_tensor *rk__param_add(rk_module *m, const char *name, rk_shape shape, bool no
         slot->fan_out = fan_out;
     rk_require_grad(slot->pub.tensor, true);
     rk__init_values(m->ctx, slot, init);
+    if (m->root->parked)
+        rk__park(slot->pub.tensor);
     return slot->pub.tensor;
 }
 

@@ -39,7 +39,8 @@ struct rk_module {
     rk_ctx *ctx;
     rk_module *root, *parent, *first, *last, *next;
     const rk__layer_kind *kind;
-    char *full; /* dotted name; "" for the root */
+    char *full;  /* dotted name; "" for the root */
+    bool parked; /* of a root: rk__model_spec.parked */
     rk_tensor *weight, *bias, *mean, *var;
     union {
         struct {
@@ -190,6 +191,7 @@ typedef struct rk__model_spec {
     const rk_doc *replace; /* a map of layer names, or NULL */
     rk_shape input;        /* of a sample */
     int64_t outputs;
+    bool parked; /* parameters wait on the host (parallel/park.h) */
 } rk__model_spec;
 /* The layers of a network as the document that rk__model_build() takes, a JSON list. NULL, or why there is
  * none. */

@@ -1,6 +1,7 @@
 #include "parallel/weights.h"
 
 #include "core/tape.h"
+#include "parallel/park.h"
 #include "parallel/slots.h"
 
 #include <stdlib.h>
@@ -255,16 +256,19 @@ rk_status rk__weights_changed(rk__weights *w)
 
 /* ---- making ---- */
 
-/* The parameters' values move into the vector. */
+/* The parameters' values move into the vector: on a device by way of the host, so that the network is never
+ * there twice. */
 static rk_status move_all(rk__weights *w)
 {
     const rk__buckets *b = w->buckets;
     rk_comm *c = b->job->tensors;
+    for (int i = 0; i < b->n; i++)
+        RK_TRY(rk__park(b->t[i]));
     w->flat = c->table->alloc(c, (size_t)rk__buckets_total(b) * sizeof *w->flat);
     if (!w->flat)
         return rk_failed(c->ctx);
     for (int i = 0; i < b->n; i++)
-        RK_TRY(rk__tensor_move(b->t[i], w->flat + b->at[i]));
+        RK_TRY(rk__park_end(b->t[i], w->flat + b->at[i]));
     return RK_OK;
 }
 
@@ -280,7 +284,7 @@ static rk_status save_own(const rk__weights *w, float *host)
         if (from < to)
             RK_TRY(rk__tensor_read_range(b->t[i], from, to - from,
                                          host + w->packed[k] + b->at[i] + from - first));
-        rk__tensor_give_up(b->t[i]);
+        RK_TRY(rk__park_end(b->t[i], NULL));
     }
     return RK_OK;
 }

@@ -341,6 +341,7 @@ static void shapes_of_data(rk__setup *s)
 static rk_status build(rk__setup *s, const rk_doc *model, const rk_doc *layers, const rk_doc *replace)
 {
     rk__model_spec spec = { .layers = layers, .replace = replace, .input = s->input, .outputs = s->outputs };
+    spec.parked = s->job->ranks > 1 && s->cfg->parallel_zero >= RK__ZERO_WEIGHTS;
     s->net = rk__model_build(s->ctx, &spec, &s->output);
     RK_TRY(rk_failed(s->ctx));
     RK_TRY(check_output(s, model));
