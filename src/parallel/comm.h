@@ -86,6 +86,7 @@ struct rk_comm {
     uint64_t sent, received; /* bytes of payload that left for, or came from, other ranks */
     uint64_t sent_far;       /* of them over the network */
     double waited;           /* seconds in waits and barriers */
+    bool of_device;          /* alloc() gives the device's memory, and legs lie there */
     const char *way;         /* of device memory, how it travels: for people; else NULL */
 };
 

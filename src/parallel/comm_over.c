@@ -22,6 +22,7 @@ void rk__over_init(rk__over *o, const rk_comm_table *table, rk_comm *under)
     o->base = *under;
     o->base.table = table;
     o->base.way = NULL;
+    o->base.of_device = true;
     o->under = under;
 }
 

@@ -189,7 +189,7 @@ static rk_status reach_tensors(rk__job *j)
 {
     j->tensors = j->comm;
     j->beside_tensors = j->beside;
-    if (rk__on_host(j->ctx) || !j->comm)
+    if (rk__on_host(j->ctx) || !j->comm || j->comm->of_device)
         return RK_OK;
     if (j->beside)
         RK_TRY(rk__comm_of_device(j->beside, &j->beside_tensors));

@@ -1,0 +1,14 @@
+/* A rank among others that are not there: for runs on the device that only counts (core/dry.h), which take
+ * the memory that they would take beside them. */
+#ifndef RK_PARALLEL_COMM_DRY_H
+#define RK_PARALLEL_COMM_DRY_H
+
+#include "parallel/comm.h"
+
+/* Rank `rank` of `size`, all on one node. Collectives are done at once; what other ranks would send is
+ * whatever its place holds. *out lives as long as ctx. */
+rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, rk_comm **out);
+/* Device memory at hand for what others send. */
+size_t rk__comm_dry_held(const rk_comm *c);
+
+#endif
