@@ -146,11 +146,16 @@ static int sender_to(const rk__scatter *s, int k, int r)
     return s->job->nodes.adds[k * s->job->nodes.ranks + r];
 }
 
+/* Element i of part p. The vector may begin where no memory is (rk__flat_from). */
+static float *at(const rk__scattered *x, int p, int64_t i)
+{
+    return (float *)((uintptr_t)x->flat + (uintptr_t)(p * x->stride + i) * sizeof *x->flat);
+}
+
 /* Where this rank's share of a sum of its node stands. */
 static float *sum_at(const rk__node_part *q, const rk__scattered *x, rk__span share)
 {
-    return q->own >= 0 ? x->flat + q->own * x->stride + share.from
-                       : x->room + q->strange * rk__span_size(share);
+    return q->own >= 0 ? at(x, q->own, share.from) : x->room + q->strange * rk__span_size(share);
 }
 
 int64_t rk__scatter_room(const rk__scatter *s, const rk__span *piece)
@@ -176,7 +181,7 @@ static rk_status start_part(rk__scatter *s, const char *name, int p, const rk__s
     for (int r = 0; r < j->ranks; r++) {
         const bool goes = !s->sums || is_near(s, r), theirs = s->first[r] + p < s->first[r + 1];
         const rk__span out = s->sums && goes ? share_of(s, x->piece, r) : x->piece[r];
-        s->send[r] = leg_of(x->flat + p * x->stride + out.from, rk__span_size(out), goes && mine);
+        s->send[r] = leg_of(at(x, p, out.from), rk__span_size(out), goes && mine);
         recv[r] = leg_of(NULL, rk__span_size(in), goes && theirs);
     }
     return j->tensors->table->exchange(j->tensors, name, s->send, recv, &x->request[p]);
