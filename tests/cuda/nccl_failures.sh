@@ -17,7 +17,7 @@ fails_at()
     status=0
     begun=$(date +%s)
     SETTING=$1 ranks 2 sh -c '[ $OMPI_COMM_WORLD_RANK -ne 1 ] || export "$SETTING"; exec "$@"' sh \
-        "$rankine" train mlp.yaml run.dir=run run.steps=2 device=cuda parallel.zero="${zero-1}" >out 2>err || status=$?
+        "$rankine" train mlp.yaml run.dir=run run.steps="${steps-2}" device=cuda parallel.zero="${zero-1}" >out 2>err || status=$?
     took=$(($(date +%s) - begun))
     [ $status -ne 124 ] || fail "$1: a hang"
     [ $took -le 30 ] || fail "$1: $took s"

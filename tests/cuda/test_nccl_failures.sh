@@ -10,6 +10,12 @@ done
 for n in 1 4 7; do
     fails_at RK_EMU_NCCL_ASYNC=$n || fail "operation $n was not made"
 done
+# Where the exchange is part of graphs, which are waited for.
+steps=8
+for n in 21 26; do
+    fails_at RK_EMU_NCCL_ASYNC=$n || fail "operation $n was not made"
+done
+unset steps
 ! fails_at RK_EMU_NCCL_FAIL=1000000 || fail "a millionth call"
 
 # Killed in the middle of a step: the job ends soon; the same command goes on to the same weights.
@@ -38,4 +44,4 @@ wait $job || status=$?
 ranks 2 $(train killed) >out 2>err || fail "after the kill"
 grep -q 'continues at step\|resum' out || fail "the killed run was not continued"
 [ "$(hash_of killed)" = "$(hash_of straight)" ] || fail "other weights after a kill"
-echo "9 failures of NCCL's calls and operations, a killed rank: all end cleanly"
+echo "11 failures of NCCL's calls and operations, a killed rank: all end cleanly"
