@@ -271,6 +271,13 @@ static void pageable_in_capture(world *w)
     launch_captured(w);
 }
 
+/* More dynamic shared memory than a block has without asking. */
+static void launch_large(world *w)
+{
+    RK_LAUNCH((kernel<0>), 1, N, 100 << 10, w->s, w->x, w->y, w->ticket); /* bug 39: no cudaFuncSetAttribute() */
+    cudaStreamSynchronize(w->s);
+}
+
 #ifdef HAS_BLAS
 /* The mask of a ReLU by bits that no product has written there; bits in columns of 64. */
 static void plant_bits(cublasLtMatmulDesc_t desc, const world *w, int bug)
@@ -446,6 +453,9 @@ static void plant(world *w, int bug)
         break;
     case 37:
         exchange_in_graph(w, true, true); /* as it should be */
+        break;
+    case 39:
+        launch_large(w);
         break;
     case 40:
     case 41:

@@ -29,6 +29,7 @@ struct registered {
 
 struct {
     std::map<const void *, registered> *kernels; /* never freed, as the next */
+    std::map<const void *, size_t> *shared; /* dynamic shared memory that was asked for, by kernel */
     std::recursive_mutex lock;
     int depth; /* calls within calls */
     cudaError_t error;
@@ -49,6 +50,12 @@ std::map<std::string, rk_emu_tally> &tallies(void)
     if (!rt.tallies)
         rt.tallies = new std::map<std::string, rk_emu_tally>;
     return *rt.tallies;
+}
+
+size_t asked_shared(const void *kernel)
+{
+    auto at = rt.shared ? rt.shared->find(kernel) : std::map<const void *, size_t>::iterator();
+    return rt.shared && at != rt.shared->end() ? at->second : (size_t)SHARED_USUAL;
 }
 
 const registered *find(const void *kernel)
@@ -349,9 +356,14 @@ cudaError_t cudaDriverGetVersion(int *version)
     return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void *, enum cudaFuncAttribute, int)
+cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute what, int bytes)
 {
     RK_EMU_CALL("cudaFuncSetAttribute", cudaErrorUnknown);
+    if (what != cudaFuncAttributeMaxDynamicSharedMemorySize || bytes < 0 || (size_t)bytes > SHARED_MOST)
+        return rk_emu_error(cudaErrorInvalidValue);
+    if (!rt.shared)
+        rt.shared = new std::map<const void *, size_t>;
+    (*rt.shared)[kernel] = (size_t)bytes;
     return cudaSuccess;
 }
 
@@ -388,6 +400,9 @@ cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, di
         return cudaErrorInvalidConfiguration;
     if (smem > SHARED_MOST)
         return cudaErrorInvalidValue;
+    if (smem > SHARED_USUAL && smem > asked_shared(kernel))
+        rk_emu_report("launch", "%s wants %zu bytes of dynamic shared memory; without cudaFuncSetAttribute() it has %zu",
+                      r->name.c_str(), smem, asked_shared(kernel));
     w->type = cudaGraphNodeTypeKernel;
     w->name = r->name;
     w->func = kernel;
