@@ -1,5 +1,7 @@
 /* cuBLASLt's matrices lie by columns, ours by rows: c = a b is c' = b' a' to it. So its A is our b, its B our
  * a, and what follows a row of c, the bias, follows a column there, as its epilogues have it. */
+#include "cuda/blas.h"
+
 #include "cuda/blas_plan.h"
 
 #include <stdio.h>
