@@ -7,13 +7,13 @@
 module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
 . "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
-steps=${STEPS-16} # an epoch of most, with its short last batch
+steps=${STEPS-14} # an epoch of most, with its short last batch
 most=8            # ranks; a sanitizer takes minutes for many
 if grep -q __asan_init "$rankine"; then most=2; fi
 
 wanted() # RANKS TIER: those of the long tier where the steps are many
 {
-    [ "$1" -le $most ] && { [ "$2" = short ] || [ "$steps" -gt 16 ]; }
+    [ "$1" -le $most ] && { [ "$2" = short ] || [ "$steps" -gt 14 ]; }
 }
 
 # network, ranks, tier, more options
