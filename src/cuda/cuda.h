@@ -151,6 +151,7 @@ void rk__cuda_drop_graphs(rk_dev *dev);
  */
 typedef struct rk__cuda_watch {
     struct rk__cuda_watch *next;
+    cudaStream_t stream; /* of the branch that is watched */
     void (*sets_out)(void *arg);
     void (*waiting)(void *arg);
     void *arg;

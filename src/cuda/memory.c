@@ -15,6 +15,8 @@ enum { PARKED_SHARE = 16 };
 void rk__cuda_free_parked(rk_dev *dev)
 {
     rk__cuda_parked *k = &dev->parked;
+    if (k->n)
+        rk__cuda_await_branches(dev);
     for (int i = 0; i < k->n; i++)
         rk__cuda_status(dev, cudaFree(k->p[i]));
     k->n = 0;
@@ -45,8 +47,10 @@ void rk__cuda_release(rk_dev *dev, void *p, size_t bytes)
         return;
     if (dev->stream)
         rk__cuda_settle(dev);
-    if (!parked)
-        rk__cuda_status(dev, cudaFree(p));
+    if (parked)
+        return;
+    rk__cuda_await_branches(dev);
+    rk__cuda_status(dev, cudaFree(p));
 }
 
 /* Is there something that this device could do without? Once each. */
@@ -54,6 +58,7 @@ static bool make_room(rk_dev *dev)
 {
     const bool parked = dev->parked.n > 0;
     rk__cuda_settle(dev);
+    rk__cuda_await_branches(dev);
     return parked || rk__stage_give_up(dev);
 }
 

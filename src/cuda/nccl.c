@@ -517,7 +517,8 @@ static rk_status replay(rk_nccl *n, const void *key, size_t bytes, rk_nccl_event
 
 static void watch(rk_nccl *n, void (*sets_out)(void *arg), void (*waiting)(void *arg), void *arg)
 {
-    n->watch = (rk__cuda_watch){ .sets_out = sets_out, .waiting = waiting, .arg = arg };
+    n->watch =
+        (rk__cuda_watch){ .stream = n->beside.stream, .sets_out = sets_out, .waiting = waiting, .arg = arg };
     n->watched = true;
     rk__cuda_watch_begin(n->dev, &n->watch);
 }

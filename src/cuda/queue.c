@@ -351,12 +351,11 @@ rk_status rk__cuda_set(rk_dev *dev, void *dst, int value, size_t bytes)
 }
 
 /* Where nobody watches, what was launched ends by itself. */
-cudaError_t rk__cuda_await(rk_dev *dev, cudaEvent_t event)
+static cudaError_t await(rk__cuda_queue *q, cudaEvent_t event, cudaStream_t stream)
 {
-    rk__cuda_queue *q = dev->stream;
     cudaError_t e = cudaErrorNotReady;
     for (int looks = 0; q->watch && e == cudaErrorNotReady; looks++) {
-        e = event ? cudaEventQuery(event) : cudaStreamQuery(q->stream);
+        e = event ? cudaEventQuery(event) : cudaStreamQuery(stream);
         if (e != cudaErrorNotReady)
             break;
         cudaGetLastError(); /* no error of the next launch */
@@ -366,7 +365,19 @@ cudaError_t rk__cuda_await(rk_dev *dev, cudaEvent_t event)
     }
     if (e && e != cudaErrorNotReady)
         return e;
-    return event ? cudaEventSynchronize(event) : cudaStreamSynchronize(q->stream);
+    return event ? cudaEventSynchronize(event) : cudaStreamSynchronize(stream);
+}
+
+cudaError_t rk__cuda_await(rk_dev *dev, cudaEvent_t event)
+{
+    return await(dev->stream, event, dev->stream->stream);
+}
+
+void rk__cuda_await_branches(rk_dev *dev)
+{
+    rk__cuda_queue *q = dev->stream;
+    for (rk__cuda_watch *w = q ? q->watch : NULL; w; w = w->next)
+        note(q, await(q, NULL, w->stream));
 }
 
 void rk__cuda_settle(rk_dev *dev)

@@ -93,6 +93,9 @@ struct rk__cuda_queue {
 /* Waits for an event, or for the compute stream if e is NULL, with an eye on who watches. */
 cudaError_t rk__cuda_await(rk_dev *dev, cudaEvent_t e);
 
+/* Until what runs beside the stream has ended too: cudaFree() would wait for it with an eye on nobody. */
+void rk__cuda_await_branches(rk_dev *dev);
+
 /* rk__cuda_wait() for those who have nobody to tell: a failure waits for the next who has. */
 void rk__cuda_settle(rk_dev *dev);
 

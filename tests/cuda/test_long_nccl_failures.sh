@@ -3,7 +3,7 @@
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
 . "$root/tests/cuda/nccl_failures.sh"
-made=0
+failures=0
 for zero in 1 3; do
     for kind in FAIL ASYNC; do
         call=1
@@ -11,7 +11,7 @@ for zero in 1 3; do
             call=$((call + 1))
         done
         [ $call -gt 10 ] || fail "only $call of RK_EMU_NCCL_$kind"
-        made=$((made + call - 1))
+        failures=$((failures + call - 1))
     done
 done
-echo "$made failures of NCCL: all end cleanly"
+echo "$failures failures of NCCL: all end cleanly"
