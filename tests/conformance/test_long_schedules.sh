@@ -3,7 +3,7 @@
 "$(dirname "$0")/test_schedules.sh" "$1" || exit $?
 build=$(cd "$1" && pwd)
 export RANKINE_CUDA="$build/librankine_cuda_host.so" RK_EMU_GUARD=off
-for order in "7 7" "rev eager" "20261 eager"; do
+for order in "fwd eager" "7 7" "rev eager" "20261 eager"; do
     for suite in cuda_test_shapes conformance_test_kernels; do
         RK_EMU_SCHED=${order% *} RK_EMU_STREAMS=${order#* } "$build/tests/$suite" >/dev/null || {
             echo "$suite failed with threads and streams in the order $order"
@@ -11,4 +11,4 @@ for order in "7 7" "rev eager" "20261 eager"; do
         }
     done
 done
-echo "both suites in three more orders"
+echo "both suites in four more orders"

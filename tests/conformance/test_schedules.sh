@@ -23,6 +23,5 @@ in_order() # THREADS STREAMS SUITE...
     done
 }
 
-in_order fwd eager conformance_test_kernels
 in_order rev lazy conformance_test_kernels cuda_test_shapes
 in_order 7 7 conformance_test_kernels

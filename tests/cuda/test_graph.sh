@@ -59,16 +59,14 @@ for streams in eager 5; do
     unset RK_EMU_STREAMS
 done
 unset RK_EMU_DEVICES
-for order in rev 7; do
-    for streams in eager 5; do
-        RK_EMU_SCHED=$order RK_EMU_STREAMS=$streams
-        export RK_EMU_SCHED RK_EMU_STREAMS
-        rm -rf other other.stats
-        train other mlp 1
-        RANKINE_CUDA=$module "$build/tests/cuda_test_queue" >out 2>&1 || fail "what is held back, order $order, streams $streams"
-        unset RK_EMU_SCHED RK_EMU_STREAMS
-        [ "$(hash_of other)" = "$(hash_of usual)" ] || fail "order $order, streams $streams: other weights"
-    done
+for order in "rev eager" "7 5"; do
+    RK_EMU_SCHED=${order% *} RK_EMU_STREAMS=${order#* }
+    export RK_EMU_SCHED RK_EMU_STREAMS
+    rm -rf other other.stats
+    train other mlp 1
+    RANKINE_CUDA=$module "$build/tests/cuda_test_queue" >out 2>&1 || fail "what is held back, threads and streams $order"
+    unset RK_EMU_SCHED RK_EMU_STREAMS
+    [ "$(hash_of other)" = "$(hash_of usual)" ] || fail "threads and streams $order: other weights"
 done
 if [ -e "$build/librankine_cuda_check.so" ]; then
     RANKINE_CUDA=$build/librankine_cuda_check.so "$build/tests/cuda_test_queue" >out 2>&1 || fail "what is held back, checked"
