@@ -32,11 +32,17 @@ typedef struct rk_order {
 } rk_order;
 
 /* A matrix in 16 bits, as rk_round says: lines of what are neighbours in the matrix that it was made of,
- * `step` elements apart, a multiple of 8; zeros behind their ends. data NULL: there is none. */
+ * `step` elements apart, as rk__rounded_step() says; zeros behind their ends. data NULL: there is none. */
 typedef struct rk_rounded {
     const void *data;
     int64_t step;
 } rk_rounded;
+
+/* 16 bytes, as tensor cores want lines to begin. */
+static inline int64_t rk__rounded_step(int64_t cols)
+{
+    return (cols + 7) / 8 * 8;
+}
 
 /* What a device may do together with a product where it costs it nothing, and need not: `done` has a bit for
  * each that it did. A device that does none of it does not look here (rk_device.uses). */

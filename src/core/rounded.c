@@ -2,8 +2,6 @@
 
 #include "core/op.h"
 
-enum { LINE = 8 /* elements; a line is a multiple, as tensor cores want it */ };
-
 void rk__weights_stand(rk_ctx *ctx)
 {
     if (ctx->still.depth++ == 0)
@@ -21,16 +19,12 @@ static bool wanted(const rk_ctx *ctx)
     return ctx->round && (rk__device_uses(ctx) & RK_USES_ROUNDED) && !rk_failed(ctx);
 }
 
-static int64_t step_of(int64_t cols)
-{
-    return (cols + LINE - 1) / LINE * LINE;
-}
-
 static rk_status convert(rk_ctx *ctx, int64_t rows, int64_t cols, int64_t step, const void *from, void *to)
 {
     if (!from || !to)
         return rk_failed(ctx);
-    rk_status st = ctx->device->round16(ctx->dev, ctx->round, rows, cols, step, from, step_of(cols), to);
+    rk_status st =
+        ctx->device->round16(ctx->dev, ctx->round, rows, cols, step, from, rk__rounded_step(cols), to);
     return st ? rk_fail(ctx, st, "a matrix cannot be converted to 16 bits") : RK_OK;
 }
 
@@ -68,7 +62,7 @@ rk_rounded rk__rounded_weight(rk_tensor *w)
     const rk_rounded none = { NULL, 0 };
     if (!wanted(ctx) || !keeps(w))
         return none;
-    const int64_t rows = w->shape.dim[0], cols = w->shape.dim[1], step = step_of(cols);
+    const int64_t rows = w->shape.dim[0], cols = w->shape.dim[1], step = rk__rounded_step(cols);
     if (make_room(w, (size_t)(rows * step) * sizeof(uint16_t)))
         return none;
     if (s->rounded_epoch != ctx->still.epoch || s->rounded_to != ctx->round) {
@@ -102,9 +96,9 @@ rk_rounded rk__rounded_rows(rk_ctx *ctx, int64_t rows, int64_t cols, int64_t ste
     *room = NULL;
     if (!wanted(ctx) || rows < 2 || cols < 2)
         return (rk_rounded){ NULL, 0 };
-    rk_tensor *t = rk__out(ctx, RK_BF16, RK_SHAPE(rows, step_of(cols))); /* or f16: 16 bits */
+    rk_tensor *t = rk__out(ctx, RK_BF16, RK_SHAPE(rows, rk__rounded_step(cols))); /* or f16: 16 bits */
     if (convert(ctx, rows, cols, step, from, rk__data(t)))
         return (rk_rounded){ NULL, 0 };
     *room = t;
-    return (rk_rounded){ rk__data(t), step_of(cols) };
+    return (rk_rounded){ rk__data(t), rk__rounded_step(cols) };
 }

@@ -126,13 +126,13 @@ static bool as_operand(int64_t rows, int64_t cols, int64_t row, int64_t col, int
     return o->ld >= o->rows && o->ld <= RK__BLAS_MOST_EXTENT;
 }
 
-/* What an operand's elements are rounded to lies in the workspace, its lines 16 bytes apart as tensor cores
- * want them; a matrix that is used for the whole batch once. */
+/* What an operand's elements are rounded to lies in the workspace; a matrix that is used for the whole batch
+ * once. */
 static rk_status pack(rk_dev *dev, rk_round to, int slot, int64_t batch, rk__blas_operand *o,
                       const void **data)
 {
     rk__lines l = { o->cols, o->rows, o->ld, o->batch_step ? batch : 1, o->batch_step };
-    const int64_t step = (o->rows + 7) / 8 * 8;
+    const int64_t step = rk__rounded_step(o->rows);
     uint16_t *p = rk__cuda_work(dev, slot, (size_t)(step * o->cols * l.batch) * sizeof *p);
     if (!p)
         return RK_ENOMEM;

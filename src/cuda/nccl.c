@@ -5,11 +5,11 @@
  * the step's. What NCCL's manual and sources say of it (Using NCCL with CUDA Graphs; src/init.cc,
  * src/enqueue.cc):
  * - Whether a call is captured is a matter of all ranks that take part in it, and so is the launch of what
- * was captured then: they agree on it (comm_nccl.c), by numbers that are the same everywhere.
+ *   was captured then: they agree on it (comm_nccl.c), by numbers that are the same everywhere.
  * - A first call connects, allocates and talks to other ranks: it runs outside of any capture. A capture may
  *   still talk, where NCCL registers buffers (NCCL_GRAPH_REGISTER): all ranks capture at the same call.
  * - A call of a non-blocking communicator is in the stream only when ncclCommGetAsyncError() says
- * ncclSuccess: the capture ends after that.
+ *   ncclSuccess: the capture ends after that.
  * - The graphs of several communicators, launched by one thread, have been seen to deadlock: only the first
  *   communicator of a device that has something to record does.
  * - A communicator lives as long as graphs refer to it: ncclCommFinalize(), ncclCommDestroy() and
@@ -17,6 +17,7 @@
  *   given up by cudaGraphExecDestroy() without waiting, and what it is stuck in ends by the abort. */
 #include "cuda/cuda.h"
 
+#include "core/clock.h"
 #include "core/cuda_module.h"
 #include "cuda/nccl_calls.h"
 
@@ -171,21 +172,14 @@ static void abort_nccl(rk_nccl *n)
     n->comm = NULL;
 }
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* All that was called has run everywhere; a rank that does not come is not waited for. */
 static void finish(rk_nccl *n)
 {
-    const double until = seconds() + CLOSE_SECONDS;
+    const double until = rk__seconds() + CLOSE_SECONDS;
     ncclResult_t state = ncclInProgress;
     if (nccl_status(n, n->call->ncclCommFinalize(n->comm)))
         state = ncclInternalError;
-    while (state == ncclInProgress && seconds() < until) {
+    while (state == ncclInProgress && rk__seconds() < until) {
         if (n->call->ncclCommGetAsyncError(n->comm, &state) != ncclSuccess)
             state = ncclInternalError;
         nanosleep(&(struct timespec){ 0, 50000 }, NULL);

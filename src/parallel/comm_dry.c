@@ -5,16 +5,12 @@
 #include <stdlib.h>
 
 struct rk_request {
-    rk_request *next; /* in limbo, or in the pool */
-    rk_request *made; /* the one that was made before */
-    rk__over_place place;
+    rk__over_request base;
 };
 
 typedef struct dry {
     rk__over over;
     rk_comm none; /* which it stands over: nothing is asked of it */
-    rk_request *limbo, *pool;
-    rk_request *made; /* all, also those that were never waited for */
 } dry;
 
 static dry *dry_of(rk_comm *c)
@@ -22,26 +18,9 @@ static dry *dry_of(rk_comm *c)
     return (dry *)(void *)c;
 }
 
-/* As in the communicators that it stands for: what was waited for is used again by the collectives that
- * follow the next. */
 static rk_status start(rk_comm *c, rk_request **out)
 {
-    dry *d = dry_of(c);
-    while (d->limbo) {
-        rk_request *r = d->limbo;
-        d->limbo = r->next;
-        r->next = d->pool;
-        d->pool = r;
-    }
-    *out = d->pool ? d->pool : rk__calloc(c->ctx, 1, sizeof **out);
-    if (!*out)
-        return RK_ENOMEM;
-    if (*out == d->pool) {
-        d->pool = d->pool->next;
-    } else {
-        (*out)->made = d->made;
-        d->made = *out;
-    }
+    *out = rk__over_take(&dry_of(c)->over, sizeof **out);
     return rk_failed(c->ctx);
 }
 
@@ -50,7 +29,7 @@ static rk_status exchange_dry(rk_comm *c, const char *name, const rk_leg *send, 
 {
     (void)name;
     RK_TRY(start(c, out));
-    return rk__over_legs(&dry_of(c)->over, &(*out)->place, send, recv);
+    return rk__over_legs(&dry_of(c)->over, &(*out)->base.place, send, recv);
 }
 
 static rk_status all_gather_dry(rk_comm *c, const char *name, const rk_leg *piece, rk_request **out)
@@ -80,11 +59,8 @@ static bool progress_dry(rk_comm *c, rk_request *r)
 
 static rk_status wait_dry(rk_comm *c, rk_request *r)
 {
-    dry *d = dry_of(c);
-    if (r) {
-        r->next = d->limbo;
-        d->limbo = r;
-    }
+    if (r)
+        rk__over_done(&dry_of(c)->over, &r->base);
     return rk_failed(c->ctx);
 }
 
@@ -104,11 +80,7 @@ static const rk_comm_table dry_table = {
 static void dry_free(void *arg)
 {
     dry *d = arg;
-    for (rk_request *before; d->made; d->made = before) {
-        before = d->made->made;
-        rk__over_place_free(&d->over, &d->made->place);
-        free(d->made);
-    }
+    rk__over_free_requests(&d->over, NULL);
     rk__over_free(&d->over);
     free(d);
 }
@@ -132,7 +104,7 @@ size_t rk__comm_dry_held(const rk_comm *c)
 {
     const dry *d = (const dry *)(const void *)c;
     size_t bytes = 0;
-    for (const rk_request *r = d->made; r; r = r->made)
+    for (const rk__over_request *r = d->over.made; r; r = r->made)
         bytes += r->place.bytes;
     return bytes;
 }

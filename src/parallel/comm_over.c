@@ -101,6 +101,44 @@ rk_status rk__over_legs(rk__over *o, rk__over_place *place, const rk_leg *send, 
     return RK_OK;
 }
 
+/* ---- requests ---- */
+
+void *rk__over_take(rk__over *o, size_t bytes)
+{
+    while (o->limbo) {
+        rk__over_request *r = o->limbo;
+        o->limbo = r->next;
+        r->next = o->pool;
+        o->pool = r;
+    }
+    rk__over_request *r = o->pool;
+    if (r) {
+        o->pool = r->next;
+    } else if ((r = rk__calloc(o->base.ctx, 1, bytes))) {
+        r->made = o->made;
+        o->made = r;
+    }
+    return r;
+}
+
+void rk__over_done(rk__over *o, rk__over_request *r)
+{
+    r->next = o->limbo;
+    o->limbo = r;
+}
+
+void rk__over_free_requests(rk__over *o, void (*parts)(rk__over_request *r))
+{
+    for (rk__over_request *r = o->made, *before; r; r = before) {
+        before = r->made;
+        if (parts)
+            parts(r);
+        rk__over_place_free(o, &r->place);
+        free(r);
+    }
+    o->limbo = o->pool = o->made = NULL;
+}
+
 /* ---- memory ---- */
 
 void *rk__over_alloc(rk_comm *c, size_t bytes)

@@ -10,8 +10,7 @@
 typedef enum staged_op { EXCHANGE, GATHER, BROADCAST } staged_op;
 
 struct rk_request {
-    rk_request *next; /* in limbo, or in the pool */
-    rk_request *made; /* the one that was made before */
+    rk__over_request base;
     staged_op op;
     bool arrived; /* all of it is where it goes */
     rk_request *under;
@@ -19,14 +18,11 @@ struct rk_request {
     rk_leg *far, *piece; /* (size) what arrives on the host; where it goes on the device */
     char *out, *in;      /* host: what leaves, what arrives */
     size_t out_bytes, in_bytes;
-    rk__over_place place; /* legs of an exchange that named no place */
 };
 
 typedef struct staged {
     rk__over over;
     rk_leg *send; /* (size) */
-    rk_request *limbo, *pool;
-    rk_request *made; /* all, also those that were never waited for */
 } staged;
 
 static staged *staged_of(rk_comm *c)
@@ -36,49 +32,28 @@ static staged *staged_of(rk_comm *c)
 
 /* ---- requests ---- */
 
-static void free_request(staged *s, rk_request *r)
+static void free_parts(rk__over_request *request)
 {
-    rk__over_place_free(&s->over, &r->place);
+    rk_request *r = (rk_request *)(void *)request;
     free(r->far);
     free(r->piece);
     free(r->out);
     free(r->in);
-    free(r);
 }
 
-static void empty_limbo(staged *s)
-{
-    while (s->limbo) {
-        rk_request *r = s->limbo;
-        s->limbo = r->next;
-        r->next = s->pool;
-        s->pool = r;
-    }
-}
-
-/* What was waited for is read no more when another collective starts. */
 static rk_request *take_request(staged *s, staged_op op)
 {
     rk_ctx *ctx = s->over.base.ctx;
-    empty_limbo(s);
-    rk_request *r = s->pool;
-    if (r) {
-        s->pool = r->next;
-    } else if ((r = rk__calloc(ctx, 1, sizeof *r))) {
+    rk_request *r = rk__over_take(&s->over, sizeof *r);
+    if (!r)
+        return NULL;
+    if (!r->far)
         r->far = rk__calloc(ctx, (size_t)s->over.base.size, sizeof *r->far);
+    if (!r->piece)
         r->piece = rk__calloc(ctx, (size_t)s->over.base.size, sizeof *r->piece);
-        if (rk_failed(ctx)) {
-            free_request(s, r);
-            return NULL;
-        }
-        r->made = s->made;
-        s->made = r;
-    }
-    if (r) {
-        r->op = op;
-        r->arrived = false;
-    }
-    return r;
+    r->op = op;
+    r->arrived = false;
+    return r->far && r->piece ? r : NULL;
 }
 
 static rk_status grow(rk_ctx *ctx, char **p, size_t *have, size_t bytes)
@@ -127,7 +102,7 @@ static rk_status place_legs(staged *s, rk_request *r, const rk_leg *send, rk_leg
 {
     const int me = s->over.base.rank;
     memcpy(r->piece, recv, (size_t)s->over.base.size * sizeof *recv);
-    RK_TRY(rk__over_legs(&s->over, &r->place, send, r->piece));
+    RK_TRY(rk__over_legs(&s->over, &r->base.place, send, r->piece));
     recv[me].data = r->piece[me].data;
     r->piece[me] = (rk_leg){ 0 };
     for (int i = 0; i < s->over.base.size; i++)
@@ -214,8 +189,7 @@ static rk_status wait_staged(rk_comm *c, rk_request *r)
     rk_status st = s->over.under->table->wait(s->over.under, r->under);
     if (!st)
         st = copy_in(c, r);
-    r->next = s->limbo;
-    s->limbo = r;
+    rk__over_done(&s->over, &r->base);
     return st;
 }
 
@@ -237,11 +211,7 @@ static rk_status split_staged(rk_comm *c, int color, int key, rk_comm **out)
 
 static void give_back(staged *s)
 {
-    for (rk_request *before; s->made; s->made = before) {
-        before = s->made->made;
-        free_request(s, s->made);
-    }
-    s->limbo = s->pool = NULL;
+    rk__over_free_requests(&s->over, free_parts);
     rk__over_free(&s->over);
     free(s->send);
     s->send = NULL;

@@ -29,11 +29,6 @@ static bool is_near(const rk__scatter *s, int rank)
     return n->of[rank] == n->of[n->me];
 }
 
-static bool siblings(rk_subtree l, rk_subtree r)
-{
-    return l.leaves == r.leaves && r.first == l.first + l.leaves && l.first % (2 * l.leaves) == 0;
-}
-
 /* The parts of node k, added up as far as they can be without those of others, to sum; returns their number.
  */
 static int join_parts(const rk__scatter *s, int k, rk__node_part *sum)
@@ -44,7 +39,7 @@ static int join_parts(const rk__scatter *s, int k, rk__node_part *sum)
         if (nodes->of[rank_of(s, i)] != k)
             continue;
         sum[n++] = (rk__node_part){ .is = s->part[i], .node = k, .begin = i, .end = i + 1 };
-        for (; n > 1 && siblings(sum[n - 2].is, sum[n - 1].is); n--) {
+        for (; n > 1 && rk__siblings(sum[n - 2].is, sum[n - 1].is); n--) {
             sum[n - 2].is.leaves *= 2;
             sum[n - 2].end = sum[n - 1].end;
         }

@@ -13,7 +13,7 @@ typedef struct pending {
     const float *sum[LEVELS];
 } pending;
 
-static bool siblings(rk_subtree l, rk_subtree r)
+bool rk__siblings(rk_subtree l, rk_subtree r)
 {
     return l.leaves == r.leaves && r.first == l.first + l.leaves && l.first % (2 * l.leaves) == 0;
 }
@@ -30,7 +30,7 @@ static rk_status add_block(rk_ctx *ctx, int64_t at, int64_t n, int count, const 
             return rk_fail(ctx, RK_EINTERNAL, "ordered addition: more than %d subtrees wait", LEVELS);
         p.part[p.count] = parts[i];
         p.sum[p.count++] = from[i] + at;
-        while (p.count > 1 && siblings(p.part[p.count - 2], p.part[p.count - 1])) {
+        while (p.count > 1 && rk__siblings(p.part[p.count - 2], p.part[p.count - 1])) {
             int l = p.count - 2;
             float *to = i == count - 1 && l == 0 ? out + at : scratch + l * width;
             rk_status st = add(ctx->dev, n, p.sum[l], p.sum[l + 1], 0, to);

@@ -13,4 +13,7 @@
 rk_status rk__tree_add(rk_ctx *ctx, int64_t n, int count, const rk_subtree *parts, const float *const *from,
                        float *out);
 
+/* Do two subtrees, the left one first, make up one? */
+bool rk__siblings(rk_subtree l, rk_subtree r);
+
 #endif

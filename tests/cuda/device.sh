@@ -20,3 +20,9 @@ train() # DEVICE RUN CONFIG RANKS OPTION...: cpu or cuda
         grep -q ' rankine [0-9.]*: cuda ' out || fail "$config was not trained on the CUDA device"
     fi
 )
+
+# What the stand-ins have counted under a name, in all processes that wrote the file (RK_EMU_STATS); nothing if none has the name.
+count() # NAME FILE
+{
+    awk -v name="$1" '$1 == name { n += $2; there = 1 } END { if (there) printf("%d\n", n) }' "$2"
+}

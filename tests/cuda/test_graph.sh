@@ -6,12 +6,6 @@
 . "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
 
-# The count of a name over all processes of a run.
-count() # NAME FILE
-{
-    awk -v name="$1" '$1 == name { n += $2 } END { print n + 0 }' "$2"
-}
-
 train() # RUN CONFIG RANKS OPTION...
 (
     run=$1

@@ -26,12 +26,6 @@ batch: {global: 64}
 optim: {kind: adamw, lr: 0.001, clip_norm: 1}
 END
 
-# What the stand-ins have counted under a name.
-count() # NAME FILE
-{
-    awk -v name="$1" '$1 == name { print $2; exit }' "$2"
-}
-
 # Launches of the kernels whose name has this in it.
 launches_of() # PATTERN FILE
 {
