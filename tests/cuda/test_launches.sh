@@ -75,16 +75,18 @@ bars()
     done
 }
 
+sed -e 's/{linear: 512}/{linear: 48}/g' mlp.yaml >narrow.yaml
+
 bars adamw $most_launches $most_waits mlp
-bars averages $((most_launches + 1)) $most_waits mlp batch.global=16 optim.ema=0.9
-bars sgd $most_launches $most_waits mlp batch.global=16 optim.kind=sgd optim.momentum=0.9
+bars averages $((most_launches + 1)) $most_waits narrow optim.ema=0.9
+bars sgd $most_launches $most_waits narrow optim.kind=sgd optim.momentum=0.9
 # A wait a log line.
-bars logged $most_launches 6 mlp batch.global=16 log.every=2
+bars logged $most_launches 6 narrow log.every=2
 
 # Products by cuBLASLt are in the graph too; the sums of three biases' gradients and two masks of ReLU come with them. Operands of 16
 # bits are converted: weights once a step, whatever the micro-batches, and gradients once for both products that read them.
 bars inexact 15 $most_waits mlp batch.global=16 parallel.exact=false
-bars inexact_bf16 30 $most_waits mlp batch.global=16 parallel.exact=false compute=bf16
+bars inexact_bf16 30 $most_waits narrow batch.global=16 parallel.exact=false compute=bf16
 
 # More parameters than travel with a launch, statistics that run along, micro-batches; batches that are all of a size.
 . "$root/tests/equivalence/networks.sh"

@@ -1,6 +1,6 @@
-/* Kernels on the host. The threads of a block take turns on fibers: a thread runs until it waits for others or
- * ends, and one that never waits costs no switch. Blocks run one after another. The order of threads and blocks is
- * RK_EMU_SCHED: fwd (the default), rev, or a seed. */
+/* Kernels on the host. The threads of a block take turns on fibers: a thread runs until it waits for others
+ * or ends, and then goes to the next one's stack; one that never waits costs no switch. Blocks run one after
+ * another. The order of threads and blocks is RK_EMU_SCHED: fwd (the default), rev, or a seed. */
 #include "cuda/host/check.h"
 #include "cuda/host/rk_emu_device.h"
 
@@ -9,17 +9,21 @@
 #include <sys/mman.h>
 #include <vector>
 
-#ifdef __SANITIZE_ADDRESS__
+/* ASan watches the kernels; this file, which runs between every two of their waits, may be built without it.
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(RK_EMU_ASAN)
+#define KERNELS_WATCHED
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 rk_emu_place rk_emu_here;
 
-namespace {
+namespace
+{
 
 enum { MOST_THREADS = 1024, LANES = 32, WARPS = MOST_THREADS / LANES, AROUND = 64, SHARED_MOST = 163 << 10 };
-#ifdef __SANITIZE_ADDRESS__
+#ifdef KERNELS_WATCHED
 enum : size_t { STACK = 512u << 10, PAGE = 4096 };
 #else
 enum : size_t { STACK = 128u << 10, PAGE = 4096 };
@@ -44,6 +48,7 @@ struct thread {
     rk_emu_value v;
     int from;
     uint16_t barriers, syncs; /* that it has passed: the block's, and its warp's since */
+    uint3 index;
 };
 
 struct shared {
@@ -63,9 +68,10 @@ struct {
     std::vector<shared> vars;
     size_t nvars; /* in use by this block; those behind wait to be used again */
     size_t shared_bytes;
-    void *main_sp, *main_fake;
-    const void *main_stack;
-    size_t main_size;
+    fiber caller; /* the stack on which kernels are launched */
+    const void *caller_stack;
+    size_t caller_size;
+    bool from_caller; /* a fiber is entered from there */
     fiber *idle;
     uint16_t barriers; /* of the block */
 } g;
@@ -96,15 +102,26 @@ asm(".text\n.hidden rk_emu_switch\n.globl rk_emu_switch\n.type rk_emu_switch,%fu
 #error "fibers are switched by hand on x86-64 and aarch64 only: build with -DRANKINE_CUDA_HOST=OFF"
 #endif
 
-void leave_for_main(fiber *f)
+/* Told to ASan where a fiber is entered; `fake` is what it kept for that fiber, null at its start. */
+void arrived([[maybe_unused]] void *fake)
 {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&f->fake, g.main_stack, g.main_size);
+#ifdef KERNELS_WATCHED
+    bool first = g.from_caller;
+    __sanitizer_finish_switch_fiber(fake, first ? &g.caller_stack : nullptr,
+                                    first ? &g.caller_size : nullptr);
 #endif
-    rk_emu_switch(&f->sp, g.main_sp);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(f->fake, &g.main_stack, &g.main_size);
+    g.from_caller = false;
+}
+
+void go(fiber *from, fiber *to)
+{
+#ifdef KERNELS_WATCHED
+    bool caller = to == &g.caller;
+    __sanitizer_start_switch_fiber(&from->fake, caller ? g.caller_stack : to->stack,
+                                   caller ? g.caller_size : STACK);
 #endif
+    rk_emu_switch(&from->sp, to->sp);
+    arrived(from->fake);
 }
 
 void fiber_main(void);
@@ -182,9 +199,10 @@ void release_barrier(void)
             continue;
         if (!one)
             one = t;
-        else if (t->line != one->line || strcmp(t->file, one->file))
-            rk_emu_report("barrier divergence", "threads of a block meet at different __syncthreads: %s:%d and %s:%d",
-                          one->file, one->line, t->file, t->line);
+        else if (t->line != one->line || (t->file != one->file && strcmp(t->file, one->file)))
+            rk_emu_report("barrier divergence",
+                          "threads of a block meet at different __syncthreads: %s:%d and %s:%d", one->file,
+                          one->line, t->file, t->line);
         t->barriers = g.barriers;
         t->syncs = 0;
         make_ready(i);
@@ -204,9 +222,10 @@ unsigned complete_group(int warp, int lane)
         int l = __builtin_ctz(m);
         const thread *b = &g.t[warp * LANES + l];
         if (b->mask != a->mask || b->op != a->op)
-            rk_emu_report("warp divergence",
-                          "lanes %d and %d are in different warp operations: %s:%d mask %08x, %s:%d mask %08x", lane,
-                          l, a->file, a->line, a->mask, b->file, b->line, b->mask);
+            rk_emu_report(
+                "warp divergence",
+                "lanes %d and %d are in different warp operations: %s:%d mask %08x, %s:%d mask %08x", lane, l,
+                a->file, a->line, a->mask, b->file, b->line, b->mask);
     }
     return want;
 }
@@ -257,8 +276,8 @@ void exchange(thread *lanes, unsigned group)
         int l = __builtin_ctz(m);
         const thread *t = &lanes[l];
         if (op == RK_EMU_SHFL && !(group >> (t->from & 31) & 1))
-            rk_emu_report("shuffle", "lane %d reads lane %d, which takes no part, at %s:%d", l, t->from & 31, t->file,
-                          t->line);
+            rk_emu_report("shuffle", "lane %d reads lane %d, which takes no part, at %s:%d", l, t->from & 31,
+                          t->file, t->line);
         result[l] = op == RK_EMU_SHFL ? lanes[t->from & 31].v : reduced(lanes, group);
     }
     for (unsigned m = group; m; m &= m - 1)
@@ -287,32 +306,31 @@ void release_warp(int warp)
 
 void enter(int t, fiber *f)
 {
-    unsigned x = rk_emu_here.block_dim.x, y = rk_emu_here.block_dim.y, i = (unsigned)t;
+    thread *now = &g.t[t];
     g.current = t;
-    g.t[t].st = READY;
-    g.t[t].f = f;
+    now->st = READY;
+    now->f = f;
     rk_emu_now.thread = t;
-    rk_emu_now.barriers = g.t[t].barriers;
-    rk_emu_now.syncs = g.t[t].syncs;
+    rk_emu_now.barriers = now->barriers;
+    rk_emu_now.syncs = now->syncs;
     rk_emu_now.stack = f->stack;
     rk_emu_now.stack_end = f->stack + STACK;
-    rk_emu_here.thread.x = i % x;
-    rk_emu_here.thread.y = i / x % y;
-    rk_emu_here.thread.z = i / (x * y);
+    rk_emu_here.thread = now->index;
 }
 
-void resume(int t)
+/* From a thread that waits or has ended to the one whose turn it is; back to the caller if there is none. */
+void go_on(fiber *from)
 {
-    fiber *f = g.t[t].f ? g.t[t].f : take_fiber();
-    enter(t, f);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&g.main_fake, f->stack, STACK);
-#endif
-    rk_emu_switch(&g.main_sp, f->sp);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(g.main_fake, nullptr, nullptr);
-#endif
-    g.current = rk_emu_now.thread = -1;
+    int t = next_ready();
+    if (t < 0) {
+        g.current = rk_emu_now.thread = -1;
+        go(from, &g.caller);
+        return;
+    }
+    fiber *to = g.t[t].f ? g.t[t].f : take_fiber();
+    enter(t, to);
+    if (to != from)
+        go(from, to);
 }
 
 void end_thread(void)
@@ -326,31 +344,18 @@ void end_thread(void)
     release_warp(warp);
 }
 
-/* Runs new threads one after another on this stack; one that has a stack already needs a switch. */
+/* Runs new threads one after another: this stack, idle once its thread has ended, is the first that is taken.
+ */
 void fiber_main(void)
 {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(nullptr, &g.main_stack, &g.main_size);
-#endif
+    arrived(nullptr);
     for (;;) {
         fiber *f = g.t[g.current].f;
         g.kernel->run(g.kernel->args);
         end_thread();
-        int t = next_ready();
-        if (t >= 0 && !g.t[t].f) {
-            enter(t, f);
-            continue;
-        }
-        if (t >= 0) { /* back to where it was taken from */
-            if (g.by == FORWARD)
-                g.first = (g.first + MOST_THREADS - 1) % MOST_THREADS;
-            g.ready[(g.first + (g.by == FORWARD ? 0 : g.nready)) % MOST_THREADS] = t;
-            g.nready++;
-        }
-        g.current = -1;
         f->next = g.idle;
         g.idle = f;
-        leave_for_main(f);
+        go_on(f);
     }
 }
 
@@ -369,7 +374,7 @@ void wait_here(state st, const char *file, int line)
         g.arrived[warp] |= 1u << g.current % LANES;
         release_warp(warp);
     }
-    leave_for_main(f);
+    go_on(f);
 }
 
 /* ---- blocks ---- */
@@ -381,7 +386,7 @@ rk_emu_block new_shared(size_t size, const char *name)
     char *p = (char *)aligned_alloc(16, room);
     if (!p)
         rk_emu_report("emulation", "no memory for %s, %zu bytes", name, size);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef KERNELS_WATCHED
     __asan_poison_memory_region(p + size, room - size);
 #endif
     return rk_emu_block{ p, size, room, RK_EMU_SHARED, nullptr, name, nullptr, 4 };
@@ -392,7 +397,7 @@ void drop_shared(size_t n)
 {
     for (size_t i = n; i < g.vars.size(); i++) {
         rk_emu_block *b = &g.vars[i].b;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef KERNELS_WATCHED
         __asan_unpoison_memory_region(b->p, b->room);
 #endif
         free(b->p);
@@ -413,9 +418,10 @@ void report_deadlock(void)
             continue;
         for (int j = 0; j < g.threads; j++)
             same += g.t[j].st == a->st && g.t[j].line == a->line;
-        rk_emu_report("deadlock", "%d of %d live threads wait in %s at %s:%d (the first is thread %d); kernel %s", same,
-                      g.alive, a->st == AT_BARRIER ? "__syncthreads" : "a warp operation", a->file, a->line, i,
-                      g.kernel->name.c_str());
+        rk_emu_report("deadlock",
+                      "%d of %d live threads wait in %s at %s:%d (the first is thread %d); kernel %s", same,
+                      g.alive, a->st == AT_BARRIER ? "__syncthreads" : "a warp operation", a->file, a->line,
+                      i, g.kernel->name.c_str());
     }
 }
 
@@ -441,12 +447,10 @@ void run_block(unsigned number, dim3 grid)
         g.arrived[w] = 0;
         g.live[w] = n >= LANES ? ~0u : (1u << n) - 1;
     }
-    while (g.alive) {
-        int t = next_ready();
-        if (t < 0)
-            report_deadlock();
-        resume(t);
-    }
+    g.from_caller = true;
+    go_on(&g.caller);
+    if (g.alive)
+        report_deadlock();
 }
 
 order read_order(void)
@@ -472,6 +476,8 @@ void rk_emu_run(const rk_emu_kernel &k)
     g.threads = (int)(k.block.x * k.block.y * k.block.z);
     rk_emu_here.block_dim = k.block;
     rk_emu_here.grid_dim = k.grid;
+    for (unsigned t = 0, x = k.block.x, y = k.block.y; t < (unsigned)g.threads; t++)
+        g.t[t].index = uint3{ t % x, t / x % y, t / (x * y) };
     for (unsigned i = 0; i < blocks; i++)
         numbers[i] = g.by == REVERSE ? blocks - 1 - i : i;
     if (g.by == SEEDED)
@@ -491,9 +497,9 @@ const char *rk_emu_where(void)
     static char text[300];
     text[0] = '\0';
     if (g.kernel)
-        snprintf(text, sizeof text, " [kernel %s, block (%u,%u,%u), thread (%u,%u,%u)]", g.kernel->name.c_str(),
-                 rk_emu_here.block.x, rk_emu_here.block.y, rk_emu_here.block.z, rk_emu_here.thread.x,
-                 rk_emu_here.thread.y, rk_emu_here.thread.z);
+        snprintf(text, sizeof text, " [kernel %s, block (%u,%u,%u), thread (%u,%u,%u)]",
+                 g.kernel->name.c_str(), rk_emu_here.block.x, rk_emu_here.block.y, rk_emu_here.block.z,
+                 rk_emu_here.thread.x, rk_emu_here.thread.y, rk_emu_here.thread.z);
     return text;
 }
 
@@ -507,7 +513,8 @@ static void *find_shared(const void *key, size_t size, const char *name)
         drop_shared(g.nvars);
     g.shared_bytes += size;
     if (g.shared_bytes > SHARED_MOST)
-        rk_emu_report("shared memory", "%s brings a block to %zu bytes; there are %d", name, g.shared_bytes, SHARED_MOST);
+        rk_emu_report("shared memory", "%s brings a block to %zu bytes; there are %d", name, g.shared_bytes,
+                      SHARED_MOST);
     if (g.nvars == g.vars.size())
         g.vars.push_back(shared{ key, new_shared(size, name) });
     rk_emu_block *b = &g.vars[g.nvars++].b;
