@@ -1,8 +1,8 @@
 /* What we tell cuBLASLt is what the library itself takes, where it is installed: every description, layout
  * and attribute of products of all kinds. None of that needs a GPU; choosing and running algorithms does. */
+#if __has_include(<cublasLt.h>)
 #include "test.h"
 
-#if __has_include(<cublasLt.h>)
 #include "cuda/blas.c"
 #include "cuda/blas_epilogue.c"
 #include "cuda/blas_load.c"
@@ -148,6 +148,8 @@ TEST(it_refuses_what_it_should)
 TEST_MAIN
 
 #else
+#include <stdio.h>
+
 int main(void)
 {
     puts("skipped: cublasLt.h is not installed");
