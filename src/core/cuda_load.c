@@ -103,7 +103,9 @@ bool rk_cuda_describe(char *text, size_t size)
         snprintf(text, size, "absent: %s%s", why, host);
     else if (m->host_run)
         snprintf(text, size,
-                 "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests; %s", nccl);
+                 "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests, as %d "
+                 "GPU%s; %s",
+                 gpus, gpus == 1 ? "" : "s", nccl);
     else if (gpus == 0)
         snprintf(text, size, "built in (%s), but %s%s; %s", m->built, why, host, nccl);
     else

@@ -6,6 +6,23 @@ if [ ! -e "$module" ]; then
     exit 77
 fi
 
+# How many GPUs the library has, as doctor tells: those of the machine, or RK_EMU_DEVICES.
+gpus_there()
+{
+    RANKINE_CUDA="$module" "$rankine" doctor --device cpu | sed -n 's/^[a-z]* *cuda .*[ ,]\([0-9][0-9]*\) GPUs\{0,1\};.*/\1/p'
+}
+
+nccl_there()
+{
+    RANKINE_CUDA="$module" "$rankine" doctor --device cpu | grep -q '^[a-z]* *cuda .* GPUs\{0,1\}; NCCL [0-9]'
+}
+
+# Is there somebody who counts, and obeys RK_EMU_*? Not where tools/gpu-check.sh asks.
+stand_ins()
+{
+    [ -z "${RK_TEST_GPU-}" ]
+}
+
 train() # DEVICE RUN CONFIG RANKS OPTION...: cpu or cuda
 (
     device=$1

@@ -16,13 +16,27 @@ without() # COMMAND...: ends with 69 and one sentence where no GPU is
     [ $status -eq 69 ] || fail "exit $status instead of 69 without a GPU: $*"
     grep -q 'no GPU can be used: .*nothing.so' err || fail "does not say what is missing: $*"
 }
-without "$root/tools/gpu-check.sh" "$build"
+without "$root/tools/gpu-check.sh" "$build" "$dir/report"
 without "$root/tools/gpu-bench.sh" "$build"
 module=$build/librankine_cuda_host.so
 if [ ! -e "$module" ]; then
     echo "no GPU is told in a sentence; no librankine_cuda_host.so to time"
     exit 0
 fi
+# On machines with GPUs gpu-check says what there is, runs NVIDIA's sanitizer over the kernels and says what it leaves out.
+mkdir tools
+printf '#!/bin/sh\necho "$@" >>"%s"\n' "$dir/sanitized" >tools/compute-sanitizer
+chmod +x tools/compute-sanitizer
+for n in 1 2; do
+    RK_EMU_DEVICES=$n RANKINE_CUDA=$module PATH="$dir/tools:$PATH" ONLY=sanitizer "$root/tools/gpu-check.sh" "$build" "$dir/report" >out 2>err ||
+        fail "gpu-check on $n GPUs"
+    grep -Eq "^- .*, as $n GPUs?; (no )?NCCL" report || fail "the report does not tell of $n GPUs: $(cat report)"
+done
+for tool in memcheck racecheck synccheck initcheck; do
+    grep -q "^--tool $tool .*tests/conformance_test_kernels" sanitized || fail "the kernels were not run by $tool"
+done
+RANKINE_CUDA=$module ONLY='left out' "$root/tools/gpu-check.sh" "$build" "$dir/report" >out 2>err || fail "gpu-check of nothing"
+grep -q '^| cuda/test_launches | left out | the stand-ins count' report || fail "gpu-check does not say what it leaves out"
 RANKINE_CUDA=$module "$build/benchmarks/bench_gpu" kernels relu >out 2>err || fail "bench_gpu kernels"
 grep -q '^| relu_grad | 256 x 512 x 1 | [0-9.]* | [0-9.]* | - | - |' out || fail "bench_gpu tells no kernel"
 status=0

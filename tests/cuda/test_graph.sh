@@ -3,6 +3,7 @@
 # streams; and what is held back and staged, in the build that checks every access too.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
+module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
 . "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/networks.sh"
 
@@ -26,9 +27,11 @@ same() # CONFIG RANKS OPTION...
     rm -rf on off on.stats off.stats
     train off "$config" "$n" device.graph=off "$@"
     train on "$config" "$n" device.graph=on "$@"
-    [ "$(count graph_launches on.stats)" -gt 0 ] || fail "$config on $n ranks: no graph was launched"
-    [ "$(count graph_launches off.stats)" -eq 0 ] || fail "$config on $n ranks: a graph was launched with device.graph off"
-    [ "$(count launches on.stats)" -eq "$(count launches off.stats)" ] || fail "$config on $n ranks: graphs do other work"
+    if stand_ins; then
+        [ "$(count graph_launches on.stats)" -gt 0 ] || fail "$config on $n ranks: no graph was launched"
+        [ "$(count graph_launches off.stats)" -eq 0 ] || fail "$config on $n ranks: a graph was launched with device.graph off"
+        [ "$(count launches on.stats)" -eq "$(count launches off.stats)" ] || fail "$config on $n ranks: graphs do other work"
+    fi
     [ "$(hash_of on)" = "$(hash_of off)" ] || fail "$config on $n ranks: other weights with graphs"
 }
 
@@ -40,12 +43,17 @@ same resnet 2
 same mlp 2 batch.micro=3
 same mlp 1 parallel.exact=false
 # The exchange is in the graphs, whatever sets out when: ranks with GPUs of their own.
-export RK_EMU_DEVICES=4
+devices=${RK_EMU_DEVICES-}
+export RK_EMU_DEVICES="${devices:-4}"
 for zero in 0 1 3; do
     same mlp 2 parallel.zero=$zero parallel.bucket=64
 done
-same mlp 3 parallel.exact=false
 same cnn 3 batch.micro=3
+if ! stand_ins; then # NCCL itself promises no order of sums, and who else but they could change that of threads
+    echo "graphs on and off: the same weights"
+    exit 0
+fi
+same mlp 3 parallel.exact=false
 for streams in eager 5; do
     RK_EMU_STREAMS=$streams
     export RK_EMU_STREAMS

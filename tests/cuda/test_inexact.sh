@@ -4,7 +4,12 @@
 # that ends beside a rounding boundary may fall to the other side. Without the library our own kernels multiply.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
+module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
 . "$root/tests/cuda/device.sh"
+if ! stand_ins; then
+    RANKINE_CUDA=$module "$build/tests/cuda_test_blas" it_says_who_multiplies >out 2>&1 ||
+        { echo "skipped: cuBLASLt is not there"; exit 77; }
+fi
 make_csv points.csv 400
 cat >mlp.yaml <<END
 data: {path: points.csv, split: 0.2}
@@ -45,6 +50,8 @@ print("%s: within %.1e of %s" % (sys.argv[1], worst, sys.argv[2]))
 END
 }
 
+version='13[.]0' # the stand-in's
+stand_ins || version='[0-9]'
 for compute in f32 bf16 f16; do
     tolerance=1e-3
     [ $compute != f32 ] || tolerance=1e-5
@@ -53,7 +60,7 @@ for compute in f32 bf16 f16; do
     compare exact-$compute cpu-$compute 0
     for n in 1 2; do
         train cuda $compute-$n mlp $n compute=$compute parallel.exact=false
-        grep -q ', cuBLASLt 13[.]0' out || fail "the banner does not tell who multiplies"
+        grep -q ", cuBLASLt $version" out || fail "the banner does not tell who multiplies"
         compare $compute-$n cpu-$compute $tolerance
     done
 done
@@ -89,9 +96,11 @@ for compute in f32 bf16; do
 done
 train cuda micro mlp 2 parallel.exact=false batch.micro=5
 compare micro cpu-f32 1e-5
-RK_EMU_BLAS=off train cuda missing mlp 1 parallel.exact=false
-grep -q 'own kernels: libcublasLt.so.13 was not found' out || fail "the banner does not tell what is missing"
-compare missing cpu-f32 1e-5
+if stand_ins; then
+    RK_EMU_BLAS=off train cuda missing mlp 1 parallel.exact=false
+    grep -q 'own kernels: libcublasLt.so.13 was not found' out || fail "the banner does not tell what is missing"
+    compare missing cpu-f32 1e-5
+fi
 train cpu cpu-cnn cnn 1
 train cuda cnn cnn 1 parallel.exact=false
 compare cnn cpu-cnn 1e-5

@@ -3,6 +3,7 @@
 # the samples; nothing of the steps behind it is logged or saved, and the snapshot before it is the CPU's.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cli/mpi.sh"
+module=${RANKINE_CUDA:-$build/librankine_cuda_host.so}
 . "$root/tests/cuda/device.sh"
 export RANKINE_CUDA="$module"
 
@@ -170,4 +171,4 @@ wait $child || status=$?
 "$rankine" train stopped.yaml device=cuda log.every=1000 >out 2>err || fail "a stopped run does not go on"
 "$rankine" train stopped.yaml run.dir=straight device=cpu log.every=1000 >out 2>err || fail "400 steps on the CPU"
 [ "$(hash_of stopped)" = "$(hash_of straight)" ] || fail "stopped and continued: other weights than the CPU's"
-echo "bad steps on CUDA, run on the host: told as on the CPU"
+echo "bad steps of the CUDA device: told as on the CPU"
