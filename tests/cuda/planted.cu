@@ -21,7 +21,7 @@ static __global__ void kernel(float *x, const float *y, unsigned *ticket)
     RK_SHARED(float, s, [N]);
     int t = (int)threadIdx.x;
     if (BUG == 0)
-        x[t] = y[t];
+        x[t] = y[t]; /* bug 19, bug 22, bug 30, bug 32, bug 35, bug 36: what the host has set up is wrong */
     if (BUG == 1) { /* no __syncthreads between */
         s[t] = 0;
         __syncthreads();
@@ -80,6 +80,8 @@ static __global__ void kernel(float *x, const float *y, unsigned *ticket)
         __syncthreads();
         atomicAdd(&x[0], y[t] * 0.1f + (t % 3 ? 1e6f : -1e6f)); /* bug 12: bits depend on the order */
     }
+    if (BUG == 38) /* the last one wins: no mistake to any checker */
+        atomicExch(reinterpret_cast<unsigned *>(x), __float_as_uint(y[t]));
     if (BUG == 13) {
         float l[8];
         for (int i = 0; i < 8; i++)
@@ -391,6 +393,7 @@ static void plant(world *w, int bug)
         KERNEL(14);
         KERNEL(15);
         KERNEL(18);
+        KERNEL(38);
     case 16:
         run<16>(w, 2);
         break;
@@ -478,7 +481,7 @@ int main(int argc, char **argv)
     double sum = 0;
     cudaStreamCreateWithFlags(&w.s, cudaStreamNonBlocking);
     cudaStreamCreateWithFlags(&w.other, cudaStreamNonBlocking);
-    cudaMalloc((void **)&w.x, N * sizeof(float));
+    cudaMalloc((void **)&w.x, N * sizeof(float)); /* bug 3: the block that is written past */
     cudaMalloc((void **)&w.y, N * sizeof(float));
     cudaMalloc((void **)&w.ticket, sizeof *w.ticket);
     cudaMalloc((void **)&w.fresh, N * sizeof(float));

@@ -575,6 +575,12 @@ void rk_emu_atomic(void *p, size_t size)
     rk_emu_check_atomic(p, size, __builtin_return_address(0));
 }
 
+void rk_emu_unordered(const char *what, const char *file, int line)
+{
+    rk_emu_report("order", "%s of numbers with a fraction at %s:%d: the bits of the sum depend on the order of threads",
+                  what, file, line);
+}
+
 void rk_emu_load(const void *p, void *value, size_t size)
 {
     memcpy(value, p, size);

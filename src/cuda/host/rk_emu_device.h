@@ -59,6 +59,7 @@ void rk_emu_warp(int op, unsigned mask, rk_emu_value *v, int from, const char *f
 void *rk_emu_shared(const void *key, size_t size, const char *name);
 void *rk_emu_dynamic_shared(void);
 void rk_emu_atomic(void *p, size_t size);
+void rk_emu_unordered(const char *what, const char *file, int line);
 void rk_emu_load(const void *p, void *value, size_t size);
 void rk_emu_store(void *p, const void *value, size_t size);
 void rk_emu_fence(int device_wide);
@@ -195,8 +196,12 @@ template <class T, class F> static inline T rk_emu_update(T *p, F next)
     return old;
 }
 
-template <class T> static inline T atomicAdd(T *p, rk_emu_same<T> v)
+/* Sums of numbers with a fraction are reported: their bits depend on the order of the threads. */
+#define atomicAdd(p, v) rk_emu_add(p, v, __FILE__, __LINE__)
+template <class T> static inline T rk_emu_add(T *p, rk_emu_same<T> v, const char *file, int line)
 {
+    if (!std::is_integral<T>::value)
+        rk_emu_unordered("atomicAdd()", file, line);
     return rk_emu_update(p, [=](T old) { return (T)(old + v); });
 }
 

@@ -3,6 +3,7 @@
 #include "cuda/host/rk_emu_device.h"
 
 #include <dlfcn.h>
+#include <execinfo.h>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -141,26 +142,63 @@ void rk_emu_report(const char *kind, const char *format, ...)
     _exit(86);
 }
 
-const char *rk_emu_place_of(void *pc, char *text, size_t size)
+namespace {
+
+/* The place of the call before pc, and of those that it is inlined in, a line each; NULL: unknown. */
+FILE *open_places(void *pc, const char *option)
 {
     char command[1200];
     Dl_info in;
-    snprintf(text, size, "%p", pc);
     if (!dladdr(pc, &in) || !in.dli_fname)
-        return text;
+        return nullptr;
     size_t at = (size_t)((char *)pc - 1 - (char *)in.dli_fbase);
     if (in.dli_fbase == (void *)0x400000) /* a program that is not moved is known by its addresses */
         at += 0x400000;
-    snprintf(command, sizeof command, "addr2line -e '%s' %#zx", in.dli_fname, at);
-    FILE *f = popen(command, "r");
+    snprintf(command, sizeof command, "addr2line %s -e '%s' %#zx", option, in.dli_fname, at);
+    return popen(command, "r");
+}
+
+/* FILE:LINE without folders, in text. */
+const char *base_of(char *text)
+{
+    text[strcspn(text, "\n")] = '\0';
+    const char *slash = strrchr(text, '/');
+    return slash ? slash + 1 : text;
+}
+
+} // namespace
+
+const char *rk_emu_place_of(void *pc, char *text, size_t size)
+{
+    snprintf(text, size, "%p", pc);
+    FILE *f = open_places(pc, "");
     if (!f)
         return text;
     if (!fgets(text, (int)size, f))
         snprintf(text, size, "%p", pc);
     pclose(f);
-    text[strcspn(text, "\n")] = '\0';
-    const char *slash = strrchr(text, '/');
-    return slash ? slash + 1 : text;
+    return base_of(text);
+}
+
+/* Who has called into the runtime: launches go through templates of headers, in which nobody looks for a mistake. */
+static const char *caller(char *text, size_t size)
+{
+    void *pc[24];
+    bool within = false; /* before come those of the backtrace itself */
+    for (int i = 0, n = backtrace(pc, 24); i < n; i++) {
+        FILE *f = open_places(pc[i], "-i");
+        while (f && fgets(text, (int)size, f)) {
+            const bool ours = strstr(text, "/src/cuda/host/") || strstr(text, "rk_cuda.h");
+            if (within && !ours && text[0] != '?') {
+                pclose(f);
+                return base_of(text);
+            }
+            within |= ours;
+        }
+        if (f)
+            pclose(f);
+    }
+    return "a place unknown";
 }
 
 uint64_t rk_emu_random(void)
@@ -388,6 +426,14 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
 }
 }
 
+static void want_shared(const char *name, size_t wanted, size_t asked)
+{
+    char where[400];
+    rk_emu_report("launch",
+                  "%s at %s wants %zu bytes of dynamic shared memory; without cudaFuncSetAttribute() it has %zu", name,
+                  caller(where, sizeof where), wanted, asked);
+}
+
 /* What the arguments are now. */
 cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, dim3 block, size_t smem, void **args)
 {
@@ -401,8 +447,7 @@ cudaError_t rk_emu_kernel_work(rk_emu_work *w, const void *kernel, dim3 grid, di
     if (smem > SHARED_MOST)
         return cudaErrorInvalidValue;
     if (smem > SHARED_USUAL && smem > asked_shared(kernel))
-        rk_emu_report("launch", "%s wants %zu bytes of dynamic shared memory; without cudaFuncSetAttribute() it has %zu",
-                      r->name.c_str(), smem, asked_shared(kernel));
+        want_shared(r->name.c_str(), smem, asked_shared(kernel));
     w->type = cudaGraphNodeTypeKernel;
     w->name = r->name;
     w->func = kernel;
