@@ -100,6 +100,10 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 
+/* Returns when the device has done all that it was asked for. A GPU's calls return before: who takes the time
+ * of work waits before and after it. */
+RK_API rk_status rk_device_wait(rk_ctx *ctx);
+
 /* What there is of CUDA, as a sentence: a library built for GPUs, one that runs kernels on the host, or none,
  * and which GPU it sees or what is missing. True if device "cuda" can be opened. */
 RK_API bool rk_cuda_describe(char *text, size_t size);

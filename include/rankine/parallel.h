@@ -9,17 +9,20 @@
 extern "C" {
 #endif
 
-/* A sum over all ranks that every rank gets, as training does it and as MPI_Allreduce does. Seconds are
- * medians of the slowest rank; 0 where there is nothing to measure. */
+/* A sum over all ranks that every rank gets, as training does it, from device memory to device memory, and as
+ * MPI_Allreduce does, of the host's. Seconds are medians of the slowest rank, until the sum is there; 0 where
+ * there is nothing to measure. */
 typedef struct rk_comm_timing {
     int64_t bytes, runs;
-    double seconds;           /* exchange, addition in canonical order, all-gather */
-    double mpi_seconds;       /* MPI_Allreduce; 0: one rank alone, without MPI */
+    double seconds;     /* exchange, addition in canonical order, all-gather */
+    double mpi_seconds; /* MPI_Allreduce; 0: one rank alone, without MPI, or sums of a device's memory */
     int64_t wrong, mpi_wrong; /* values that are not the sum, over all ranks and runs */
+    const char *way; /* how tensors go: "through shared memory", "from GPU to GPU by NCCL", ...; lives
+                      * as long as ctx */
 } rk_comm_timing;
 
 /* [C] Times sums of `bytes` (whole floats) for about `seconds`, both ways in turn, on fresh data in every
- * run.
+ * run. Ends the step at hand, as rk_step_end() does.
  *
  * Errors: RK_EUSAGE for a size that is no multiple of 4; RK_ENOMEM. */
 RK_API rk_status rk_bench_comm(rk_ctx *ctx, int64_t bytes, double seconds, rk_comm_timing *out);

@@ -53,13 +53,16 @@ typedef struct rk_progress {
     /* accuracy: NAN if none. Of steps without a log line, on a GPU: loss and grad_norm of the last one read.
      */
     double loss, lr, grad_norm, accuracy;
-    double samples_per_s, flops_per_s; /* of the window since the last call */
-    double step_s, data_s;             /* seconds a step; of them waiting for data */
+    /* Of the steps since the last log line; between log lines on a GPU, as of when it was last waited for: 0
+     * if it never was. */
+    double samples_per_s, flops_per_s;
+    double step_s, data_s; /* seconds a step; of them waiting for data */
     double eta_s;
     size_t memory_bytes; /* planned step memory + persistent */
     double since_ckpt_s; /* since the last durable snapshot; < 0: none yet */
     int ranks;           /* of the job */
-    double exchange_s;   /* of step_s: waiting for other ranks, what no computation hid */
+    double exchange_s; /* of step_s: waiting for other ranks, what no computation hid; the host's waits alone,
+                        * where tensors go by NCCL */
     double
         sent_bytes; /* a step, by all ranks, at the last log line: gradients, weights and what is agreed on */
     int slow_rank;  /* the slowest at the last log line, if it took more than 1.3 times the median; else -1 */

@@ -74,7 +74,7 @@ static int make_parts(part *q, const rk_progress *p, double peak)
                  p->slow_by);
     n++;
     q[n].need = 2;
-    if (p->steps > 0)
+    if (p->steps > 0 && (p->step_s > 0 || p->step == p->steps))
         snprintf(q[n].text, PART_SIZE, "eta %s", cli_seconds(buf, sizeof buf, p->eta_s));
     n++;
     return n;

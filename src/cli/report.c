@@ -88,7 +88,7 @@ static void draw(cli_report *r, const rk_progress *p)
 {
     char line[512];
     rk_progress shown = *p;
-    if (r->busy > 0) {
+    if (r->busy > 0) { /* else nobody has waited for the device yet */
         shown.samples_per_s = r->samples / r->busy;
         shown.flops_per_s = r->flops / r->busy;
     }

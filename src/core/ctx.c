@@ -147,6 +147,14 @@ const char *rk_device_describe(const rk_ctx *ctx)
     return ctx && ctx->dev ? ctx->device->describe(ctx->dev) : "no device";
 }
 
+rk_status rk_device_wait(rk_ctx *ctx)
+{
+    if (!ctx || ctx->status || !ctx->dev || !ctx->device->wait)
+        return rk_failed(ctx);
+    rk_status st = ctx->device->wait(ctx->dev);
+    return st ? rk_fail(ctx, st, "the device cannot be waited for") : RK_OK;
+}
+
 void *rk__calloc(rk_ctx *ctx, size_t n, size_t size)
 {
     void *p = calloc(n ? n : 1, size ? size : 1);

@@ -101,8 +101,9 @@ struct rk_ctx {
     rk__on_ready on_ready;
     rk__on_batch on_batch;
     rk__shards shards;
-    struct rk_comm *comm; /* parallel/comm.h; NULL: one rank */
-    struct rk__job *job;  /* parallel/job.h; NULL: none yet */
+    struct rk_comm *comm;    /* parallel/comm.h; NULL: one rank */
+    struct rk_comm *tensors; /* the same ranks, for the device's memory; NULL: see job, or nobody asked */
+    struct rk__job *job;     /* parallel/job.h; NULL: none yet */
     uint64_t step;
     int64_t first_sample;
     bool training;

@@ -5,7 +5,7 @@
 
 #include "core/kernels.h"
 
-enum { RK_CUDA_MODULE_VERSION = 5 };
+enum { RK_CUDA_MODULE_VERSION = 6 };
 
 /* ---- NCCL: GPUs that send to each other. Nothing here waits for other ranks: calls start what look() tells
  * the end of. Calls run beside the device's own stream: in one of the communicator's, or in the graphs that

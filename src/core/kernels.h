@@ -371,6 +371,8 @@ typedef struct rk_device {
     void (*memory)(rk_dev *dev, size_t *room, size_t *total);
     /* Starts what was asked for and held back; waits for nothing. NULL: nothing is held back. */
     rk_status (*flush)(rk_dev *dev);
+    /* Returns when all that was asked for is done. NULL: calls return when it is. */
+    rk_status (*wait)(rk_dev *dev);
     /* What of rk_gemm_beside this device may do, RK_BESIDE_.., and RK_USES_ROUNDED: it would convert operands
      * that are to be rounded, unless they come so (round16). NULL: nothing. */
     unsigned (*uses)(const rk_dev *dev);

@@ -210,6 +210,7 @@ const rk_device rk__cuda_device = {
     .failure = rk__cuda_failure,
     .memory = rk__cuda_memory,
     .flush = rk__cuda_flush,
+    .wait = rk__cuda_wait,
     .uses = rk__blas_uses,
     .round16 = rk__cuda_round16,
 };

@@ -1,7 +1,10 @@
-/* How fast ranks add up: as gradients meet, against MPI's own all-reduce. */
+/* How fast ranks add up: as gradients meet, against MPI's own all-reduce of the host's memory. */
 #include <rankine/parallel.h>
 
+#include "core/clock.h"
 #include "parallel/comm_ranks.h"
+#include "parallel/comm_tables.h"
+#include "parallel/job.h"
 #include "parallel/tree.h"
 
 #include <stdlib.h>
@@ -10,14 +13,16 @@
 enum { WARM_UP = 3, LEAST_RUNS = 5, MOST_RUNS = 1000 };
 
 typedef struct bench {
-    rk_comm *comm;
-    rk__net *net; /* NULL: no MPI */
+    rk_comm *comm; /* where tensors go */
+    rk_comm *host; /* the same ranks */
+    rk__net *net;  /* NULL: no MPI, or nothing to compare it with */
     int64_t n;
     int own, all, most; /* subtrees of this rank, of all, of the rank with most */
     rk_subtree *part;   /* (all) */
     int *first;         /* (ranks + 1): whose they are */
-    float *data;        /* (own, n), shared */
-    float *sum;         /* (n), shared */
+    float *data;        /* (own, n), of comm */
+    float *sum;         /* (n), of comm */
+    float *fresh, *got; /* both as the host sees them: the same memory, or copies of a device's */
     float *in, *out;    /* (n), MPI's */
     const float **from;
     rk_leg *send, *recv;
@@ -31,13 +36,41 @@ static int64_t bound(const bench *b, int rank)
     return b->n * rank / b->comm->size;
 }
 
-static rk_status open_bench(bench *b, rk_comm *comm, int64_t n)
+/* [C] The communicator for the device's memory, of all ranks. */
+static rk_status find_tensors(rk_ctx *ctx, rk_comm **out)
 {
-    rk_ctx *ctx = comm->ctx;
-    int shards = 1, ranks = comm->size;
+    const rk__job *j = ctx->job;
+    *out = ctx->comm;
+    if (rk__on_host(ctx))
+        return RK_OK;
+    if (j && j->comm == ctx->comm) {
+        *out = j->tensors;
+        return RK_OK;
+    }
+    if (!ctx->tensors)
+        RK_TRY(rk__comm_of_device(ctx->comm, &ctx->tensors));
+    *out = ctx->tensors;
+    return RK_OK;
+}
+
+static rk_status take_memory(bench *b)
+{
+    rk_comm *c = b->comm;
+    const size_t data = (size_t)(b->own * b->n) * sizeof *b->data, sum = (size_t)b->n * sizeof *b->sum;
+    b->data = c->table->alloc(c, data);
+    b->sum = c->table->alloc(c, sum);
+    b->fresh = c->of_device ? rk__calloc(c->ctx, data, 1) : b->data;
+    b->got = c->of_device ? rk__calloc(c->ctx, sum, 1) : b->sum;
+    return rk_failed(c->ctx);
+}
+
+static rk_status open_bench(bench *b, rk_ctx *ctx, int64_t n)
+{
+    int shards = 1, ranks = ctx->comm->size;
     while (shards < ranks || shards < ctx->data_shards)
         shards *= 2;
-    *b = (bench){ .comm = comm, .n = n };
+    *b = (bench){ .host = ctx->comm, .n = n };
+    RK_TRY(find_tensors(ctx, &b->comm));
     b->part = rk__calloc(ctx, (size_t)ranks * RK_ORDER_PARTS, sizeof *b->part);
     b->first = rk__calloc(ctx, (size_t)ranks + 1, sizeof *b->first);
     if (rk_failed(ctx))
@@ -48,7 +81,7 @@ static rk_status open_bench(bench *b, rk_comm *comm, int64_t n)
         b->all += parts;
         b->first[r + 1] = b->all;
     }
-    b->own = b->first[comm->rank + 1] - b->first[comm->rank];
+    b->own = b->first[b->host->rank + 1] - b->first[b->host->rank];
     b->from = rk__calloc(ctx, (size_t)b->all, sizeof *b->from);
     b->send = rk__calloc(ctx, (size_t)ranks, sizeof *b->send);
     b->recv = rk__calloc(ctx, (size_t)(ranks * b->most), sizeof *b->recv);
@@ -57,17 +90,23 @@ static rk_status open_bench(bench *b, rk_comm *comm, int64_t n)
     b->out = rk__calloc(ctx, (size_t)n, sizeof *b->out);
     b->ours = rk__calloc(ctx, MOST_RUNS, sizeof *b->ours);
     b->theirs = rk__calloc(ctx, MOST_RUNS, sizeof *b->theirs);
-    b->data = comm->table->alloc(comm, (size_t)(b->own * n) * sizeof *b->data);
-    b->sum = comm->table->alloc(comm, (size_t)n * sizeof *b->sum);
-    if (!strcmp(comm->table->name, "mpi"))
-        b->net = rk__ranks_of(comm)->net;
-    return rk_failed(ctx);
+    RK_TRY(rk_failed(ctx));
+    if (!b->comm->of_device && !strcmp(b->host->table->name, "mpi"))
+        b->net = rk__ranks_of(b->host)->net;
+    return take_memory(b);
 }
 
 static void close_bench(bench *b)
 {
-    b->comm->table->release(b->comm, b->sum);
-    b->comm->table->release(b->comm, b->data);
+    rk_comm *c = b->comm;
+    if (c && c->of_device) {
+        free(b->fresh);
+        free(b->got);
+    }
+    if (c) {
+        c->table->release(c, b->sum);
+        c->table->release(c, b->data);
+    }
     void *all[] = { b->part,    b->first, b->from, b->send, b->recv,
                     b->request, b->in,    b->out,  b->ours, b->theirs };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -80,13 +119,29 @@ static float value(int part, int64_t k, int run)
     return (float)((k + run) % 97 + part);
 }
 
-static void fill(bench *b, int run)
+static rk_status fill(bench *b, int run)
 {
+    rk_ctx *ctx = b->host->ctx;
     for (int p = 0; p < b->own; p++)
         for (int64_t k = 0; k < b->n; k++)
-            b->data[p * b->n + k] = value(b->first[b->comm->rank] + p, k, run);
+            b->fresh[p * b->n + k] = value(b->first[b->host->rank] + p, k, run);
     for (int64_t k = 0; b->net && k < b->n; k++)
-        b->in[k] = value(b->comm->rank, k, run);
+        b->in[k] = value(b->host->rank, k, run);
+    if (b->fresh == b->data)
+        return RK_OK;
+    rk_status st =
+        ctx->device->copy_in(ctx->dev, b->data, b->fresh, (size_t)(b->own * b->n) * sizeof *b->data);
+    return st ? rk_fail(ctx, st, "values to be added cannot be copied to the device") : rk_device_wait(ctx);
+}
+
+/* The sum, where the host can look at it. */
+static rk_status fetch(const bench *b)
+{
+    rk_ctx *ctx = b->host->ctx;
+    if (b->got == b->sum)
+        return RK_OK;
+    rk_status st = ctx->device->copy_out(ctx->dev, b->got, b->sum, (size_t)b->n * sizeof *b->sum);
+    return st ? rk_fail(ctx, st, "a sum cannot be copied from the device") : RK_OK;
 }
 
 static int64_t count_wrong(const float *sum, int64_t n, int parts, int run)
@@ -111,6 +166,7 @@ static rk_status start_part(bench *b, int p)
     return c->table->exchange(c, "sums", b->send, recv, &b->request[p]);
 }
 
+/* Until the sum is there: a device that was only asked for it has not added anything. */
 static rk_status run_ours(bench *b)
 {
     rk_comm *c = b->comm;
@@ -127,7 +183,8 @@ static rk_status run_ours(bench *b)
     for (int r = 0; r < c->size; r++)
         b->send[r] =
             (rk_leg){ b->sum + bound(b, r), (size_t)(bound(b, r + 1) - bound(b, r)) * sizeof(float) };
-    return rk__comm_all_gather(c, "sums", b->send);
+    RK_TRY(rk__comm_all_gather(c, "sums", b->send));
+    return rk_device_wait(c->ctx);
 }
 
 static rk_status run_mpi(bench *b)
@@ -138,13 +195,15 @@ static rk_status run_mpi(bench *b)
 /* One run: ours, then MPI's. */
 static rk_status run_both(bench *b, int run, double *ours, double *theirs)
 {
-    rk_comm *c = b->comm;
-    fill(b, run);
+    rk_comm *c = b->host;
+    RK_TRY(fill(b, run));
     RK_TRY(c->table->barrier(c, "go"));
     double begun = rk__seconds();
     RK_TRY(run_ours(b));
     *ours = rk__seconds() - begun;
-    b->wrong += count_wrong(b->sum, b->n, b->all, run);
+    RK_TRY(fetch(b));
+    RK_TRY(rk_step_end(c->ctx)); /* partial sums on a device */
+    b->wrong += count_wrong(b->got, b->n, b->all, run);
     if (!b->net)
         return RK_OK;
     RK_TRY(c->table->barrier(c, "go"));
@@ -171,22 +230,31 @@ static rk_status run_for(bench *b, double seconds, int *runs)
     for (*runs = 0; more && *runs < MOST_RUNS; ++*runs) {
         RK_TRY(run_both(b, *runs, &b->ours[*runs], &b->theirs[*runs]));
         more = *runs + 1 < LEAST_RUNS || rk__seconds() - begun < seconds;
-        RK_TRY(rk__comm_broadcast(b->comm, "more", 0, &more, sizeof more));
+        RK_TRY(rk__comm_broadcast(b->host, "more", 0, &more, sizeof more));
     }
     qsort(b->ours, (size_t)*runs, sizeof *b->ours, by_value);
     qsort(b->theirs, (size_t)*runs, sizeof *b->theirs, by_value);
     return RK_OK;
 }
 
+static const char *way_of(const rk_comm *c)
+{
+    if (c->size == 1)
+        return "nowhere: there is one rank";
+    if (c->way)
+        return c->way;
+    return c->nodes == 1 ? "through shared memory" : "through shared memory, and over MPI between nodes";
+}
+
 /* [C] The slowest rank's times, everyone's errors. */
 static rk_status agree(bench *b, rk_comm_timing *t)
 {
-    rk_comm_timing *all = rk__calloc(b->comm->ctx, (size_t)b->comm->size, sizeof *all), mine = *t;
+    rk_comm_timing *all = rk__calloc(b->host->ctx, (size_t)b->host->size, sizeof *all), mine = *t;
     if (!all)
         return RK_ENOMEM;
-    rk_status st = rk__comm_all_values(b->comm, "timing", &mine, sizeof mine, all);
+    rk_status st = rk__comm_all_values(b->host, "timing", &mine, sizeof mine, all);
     t->wrong = t->mpi_wrong = 0;
-    for (int r = 0; !st && r < b->comm->size; r++) {
+    for (int r = 0; !st && r < b->host->size; r++) {
         t->seconds = all[r].seconds > t->seconds ? all[r].seconds : t->seconds;
         t->mpi_seconds = all[r].mpi_seconds > t->mpi_seconds ? all[r].mpi_seconds : t->mpi_seconds;
         t->wrong += all[r].wrong;
@@ -207,11 +275,17 @@ rk_status rk_bench_comm(rk_ctx *ctx, int64_t bytes, double seconds, rk_comm_timi
         return rk_fail(ctx, RK_EUSAGE, "sums of %lld bytes; a multiple of 4 is needed", (long long)bytes);
     if (!ctx->comm)
         RK_TRY(rk__comm_self(ctx, &ctx->comm));
-    rk_status st = open_bench(&b, ctx->comm, bytes / (int64_t)sizeof(float));
+    rk_status st = open_bench(&b, ctx, bytes / (int64_t)sizeof(float));
     if (!st)
         st = run_for(&b, seconds, &runs);
     if (!st) {
-        *out = (rk_comm_timing){ bytes, runs, b.ours[runs / 2], b.theirs[runs / 2], b.wrong, b.mpi_wrong };
+        *out = (rk_comm_timing){ .bytes = bytes,
+                                 .runs = runs,
+                                 .seconds = b.ours[runs / 2],
+                                 .mpi_seconds = b.theirs[runs / 2],
+                                 .wrong = b.wrong,
+                                 .mpi_wrong = b.mpi_wrong,
+                                 .way = way_of(b.comm) };
         st = agree(&b, out);
     }
     close_bench(&b);

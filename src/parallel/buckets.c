@@ -135,7 +135,8 @@ static rk_status make_bucket(rk__buckets *b, int first, int end)
     return RK_OK;
 }
 
-/* [C] Seconds that gathering the first n floats of `room` from all ranks takes, at best. */
+/* [C] Seconds that gathering the first n floats of `room` from all ranks takes, at best; on a device, until
+ * they are there. */
 static rk_status time_gather(rk__job *j, float *room, int64_t n, rk_leg *piece, double *seconds)
 {
     *seconds = 1e9;
@@ -143,9 +144,11 @@ static rk_status time_gather(rk__job *j, float *room, int64_t n, rk_leg *piece, 
         piece[r] = (rk_leg){ room + n * r / j->ranks,
                              (size_t)(n * (r + 1) / j->ranks - n * r / j->ranks) * sizeof *room };
     for (int i = 0; i < TRIES; i++) {
+        RK_TRY(rk_device_wait(j->ctx));
         RK_TRY(j->comm->table->barrier(j->comm, "measurement"));
         double begun = rk__seconds();
         RK_TRY(rk__comm_all_gather(j->tensors, "measurement", piece));
+        RK_TRY(rk_device_wait(j->ctx));
         double took = rk__seconds() - begun;
         *seconds = took < *seconds ? took : *seconds;
     }

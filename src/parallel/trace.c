@@ -173,7 +173,8 @@ static char *events(const rk__trace *t)
     gethostname(host, sizeof host - 1);
     snprintf(who, sizeof who, "rank %d on %s", rank, host);
     put_name(&out, "process_name", rank, 0, who);
-    put_name(&out, "thread_name", rank, RK__TRACK_STEP, "steps");
+    put_name(&out, "thread_name", rank, RK__TRACK_STEP,
+             rk__on_host(t->job->ctx) ? "steps" : "steps (what the host asks the device for, and when)");
     put_name(&out, "thread_name", rank, RK__TRACK_SNAPSHOT, "snapshots");
     for (int64_t i = 0; i < t->n; i++) {
         const span *s = &t->spans[i];

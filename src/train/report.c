@@ -218,17 +218,33 @@ static double last_accuracy(const rk__trainer *t)
     return NAN;
 }
 
+/* The next window. What was measured last is told until something else is. */
+static void begin_window(rk__trainer *t)
+{
+    const rk__window *w = &t->window;
+    t->window = (rk__window){ .begin = rk__seconds(), .rate = w->rate, .step_s = w->step_s };
+    rk__crew_begin(&t->crew);
+}
+
+/* Steps that nobody has looked at may not have begun on the device: their number says nothing about speed. */
+static void measure(const rk__trainer *t, rk__window *w, double now)
+{
+    const double span = now - w->begin;
+    if (t->late.steps || !w->steps)
+        return;
+    w->rate = span > 0 ? (double)w->samples / span : 0;
+    w->step_s = span / (double)w->steps;
+}
+
 void rk__report_step(rk__trainer *t, bool log)
 {
     rk__window *w = &t->window;
-    double now = rk__seconds(), span = now - w->begin;
-    if (!t->speaks && log) { /* nobody listens */
-        *w = (rk__window){ .begin = rk__seconds() };
-        rk__crew_begin(&t->crew);
-    }
+    const double now = rk__seconds(), steps = w->steps ? (double)w->steps : 1;
+    measure(t, w, now);
+    if (!t->speaks && log) /* nobody listens */
+        begin_window(t);
     if (!t->speaks || (!log && !t->opts->on_event))
         return;
-    double steps = w->steps ? (double)w->steps : 1, rate = span > 0 ? (double)w->samples / span : 0;
     rk_progress p = {
         .step = t->step,
         .steps = t->total,
@@ -238,11 +254,11 @@ void rk__report_step(rk__trainer *t, bool log)
         .grad_norm = t->grad_norm,
         .loss_scale = t->optim->scale.moves ? rk_optim_loss_scale(t->optim) : 0,
         .accuracy = last_accuracy(t),
-        .samples_per_s = rate,
-        .flops_per_s = rate * rk_train_flops(t->setup.net),
-        .step_s = span / steps,
+        .samples_per_s = w->rate,
+        .flops_per_s = w->rate * rk_train_flops(t->setup.net),
+        .step_s = w->step_s,
         .data_s = w->data / steps,
-        .eta_s = span / steps * (double)(t->total - t->step),
+        .eta_s = w->step_s * (double)(t->total - t->step),
         .memory_bytes = rk_memory_peak(t->ctx) + t->persistent_bytes,
         .since_ckpt_s = t->last_saved > 0 ? now - t->last_saved : -1,
         .ranks = t->ctx->ranks,
@@ -258,8 +274,7 @@ void rk__report_step(rk__trainer *t, bool log)
         return;
     emit(t, &(rk_event){ .kind = RK_EVENT_LOG, .progress = &p, .step = t->step });
     log_line(t, &p);
-    *w = (rk__window){ .begin = rk__seconds() };
-    rk__crew_begin(&t->crew);
+    begin_window(t);
 }
 
 void rk__report_eval(rk__trainer *t)

@@ -12,6 +12,7 @@
 typedef struct rk__window { /* what is measured between two log lines */
     double begin, data;
     int64_t steps, samples;
+    double rate, step_s; /* when somebody last waited for the device: samples a second, seconds a step */
 } rk__window;
 
 /* Steps that nobody has looked at (train/late.h). */

@@ -130,6 +130,12 @@ expect 44 "fast asan check" "blas: leak: 1 objects"
 expect 45 "fast asan check" "blas: bits at .* which no product has written there"
 expect 46 "fast asan check" "blas: an epilogue with ReLU's bits: .* leading dimension of 64"
 
+# A signal that was sent is no access to device memory: it ends the program, the first time.
+for b in fast asan check; do
+    run $b 47 || continue
+    [ $code -ne 0 ] && [ $code -ne 124 ] && ! grep -q 'rk_emu' "$out" || { echo "$b: a signal that was sent: status $code"; cat "$out"; bad=1; }
+done
+
 # What is no mistake to any checker is shown by another order of the threads.
 RK_EMU_SCHED=fwd run fast 38 && one=$(cat "$out") && RK_EMU_SCHED=rev run fast 38
 [ "$one" != "$(cat "$out")" ] || { echo "bug 38: two orders give the same bits: $one"; bad=1; }

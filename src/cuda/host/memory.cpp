@@ -59,11 +59,29 @@ size_t up(size_t n)
 
 /* ---- the host keeps out ---- */
 
+/* A fault that is none of ours comes once more when this returns, with nobody here; one that was sent does not.
+ */
+void pass_on(int sig, siginfo_t *info, void *context)
+{
+    const struct sigaction &to = mem.before;
+    if (info->si_code > 0) {
+        sigaction(sig, &to, nullptr);
+    } else if (to.sa_flags & SA_SIGINFO) {
+        to.sa_sigaction(sig, info, context);
+    } else if (to.sa_handler == SIG_DFL) {
+        sigaction(sig, &to, nullptr);
+        raise(sig); /* delivered when this returns */
+    } else if (to.sa_handler != SIG_IGN) {
+        to.sa_handler(sig);
+    }
+}
+
 void host_access(int sig, siginfo_t *info, void *context)
 {
-    char *p = (char *)info->si_addr;
-    if (p < mem.base || p >= mem.end || mem.open) {
-        sigaction(sig, &mem.before, nullptr);
+    char *p = (char *)info->si_addr; /* of a fault; else it means something else */
+    const bool fault = info->si_code == SEGV_ACCERR || info->si_code == SEGV_MAPERR;
+    if (!fault || p < mem.base || p >= mem.end || mem.open) {
+        pass_on(sig, info, context);
         return;
     }
 #if defined(__x86_64__)
