@@ -63,6 +63,8 @@ check "what is held back and staged" tests/cuda_test_queue
 check "whole trainings, ${STEPS=60} steps: the CPU's hashes" env STEPS="$STEPS" "$root/tests/cuda/test_train.sh" "$build"
 check "whole trainings, products by cuBLASLt: near the CPU's losses" "$root/tests/cuda/test_inexact.sh" "$build"
 check "steps as graphs: the same weights" "$root/tests/cuda/test_graph.sh" "$build"
+check "the speed that a training tells" tests/cuda_test_progress
+check "rankine bench: right sums, times that can be" "$root/tests/cuda/test_bench.sh" "$build"
 check "bad steps: told as on the CPU" "$root/tests/cuda/test_late.sh" "$build"
 for tool in memcheck racecheck synccheck initcheck; do
     more=
