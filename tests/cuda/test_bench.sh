@@ -45,3 +45,19 @@ expect 0 "$said" "$rankine" bench --device cuda --seconds 0.01
 awk -v peak="$peak" '/ x / && ($NF > peak || $(NF - 1) <= 0) { print; bad = 1 } END { exit bad }' out >err ||
     fail "faster than $peak GFLOP/s, which cannot be"
 expect 64 'seconds is "0"' "$rankine" bench --seconds 0
+
+# Buckets are measured until the bytes are there: each gather of the measurement is waited for, before it and after it.
+make_csv points.csv 200
+make_config mlp.yaml
+waits() # RUN OPTION: of two ranks that make one step, in a shell of its own
+{
+    rm -rf stats
+    export RK_EMU_DEVICES=2 RK_EMU_STATS="$dir/stats"
+    train cuda "$1" mlp 2 run.steps=1 "$2"
+    count waits stats
+}
+if stand_ins; then
+    given=$(waits given parallel.bucket=64)
+    measured=$(waits measured run.seed=7)
+    [ "$measured" -ge $((given + 2 * 2 * 2 * 5)) ] || fail "$measured waits with buckets that are measured, $given with buckets that are given"
+fi
