@@ -14,7 +14,7 @@ enum {
     WARM_UP = 2,
     MIN_RUNS = 5,
     MAX_RUNS = 2000,
-    LONGEST_SUM = 20, /* larger sums are left out when one would take more than so many times --seconds */
+    LONGEST_SUM = 10, /* larger sums are left out when one would take more than so many times --seconds */
     SUM_RUNS = 8      /* of a sum at least */
 };
 
