@@ -80,7 +80,7 @@ int main(int argc, char **argv)
     memset(from, 1, 2 * MOST * sizeof(float));
     for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
         const entry *e = &entries[i];
-        if (o.only && !strstr(e->name, o.only))
+        if (e->arrays == 0 || (o.only && !strstr(e->name, o.only)))
             continue;
         fast.n = portable.n = e->n;
         fast.c = portable.c = e->c;

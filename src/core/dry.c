@@ -78,9 +78,35 @@ static double conv_weights(const rk_conv2d_args *a)
     return (double)a->oc * (double)(a->c / a->groups) * (double)(a->kh * a->kw);
 }
 
-static double conv_elements(const rk_conv2d_args *a)
+/* How many of `in` places along an axis some window reaches. */
+static double reached(int64_t in, int64_t taps, int64_t stride, int64_t pad, int64_t dil, int64_t out)
 {
-    return (double)a->n * ((double)(a->c * a->h * a->w) + (double)(a->oc * a->oh * a->ow)) + conv_weights(a);
+    int64_t n = 0;
+    for (int64_t i = 0; i < in; i++)
+        for (int64_t k = 0; k < taps; k++) {
+            const int64_t at = i + pad - k * dil;
+            if (at >= 0 && at % stride == 0 && at / stride < out) {
+                n++;
+                break;
+            }
+        }
+    return (double)n;
+}
+
+static double conv_reached(const rk_conv2d_args *a)
+{
+    return (double)(a->n * a->c) * reached(a->h, a->kh, a->stride_h, a->pad_h, a->dil_h, a->oh) *
+           reached(a->w, a->kw, a->stride_w, a->pad_w, a->dil_w, a->ow);
+}
+
+static double conv_in(const rk_conv2d_args *a)
+{
+    return (double)a->n * (double)(a->c * a->h * a->w);
+}
+
+static double conv_out(const rk_conv2d_args *a)
+{
+    return (double)a->n * (double)(a->oc * a->oh * a->ow);
 }
 
 static double conv_flops(const rk_conv2d_args *a)
@@ -96,6 +122,42 @@ static double pool_in(const rk_pool2d *p)
 static double pool_out(const rk_pool2d *p)
 {
     return (double)p->n * (double)(p->c * p->oh * p->ow);
+}
+
+static double pool_reached(const rk_pool2d *p)
+{
+    return p->kh == 0 ? pool_in(p)
+                      : (double)(p->n * p->c) * reached(p->h, p->kh, p->stride_h, p->pad_h, 1, p->oh) *
+                            reached(p->w, p->kw, p->stride_w, p->pad_w, 1, p->ow);
+}
+
+/* The sum over the windows along an axis of what each has of the input. */
+static double window_sum(int64_t in, int64_t taps, int64_t stride, int64_t pad, int64_t out)
+{
+    int64_t n = 0;
+    for (int64_t o = 0; o < out; o++) {
+        int64_t lo = taps ? o * stride - pad : o * in / out;
+        int64_t hi = taps ? lo + taps : ((o + 1) * in + out - 1) / out;
+        lo = lo > 0 ? lo : 0;
+        hi = hi < in ? hi : in;
+        n += hi > lo ? hi - lo : 0;
+    }
+    return (double)n;
+}
+
+static double pool_terms(const rk_pool2d *p)
+{
+    return (double)(p->n * p->c) * window_sum(p->h, p->kh, p->stride_h, p->pad_h, p->oh) *
+           window_sum(p->w, p->kh ? p->kw : 0, p->stride_w, p->pad_w, p->ow);
+}
+
+/* Rows have a sum in double each. */
+static double all_sums(int pieces, const rk_square_rows *p)
+{
+    double n = 0;
+    for (int i = 0; i < pieces; i++)
+        n += (double)p[i].rows;
+    return n;
 }
 
 static double all_of(int pieces, const rk_optim_piece *p)
