@@ -14,6 +14,8 @@ static void set_inputs(work *w)
         }
     for (int64_t i = 0; i < MOST; i++)
         w->index[i] = i % 10;
+    for (int64_t i = 0; i < MOST; i++)
+        w->bound[i] = i;
 }
 
 static bool open_work(work *w, const char *isa, int threads)
@@ -27,6 +29,7 @@ static bool open_work(work *w, const char *isa, int threads)
     for (int a = 0; a < ARRAYS; a++)
         w->p[a] = aligned_alloc(64, MOST * sizeof(float));
     w->index = malloc(MOST * sizeof *w->index);
+    w->bound = malloc(MOST * sizeof *w->bound);
     return true;
 }
 

@@ -125,7 +125,7 @@ RUN(bn_forward, batch_norm(w->dev, w->n, w->c, w->s, p[0], p[1], p[4], p[5], p[4
 RUN(bn_dparam, batch_norm_dparam(w->dev, w->n, w->c, w->s, in_eight, p[0], p[4], p[5], p[1], p[2], p[3]))
 RUN(bn_dx,
     batch_norm_dx(w->dev, w->n, w->c, w->s, w->n * w->s, p[0], p[4], p[5], p[5], p[4], p[5], p[1], p[2]))
-RUN(take_rows, take_rows(w->dev, w->n, w->c, p[0], w->index, p[2]))
+RUN(take_rows, take_rows(w->dev, w->n, w->c, p[0], w->bound, p[2]))
 RUN(take_rows_grad, take_rows_grad(w->dev, 10, w->n, w->c, in_eight, p[0], w->index, p[2]))
 RUN(gather, gather(w->dev, w->n, 10, w->c, w->s, p[0], w->index, p[2]))
 RUN(gather_grad, gather_grad(w->dev, w->n, 10, w->c, w->s, p[0], w->index, p[2]))
@@ -500,8 +500,8 @@ static const entry entries[] = {
     POOL_CASE("avg_pool2d_grad (adaptive)", run_avg_pool_grad, resnet_pool),
     POOL_CASE("avg_pool2d_grad (adaptive)", run_avg_pool_grad, adaptive_3),
 
-    GROUP("Indices",
-          "Rows are taken of a table of 10, by 8 bytes an index; `gather` takes one number of 10 by each."),
+    GROUP("Indices", "An index has 8 bytes. `take_rows` takes each row of a table once, its gradient has a "
+                     "table of 10 rows; `gather` takes\nall of 10 numbers."),
     BOTH("take_rows", run_take_rows, 1024, 512, 1, 2, 2, 1),
     BOTH("take_rows_grad", run_take_rows_grad, 1024, 512, 1, 1, 2, 1),
     CASE("gather", run_gather, 65536, 10, 1),
