@@ -98,6 +98,7 @@ find_program(RANKINE_CLANG clang)
 set(RANKINE_CUDA_CHECK_BUILT FALSE)
 if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCOPY AND NOT RANKINE_SANITIZE)
     set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g -O1 -fsanitize=thread
+        -mllvm -tsan-instrument-read-before-write=1 # or x += y counts, and is looked at, as a write alone
         -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wno-unused-variable -Wno-unused-function
         ${RANKINE_CUDA_HOST_FLAGS}
         -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -isystem ${CUDAToolkit_INCLUDE_DIRS}

@@ -103,6 +103,8 @@ static __global__ void kernel(float *x, const float *y, unsigned *ticket)
     }
     if (BUG == 17)
         x[t] = y[t]; /* bug 17: nothing has written it */
+    if (BUG == 47)
+        x[t] += y[t]; /* bug 47: nothing has written the sum */
     if (BUG == 18)
         x[t] = __shfl_sync(0xfffffffeu, y[t], 1); /* bug 18: lane 0 is not in its own mask */
 }
@@ -123,6 +125,12 @@ static void run(world *w, unsigned blocks = 1)
 static void unwritten(world *w)
 {
     RK_LAUNCH((kernel<17>), 1, N, 0, w->s, w->x, w->fresh, w->ticket);
+}
+
+static void added_to_unwritten(world *w)
+{
+    RK_LAUNCH((kernel<47>), 1, N, 0, w->s, w->fresh, w->y, w->ticket);
+    cudaMemcpyAsync(w->x, w->fresh, N * sizeof(float), cudaMemcpyDeviceToDevice, w->s);
 }
 
 static void without_event(world *w)
@@ -401,6 +409,9 @@ static void plant(world *w, int bug)
         break;
     case 17:
         unwritten(w);
+        break;
+    case 47:
+        added_to_unwritten(w);
         break;
     case 19:
         without_event(w);

@@ -94,6 +94,8 @@ expect 15 check "race: write after write"
 expect 16 check "race: read after write"
 expect 17 fast "nan" result
 expect 17 check "memory: read of memory that nothing has written"
+expect 47 fast "nan" result
+expect 47 check "memory: read of memory that nothing has written"
 expect 18 "fast asan check" "not in its own mask"
 expect 19 check "stream race"
 expect 20 check "host race: host write"
