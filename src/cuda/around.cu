@@ -15,7 +15,7 @@ struct packed {
 
 __device__ __forceinline__ uint16_t bits16(rk_round to, float x)
 {
-    return to == RK_ROUND_F16 ? __half_as_ushort(__float2half_rn(x))
+    return to == RK_ROUND_F16 ? static_cast<__half_raw>(__float2half_rn(x)).x
                               : (uint16_t)(__float_as_uint(rk__bf16(x)) >> 16);
 }
 

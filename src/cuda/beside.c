@@ -137,7 +137,7 @@ static cudaError_t run_beside(rk__cuda_queue *q, const rk__op *op, const rk__hel
 {
     rk__cuda_recorded *r = (rk__cuda_recorded *)(uintptr_t)op->recorded;
     rk__cuda_beside *b = op->beside;
-    cudaError_t e = r->run ? cudaSuccess : cudaGraphInstantiate(&r->run, r->graph, 0);
+    cudaError_t e = r->run ? cudaSuccess : cudaGraphInstantiateWithFlags(&r->run, r->graph, 0);
     if (e)
         r->run = NULL;
     if (!e)

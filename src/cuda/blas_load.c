@@ -1,19 +1,21 @@
-/* cuBLASLt where it lies on this machine: the version that the headers are of, or the one before. */
+/* cuBLASLt where it lies on this machine: the version that the headers are of, or an older one from 12 on. */
 #include "cuda/blas_table.h"
 
+#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <stdio.h>
 
 static void *open_library(char *msg, size_t msg_size)
 {
     char name[64];
-    for (int version = CUDART_VERSION / 1000; version >= 12; version--) {
+    const int built = CUDART_VERSION / 1000, oldest = built < 12 ? built : 12;
+    for (int version = built; version >= oldest; version--) {
         snprintf(name, sizeof name, "libcublasLt.so.%d", version);
         void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
         if (library)
             return library;
     }
-    snprintf(msg, msg_size, "libcublasLt.so.%d was not found", CUDART_VERSION / 1000);
+    snprintf(msg, msg_size, "libcublasLt.so.%d was not found", built);
     return NULL;
 }
 

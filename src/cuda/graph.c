@@ -252,7 +252,7 @@ static cudaError_t build(rk__cuda_queue *q, graph *g)
     for (uint32_t i = 0; i < g->list.n && !e; i++)
         e = add_op(q, g, i, &tail);
     if (!e)
-        e = cudaGraphInstantiate(&g->run, g->graph, 0);
+        e = cudaGraphInstantiateWithFlags(&g->run, g->graph, 0);
     if (e)
         g->run = NULL;
     return e;

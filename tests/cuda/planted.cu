@@ -209,7 +209,7 @@ static void launch_captured(world *w)
     cudaGraphExec_t x;
     if (cudaStreamEndCapture(w->s, &graph)) /* bug 31 or 33 or 34: what was captured cannot be ended */
         exit(3);
-    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphInstantiateWithFlags(&x, graph, 0);
     cudaGraphLaunch(x, w->s);
     cudaGraphExecDestroy(x);
     cudaGraphDestroy(graph);
@@ -224,7 +224,7 @@ static void captured_reused_early(world *w)
     begin(w);
     cudaMemcpyAsync(w->x, w->pinned, N * sizeof(float), cudaMemcpyHostToDevice, w->s);
     cudaStreamEndCapture(w->s, &graph);
-    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphInstantiateWithFlags(&x, graph, 0);
     w->pinned[0] = 2; /* as it should be: the copy reads when the graph runs */
     cudaGraphLaunch(x, w->s);
     w->pinned[0] = 3; /* bug 29: it may not have */
@@ -241,7 +241,7 @@ static void captured_and_freed(world *w)
     begin(w);
     RK_LAUNCH((kernel<0>), 1, N, 0, w->s, w->x, (const float *)gone, w->ticket);
     cudaStreamEndCapture(w->s, &graph);
-    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphInstantiateWithFlags(&x, graph, 0);
     cudaFree(gone); /* bug 30: the graph still reads it */
     cudaGraphLaunch(x, w->s);
     cudaStreamSynchronize(w->s);
@@ -328,7 +328,7 @@ static void exchange_in_graph(world *w, bool joined, bool told)
     cudaGraphAddChildGraphNode(&node[1], graph, node, told ? 0 : 1, told ? then : first);
     /* bug 35: nothing says that the kernel comes after what it reads */
     cudaGraphAddKernelNode(&reader, graph, node, joined ? 2 : 1, &reads);
-    cudaGraphInstantiate(&x, graph, 0);
+    cudaGraphInstantiateWithFlags(&x, graph, 0);
     cudaGraphLaunch(x, w->s); /* bug 36: the exchange still fills x, as when it was captured */
     cudaStreamSynchronize(w->s);
     cudaGraphExecDestroy(x);

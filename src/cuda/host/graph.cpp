@@ -1,7 +1,7 @@
-/* Graphs: captures of streams, and what runs them. A capture follows events from stream to stream as CUDA does, and
- * what CUDA forbids meanwhile makes it void; why is told on stderr, with the place. A launch puts the nodes into
- * streams of the graph's own where they are not in one line, so that what nothing orders may run in any order, and
- * the check build sees it. */
+/* Graphs: captures of streams, and what runs them. A capture follows events from stream to stream as CUDA
+ * does, and what CUDA forbids meanwhile makes it void; why is told on stderr, with the place. A launch puts
+ * the nodes into streams of the graph's own where they are not in one line, so that what nothing orders may
+ * run in any order, and the check build sees it. */
 #include "cuda/host/runtime.h"
 #include "cuda/host/streams.h"
 
@@ -17,7 +17,7 @@
 struct CUgraphNode_st {
     rk_emu_work work;
     std::vector<cudaGraphNode_t> after;
-    size_t index; /* in its graph */
+    size_t index;                            /* in its graph */
     std::shared_ptr<const CUgraph_st> child; /* of a node that is a graph: its own copy */
 };
 
@@ -35,7 +35,8 @@ struct rk_emu_capture {
     unsigned long long id;
 };
 
-namespace {
+namespace
+{
 
 typedef std::shared_ptr<rk_emu_capture> capture;
 
@@ -112,7 +113,8 @@ bool same_kinds(const rk_emu_work &a, const rk_emu_work &b)
 const CUgraph_st *checked(const CUgraph_st *graph, const char *call)
 {
     if (!g.graphs.count(graph))
-        rk_emu_report("graph", "%s of %p, which is no graph, or one that was destroyed", call, (const void *)graph);
+        rk_emu_report("graph", "%s of %p, which is no graph, or one that was destroyed", call,
+                      (const void *)graph);
     return graph;
 }
 
@@ -126,7 +128,8 @@ struct CUgraphExec_st {
     rk_emu_operation_p last;
 };
 
-namespace {
+namespace
+{
 
 /* A node follows the last of the lane of one that it comes after, or begins a lane. */
 void lay_lanes(CUgraphExec_st *x)
@@ -154,9 +157,10 @@ void add_all(std::vector<size_t> &a, const std::vector<size_t> &b)
     std::sort(a.begin(), a.end());
 }
 
-/* Appends the nodes of a graph, those of graphs within it too, which all come after `before`. Returns the last ones:
- * what comes after the graph comes after them. parts: of its own nodes; may be null. */
-std::vector<size_t> append_nodes(std::vector<exec_node> &all, const CUgraph_st *graph, const std::vector<size_t> &before,
+/* Appends the nodes of a graph, those of graphs within it too, which all come after `before`. Returns the
+ * last ones: what comes after the graph comes after them. parts: of its own nodes; may be null. */
+std::vector<size_t> append_nodes(std::vector<exec_node> &all, const CUgraph_st *graph,
+                                 const std::vector<size_t> &before,
                                  std::map<const CUgraphNode_st *, part_of> *parts)
 {
     std::vector<std::vector<size_t>> ends(graph->nodes.size());
@@ -205,13 +209,11 @@ std::shared_ptr<const CUgraph_st> copy_of(const CUgraph_st *graph)
     return copy;
 }
 
-cudaGraphExecUpdateResult fits(const exec_node &a, const exec_node &b)
+/* A node of an executable graph takes the other's values. */
+bool fits(const exec_node &a, const exec_node &b)
 {
-    return a.after != b.after                                    ? cudaGraphExecUpdateErrorTopologyChanged
-           : a.work.type != b.work.type                          ? cudaGraphExecUpdateErrorNodeTypeChanged
-           : a.work.type != cudaGraphNodeTypeKernel && !same_kinds(a.work, b.work)
-               ? cudaGraphExecUpdateErrorParametersChanged
-               : cudaGraphExecUpdateSuccess;
+    return a.after == b.after && a.work.type == b.work.type &&
+           (a.work.type == cudaGraphNodeTypeKernel || same_kinds(a.work, b.work));
 }
 
 exec_node *node_of(CUgraphExec_st *x, cudaGraphNode_t node, enum cudaGraphNodeType type, const char *call)
@@ -220,7 +222,8 @@ exec_node *node_of(CUgraphExec_st *x, cudaGraphNode_t node, enum cudaGraphNodeTy
     for (auto &n : graph->nodes)
         if (n.get() == node && x->parts[node].type == type)
             return &x->nodes[x->parts[node].first];
-    rk_emu_report("graph", "%s: no node of this kind is in the graph that the executable one was made of", call);
+    rk_emu_report("graph", "%s: no node of this kind is in the graph that the executable one was made of",
+                  call);
 }
 
 cudaError_t set_node(exec_node *n, const rk_emu_work &w)
@@ -353,19 +356,20 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *
 {
     RK_EMU_CALL("cudaStreamIsCapturing", cudaErrorUnknown);
     rk_emu_check_stream(s, "cudaStreamIsCapturing", HERE);
-    *status = !rk_emu_capturing(s)         ? cudaStreamCaptureStatusNone
+    *status = !rk_emu_capturing(s)      ? cudaStreamCaptureStatusNone
               : s->captured.in->invalid ? cudaStreamCaptureStatusInvalidated
                                         : cudaStreamCaptureStatusActive;
     return cudaSuccess;
 }
 
 #if CUDART_VERSION >= 13000
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
-                                     cudaGraph_t *graph, const cudaGraphNode_t **after, const cudaGraphEdgeData **,
-                                     size_t *n)
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, enum cudaStreamCaptureStatus *status,
+                                     unsigned long long *id, cudaGraph_t *graph,
+                                     const cudaGraphNode_t **after, const cudaGraphEdgeData **, size_t *n)
 #else
-cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
-                                        cudaGraph_t *graph, const cudaGraphNode_t **after, size_t *n)
+cudaError_t cudaStreamGetCaptureInfo_v2(cudaStream_t s, enum cudaStreamCaptureStatus *status,
+                                        unsigned long long *id, cudaGraph_t *graph,
+                                        const cudaGraphNode_t **after, size_t *n)
 #endif
 {
     cudaError_t e = cudaStreamIsCapturing(s, status);
@@ -392,20 +396,22 @@ cudaError_t cudaGraphCreate(cudaGraph_t *graph, unsigned)
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
-                                   const struct cudaKernelNodeParams *p)
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after,
+                                   size_t n, const struct cudaKernelNodeParams *p)
 {
     RK_EMU_CALL("cudaGraphAddKernelNode", cudaErrorMemoryAllocation);
     checked(graph, "cudaGraphAddKernelNode");
     rk_emu_work w = {};
-    cudaError_t e = rk_emu_kernel_work(&w, p->func, p->gridDim, p->blockDim, p->sharedMemBytes, p->kernelParams);
+    cudaError_t e =
+        rk_emu_kernel_work(&w, p->func, p->gridDim, p->blockDim, p->sharedMemBytes, p->kernelParams);
     if (!e)
         *node = add_node(graph, w, std::vector<cudaGraphNode_t>(after, after + n));
     return rk_emu_error(e);
 }
 
-cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
-                                     void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after,
+                                     size_t n, void *dst, const void *src, size_t bytes,
+                                     enum cudaMemcpyKind kind)
 {
     RK_EMU_CALL("cudaGraphAddMemcpyNode1D", cudaErrorMemoryAllocation);
     checked(graph, "cudaGraphAddMemcpyNode1D");
@@ -417,8 +423,8 @@ cudaError_t cudaGraphAddMemcpyNode1D(cudaGraphNode_t *node, cudaGraph_t graph, c
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
-                                   const struct cudaMemsetParams *p)
+cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after,
+                                   size_t n, const struct cudaMemsetParams *p)
 {
     RK_EMU_CALL("cudaGraphAddMemsetNode", cudaErrorMemoryAllocation);
     checked(graph, "cudaGraphAddMemsetNode");
@@ -430,7 +436,8 @@ cudaError_t cudaGraphAddMemsetNode(cudaGraphNode_t *node, cudaGraph_t graph, con
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n)
+cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after,
+                                  size_t n)
 {
     RK_EMU_CALL("cudaGraphAddEmptyNode", cudaErrorMemoryAllocation);
     checked(graph, "cudaGraphAddEmptyNode");
@@ -441,8 +448,8 @@ cudaError_t cudaGraphAddEmptyNode(cudaGraphNode_t *node, cudaGraph_t graph, cons
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after, size_t n,
-                                       cudaGraph_t child)
+cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t *node, cudaGraph_t graph, const cudaGraphNode_t *after,
+                                       size_t n, cudaGraph_t child)
 {
     RK_EMU_CALL("cudaGraphAddChildGraphNode", cudaErrorMemoryAllocation);
     checked(graph, "cudaGraphAddChildGraphNode");
@@ -482,10 +489,10 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
 }
 
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t graph, unsigned long long)
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *x, cudaGraph_t graph, unsigned long long)
 {
-    RK_EMU_CALL("cudaGraphInstantiate", cudaErrorMemoryAllocation);
-    checked(graph, "cudaGraphInstantiate");
+    RK_EMU_CALL("cudaGraphInstantiateWithFlags", cudaErrorMemoryAllocation);
+    checked(graph, "cudaGraphInstantiateWithFlags");
     *x = new CUgraphExec_st();
     (*x)->made_of = graph;
     (*x)->nodes = nodes_of(graph, &(*x)->parts);
@@ -504,40 +511,19 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x)
     return fails ? rk_emu_error(cudaErrorUnknown) : cudaSuccess;
 }
 
-/* Of a failure the executable graph is what it was. */
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t x, cudaGraph_t graph, cudaGraphExecUpdateResultInfo *info)
-{
-    RK_EMU_CALL("cudaGraphExecUpdate", cudaErrorUnknown);
-    checked(graph, "cudaGraphExecUpdate");
-    std::vector<exec_node> now = nodes_of(graph, nullptr);
-    memset(info, 0, sizeof *info);
-    info->result =
-        now.size() == x->nodes.size() ? cudaGraphExecUpdateSuccess : cudaGraphExecUpdateErrorTopologyChanged;
-    for (size_t i = 0; i < now.size() && info->result == cudaGraphExecUpdateSuccess; i++) {
-        info->result = fits(x->nodes[i], now[i]);
-        if (info->result != cudaGraphExecUpdateSuccess && i < graph->nodes.size())
-            info->errorNode = graph->nodes[i].get();
-    }
-    if (info->result != cudaGraphExecUpdateSuccess)
-        return rk_emu_error(cudaErrorGraphExecUpdateFailure);
-    for (size_t i = 0; i < now.size(); i++)
-        x->nodes[i].work = now[i].work;
-    rk_emu_counted.graph_updates++;
-    return cudaSuccess;
-}
-
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t node,
                                              const struct cudaKernelNodeParams *p)
 {
     RK_EMU_CALL("cudaGraphExecKernelNodeSetParams", cudaErrorUnknown);
     exec_node *n = node_of(x, node, cudaGraphNodeTypeKernel, "cudaGraphExecKernelNodeSetParams");
     rk_emu_work w = {};
-    cudaError_t e = rk_emu_kernel_work(&w, p->func, p->gridDim, p->blockDim, p->sharedMemBytes, p->kernelParams);
+    cudaError_t e =
+        rk_emu_kernel_work(&w, p->func, p->gridDim, p->blockDim, p->sharedMemBytes, p->kernelParams);
     return e ? rk_emu_error(e) : set_node(n, w);
 }
 
-cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t x, cudaGraphNode_t node, void *dst, const void *src,
-                                               size_t bytes, enum cudaMemcpyKind kind)
+cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t x, cudaGraphNode_t node, void *dst,
+                                               const void *src, size_t bytes, enum cudaMemcpyKind kind)
 {
     RK_EMU_CALL("cudaGraphExecMemcpyNodeSetParams1D", cudaErrorUnknown);
     exec_node *n = node_of(x, node, cudaGraphNodeTypeMemcpy, "cudaGraphExecMemcpyNodeSetParams1D");
@@ -546,7 +532,8 @@ cudaError_t cudaGraphExecMemcpyNodeSetParams1D(cudaGraphExec_t x, cudaGraphNode_
     return bytes ? set_node(n, w) : rk_emu_error(cudaErrorInvalidValue);
 }
 
-cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t node, const struct cudaMemsetParams *p)
+cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t node,
+                                             const struct cudaMemsetParams *p)
 {
     RK_EMU_CALL("cudaGraphExecMemsetNodeSetParams", cudaErrorUnknown);
     exec_node *n = node_of(x, node, cudaGraphNodeTypeMemset, "cudaGraphExecMemsetNodeSetParams");
@@ -557,7 +544,7 @@ cudaError_t cudaGraphExecMemsetNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t 
     return set_node(n, w);
 }
 
-/* As cudaGraphExecUpdate() does with a whole graph: of a failure the node is what it was. */
+/* Of a failure the node is what it was. */
 cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t x, cudaGraphNode_t node, cudaGraph_t child)
 {
     const char *me = "cudaGraphExecChildGraphNodeSetParams";
@@ -569,7 +556,7 @@ cudaError_t cudaGraphExecChildGraphNodeSetParams(cudaGraphExec_t x, cudaGraphNod
     append_nodes(now, child, part.before, nullptr);
     bool alike = now.size() == part.first + part.n;
     for (size_t i = part.first; i < now.size() && alike; i++)
-        alike = fits(x->nodes[i], now[i]) == cudaGraphExecUpdateSuccess;
+        alike = fits(x->nodes[i], now[i]);
     if (!alike)
         return rk_emu_error(cudaErrorGraphExecUpdateFailure);
     for (size_t i = part.first; i < now.size(); i++)
