@@ -163,6 +163,20 @@ void *rk__calloc(rk_ctx *ctx, size_t n, size_t size)
     return p;
 }
 
+rk_status rk__device_alloc(rk_ctx *ctx, size_t bytes, const char *what, void **p)
+{
+    *p = NULL;
+    const rk_status st = ctx->device->alloc(ctx->dev, bytes, p);
+    if (!st)
+        return RK_OK;
+    *p = NULL;
+    if (st == RK_ENOMEM)
+        rk_fail(ctx, st, "out of memory: %zu bytes for %s", bytes, what);
+    else
+        rk_fail(ctx, st, "no memory can be asked for: %zu bytes for %s", bytes, what);
+    return st;
+}
+
 char *rk__strdup(rk_ctx *ctx, const char *s)
 {
     size_t n = strlen(s) + 1;

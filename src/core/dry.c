@@ -225,6 +225,11 @@ static void release(rk_dev *d, void *p, size_t bytes)
     d->held -= p ? bytes : 0;
 }
 
+size_t rk__dry_held(const rk_dev *d)
+{
+    return d->held;
+}
+
 size_t rk__dry_peak(const rk_dev *d)
 {
     return d->peak;

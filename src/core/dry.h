@@ -17,7 +17,8 @@ typedef struct rk__dry_cost {
 
 rk__dry_cost rk__dry_spent(const rk_dev *dev);
 
-/* The most bytes that were held at one time. */
+/* Bytes that are held, and the most that were held at one time. */
+size_t rk__dry_held(const rk_dev *dev);
 size_t rk__dry_peak(const rk_dev *dev);
 
 #endif

@@ -86,9 +86,13 @@ void rk__memory_close(rk_ctx *ctx)
 }
 
 /* A device that tells its memory gets advice with figures. */
-static const char *advice(const rk_ctx *ctx)
+static const char *what_for(const rk_ctx *ctx, bool arena)
 {
-    return ctx->device->memory ? "" : "; a smaller batch.micro needs less";
+    static const char *const what[][2] = {
+        { "a tensor of this step; a smaller batch.micro needs less", "a tensor of this step" },
+        { "the arena of the step; a smaller batch.micro needs less", "the arena of the step" }
+    };
+    return what[arena][ctx->device->memory != NULL];
 }
 
 /* ---- following a plan ---- */
@@ -129,8 +133,10 @@ void *rk__memory_take(rk_ctx *ctx, size_t bytes, int64_t *number)
         choose_plan(ctx, bytes);
     int64_t i = m->now.n, event = m->events++;
     slot *s = append(ctx);
-    if (!s)
-        goto out_of_memory;
+    if (!s) {
+        rk_fail(ctx, RK_ENOMEM, "out of memory: the record of a step of %lld tensors", (long long)i);
+        return NULL;
+    }
     *s = (slot){ .bytes = bytes, .born = event, .died = -1 };
     *number = i;
     const slots *planned = m->following ? &m->current->s : NULL;
@@ -140,12 +146,8 @@ void *rk__memory_take(rk_ctx *ctx, size_t bytes, int64_t *number)
     }
     m->following = false;
     m->allocs++;
-    if (ctx->device->alloc(ctx->dev, bytes, &s->own) == RK_OK)
-        return s->own;
-    s->own = NULL;
-out_of_memory:
-    rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a tensor of this step%s", bytes, advice(ctx));
-    return NULL;
+    rk__device_alloc(ctx, bytes, what_for(ctx, false), &s->own);
+    return s->own;
 }
 
 void rk__memory_give_back(rk_ctx *ctx, int64_t number)
@@ -250,14 +252,11 @@ static rk_status grow_arena(rk_ctx *ctx, size_t bytes)
         ctx->device->release(ctx->dev, m->arena, m->arena_bytes);
     m->arena = NULL;
     m->arena_bytes = 0;
-    if (ctx->device->alloc(ctx->dev, bytes, &m->arena)) {
-        for (int i = 0; i < MAX_PLANS; i++)
-            m->plans[i].used = false;
-        return rk_fail(ctx, RK_ENOMEM, "out of memory: the step needs an arena of %zu bytes%s", bytes,
-                       advice(ctx));
-    }
-    m->arena_bytes = bytes;
-    return RK_OK;
+    const rk_status st = rk__device_alloc(ctx, bytes, what_for(ctx, true), &m->arena);
+    for (int i = 0; st && i < MAX_PLANS; i++)
+        m->plans[i].used = false;
+    m->arena_bytes = st ? 0 : bytes;
+    return st;
 }
 
 /* The record of this step becomes a plan. Without memory for it the next step is simply recorded again. */

@@ -17,7 +17,7 @@
 rk_status rk__memory_open(rk_ctx *ctx);
 void rk__memory_close(rk_ctx *ctx);
 
-/* bytes of step memory; *slot names it for the release. NULL records RK_ENOMEM. */
+/* bytes of step memory; *slot names it for the release. NULL: a failure is recorded. */
 void *rk__memory_take(rk_ctx *ctx, size_t bytes, int64_t *slot);
 void rk__memory_give_back(rk_ctx *ctx, int64_t slot);
 /* Everything still out is given back; makes or keeps the plan. */

@@ -177,7 +177,7 @@ static rk_status batch_norm_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
         st = parameter(k, &a, node->in[2], 1, sums);
     if (!st && dx)
         st = rk__grad_give(node->in[0], dx);
-    return st ? rk_fail(ctx, st, "batch_norm: the gradient's kernel failed") : RK_OK;
+    return st ? rk__grad_failed(ctx, "batch_norm", st) : RK_OK;
 }
 
 static const rk__op op_batch_norm = { "batch_norm", batch_norm_backward };

@@ -126,7 +126,7 @@ static rk_status conv_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (rk__is_inert(g))
         return rk_failed(ctx);
     rk_status st = conv_gradients(node, &a.k, g);
-    return st ? rk_fail(ctx, st, "conv2d: the gradient's kernel failed") : RK_OK;
+    return st ? rk__grad_failed(ctx, "conv2d", st) : RK_OK;
 }
 
 static const rk__op op_conv2d = { "conv2d", conv_backward };
@@ -266,7 +266,7 @@ static rk_status pool_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
         return rk_failed(ctx);
     rk_status st = node->nsave ? k->max_pool2d_grad(ctx->dev, &a.k, rk__data(node->save[0]), from, to)
                                : k->avg_pool2d_grad(ctx->dev, &a.k, from, to);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name) : rk__grad_give(x, dx);
+    return st ? rk__grad_failed(ctx, node->op->name, st) : rk__grad_give(x, dx);
 }
 
 static const rk__op op_max_pool2d = { "max_pool2d", pool_backward };

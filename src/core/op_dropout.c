@@ -58,7 +58,7 @@ static rk_status dropout_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (rk__is_inert(dx))
         return rk_failed(ctx);
     rk_status st = mask(rk__kernels(ctx, dy->dtype), &a, dy, dx);
-    return st ? rk_fail(ctx, st, "dropout: the gradient's kernel failed") : rk__grad_give(node->in[0], dx);
+    return st ? rk__grad_failed(ctx, "dropout", st) : rk__grad_give(node->in[0], dx);
 }
 
 static const rk__op op_dropout = { "dropout", dropout_backward };

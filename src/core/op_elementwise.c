@@ -90,8 +90,7 @@ static rk_status unary_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (rk__is_inert(dx))
         return rk_failed(ctx);
     rk_status st = unary_gradient(ctx, u, node, dy, dx);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", u->op.name)
-              : rk__grad_give(node->in[0], dx);
+    return st ? rk__grad_failed(ctx, u->op.name, st) : rk__grad_give(node->in[0], dx);
 }
 
 static rk_tensor *apply(const unary *u, rk_tensor *x, double p)

@@ -20,7 +20,7 @@ static rk_status embedding_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
                                             rk__at(dy, part.lo * unit * width), rk__at(index, part.lo * unit),
                                             rk__data(part.sum));
         if (st)
-            return rk_fail(ctx, st, "embedding: the gradient's kernel failed");
+            return rk__grad_failed(ctx, "embedding", st);
     }
     return RK_OK;
 }
@@ -178,7 +178,7 @@ static rk_status gather_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (!g || !at || !to)
         return rk_failed(ctx);
     rk_status st = rk__kernels(ctx, dy->dtype)->gather_grad(ctx->dev, s.outer, s.n, s.m, s.inner, g, at, to);
-    return st ? rk_fail(ctx, st, "gather: the gradient's kernel failed") : rk__grad_give(x, dx);
+    return st ? rk__grad_failed(ctx, "gather", st) : rk__grad_give(x, dx);
 }
 
 static const rk__op op_gather = { "gather", gather_backward };

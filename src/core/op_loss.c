@@ -107,7 +107,7 @@ static rk_status give_slope(rk__node *node, slope_fn *f, rk_tensor *to, const rk
     rk_status st = f(rk__kernels(ctx, to->dtype), node, factor, rk__size(g), p);
     if (!st)
         st = times_seed(dy, rk__size(g), p);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name) : rk__grad_give(to, g);
+    return st ? rk__grad_failed(ctx, node->op->name, st) : rk__grad_give(to, g);
 }
 
 static rk_status element_backward(rk__node *node, rk_tensor *dy, slope_fn *slope, slope_fn *target_slope)
@@ -236,7 +236,7 @@ static rk_status cross_entropy_backward(rk_ctx *ctx, rk__node *node, rk_tensor *
                                             a.cfg.ignore_index, scale, to);
     if (!st)
         st = times_seed(dy, rk__size(dx), to);
-    return st ? rk_fail(ctx, st, "cross_entropy: the gradient's kernel failed") : rk__grad_give(x, dx);
+    return st ? rk__grad_failed(ctx, "cross_entropy", st) : rk__grad_give(x, dx);
 }
 
 static const rk__op op_cross_entropy = { "cross_entropy", cross_entropy_backward };

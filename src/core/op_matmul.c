@@ -311,7 +311,7 @@ static rk_status matmul_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
         if (!st && rk_requires_grad(a))
             st = tall_input_gradient(k, a, b, t.trans_b, dy);
     }
-    return st ? rk_fail(ctx, st, "matmul: the gradient's kernel failed") : RK_OK;
+    return st ? rk__grad_failed(ctx, "matmul", st) : RK_OK;
 }
 
 static const rk__op op_matmul = { "matmul", matmul_backward };
@@ -476,7 +476,7 @@ static rk_status linear_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
     if (rk__is_inert(g))
         return rk_failed(ctx);
     rk_status st = linear_gradients(node, rk__kernels(ctx, dy->dtype), g);
-    return st ? rk_fail(ctx, st, "linear: the gradient's kernel failed") : RK_OK;
+    return st ? rk__grad_failed(ctx, "linear", st) : RK_OK;
 }
 
 static const rk__op op_linear = { "linear", linear_backward };

@@ -56,7 +56,7 @@ static rk_status row_norm_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
         if (!st)
             st = rk__grad_give(node->in[0], dx);
     }
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name) : RK_OK;
+    return st ? rk__grad_failed(ctx, node->op->name, st) : RK_OK;
 }
 
 static const rk__op op_layer_norm = { "layer_norm", row_norm_backward };

@@ -205,7 +205,7 @@ static rk_status sum_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
             return rk_failed(ctx);
         rk_status st = rk__kernels(ctx, dy->dtype)->mul_scalar(ctx->dev, rk__size(dy), from, a.scale, to);
         if (st)
-            return rk_fail(ctx, st, "mean: the gradient's kernel failed");
+            return rk__grad_failed(ctx, "mean", st);
         dy = scaled;
     }
     rk_shape kept = rk__drop_axes(&x->shape, a.axes, true);
@@ -283,7 +283,7 @@ static rk_status extreme_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)
         return rk_failed(ctx);
     rk_status st = rk__kernels(ctx, dy->dtype)->gather_grad(ctx->dev, l.outer, l.n, 1, l.inner, g, at, to);
     if (st)
-        return rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name);
+        return rk__grad_failed(ctx, node->op->name, st);
     if (l.moved) {
         int back[RK_MAX_DIMS];
         for (int i = 0; i < shape.ndim; i++)

@@ -20,8 +20,7 @@ static rk_status row_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy, rows_g
     if (!y || !from || !to)
         return rk_failed(ctx);
     rk_status st = f(ctx->dev, rk__rows(dy), columns(dy), y, from, to);
-    return st ? rk_fail(ctx, st, "%s: the gradient's kernel failed", node->op->name)
-              : rk__grad_give(node->in[0], dx);
+    return st ? rk__grad_failed(ctx, node->op->name, st) : rk__grad_give(node->in[0], dx);
 }
 
 static rk_status softmax_backward(rk_ctx *ctx, rk__node *node, rk_tensor *dy)

@@ -46,11 +46,7 @@ static rk_status make_room(rk_tensor *w, size_t bytes)
     rk__storage *s = w->storage;
     if (s->rounded)
         return RK_OK;
-    rk_status st = ctx->device->alloc(ctx->dev, bytes, &s->rounded);
-    if (st) {
-        s->rounded = NULL;
-        return rk_fail(ctx, st, "out of memory: %zu bytes for weights in 16 bits", bytes);
-    }
+    RK_TRY(rk__device_alloc(ctx, bytes, "weights in 16 bits", &s->rounded));
     s->rounded_bytes = bytes;
     return RK_OK;
 }

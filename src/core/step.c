@@ -10,7 +10,7 @@ rk_status rk_step_end(rk_ctx *ctx)
     ctx->step_tensors = NULL;
     ctx->tape->newest = NULL;
     rk_status st = rk__memory_step_end(ctx);
-    if (!st && ctx->device->flush && ctx->device->flush(ctx->dev))
-        return rk_fail(ctx, RK_EDEVICE, "the step cannot be started");
+    if (!st && ctx->device->flush && (st = ctx->device->flush(ctx->dev)))
+        return rk_fail(ctx, st, "the step cannot be started");
     return rk_failed(ctx) ? rk_failed(ctx) : st;
 }

@@ -39,11 +39,24 @@ void rk_grad_zero(rk_tensor *t)
 
 /* ---- recording ---- */
 
+/* A device that computes by itself tells of a failure at whatever call comes later. */
+static rk_status op_failed(rk_ctx *ctx, const char *part, const char *op, rk_status st)
+{
+    if (st == RK_EDEVICE)
+        return rk_fail(ctx, st, "found at %s%s: the device has failed", part, op);
+    return rk_fail(ctx, st, "%s%s: %s", part, op,
+                   st == RK_ENOMEM ? "out of memory in the device's kernel" : "the device's kernel failed");
+}
+
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st)
 {
-    rk_fail(ctx, st, "%s: %s", op,
-            st == RK_ENOMEM ? "out of memory in the device's kernel" : "the device's kernel failed");
+    op_failed(ctx, "", op, st);
     return rk__inert(ctx);
+}
+
+rk_status rk__grad_failed(rk_ctx *ctx, const char *op, rk_status st)
+{
+    return op_failed(ctx, "the gradient of ", op, st);
 }
 
 static bool listed(const rk_tensor *t, rk_tensor *const *list, int n)

@@ -133,6 +133,8 @@ rk_tensor *rk__record(rk_tensor *y, const rk__op *op, rk_tensor *const *in, int 
                       int nsave, const void *attr, size_t attr_bytes);
 /* Records "NAME: kernel failed" and returns the inert tensor. */
 rk_tensor *rk__op_failed(rk_ctx *ctx, const char *op, rk_status st);
+/* The same of a backward rule; returns the status. */
+rk_status rk__grad_failed(rk_ctx *ctx, const char *op, rk_status st);
 bool rk__is_contiguous(const rk_tensor *t);
 /* Elements at .. at + n - 1 of a contiguous tensor, from or to host memory. */
 rk_status rk__tensor_read_range(const rk_tensor *t, int64_t at, int64_t n, void *host);

@@ -293,7 +293,7 @@ static rk_tensor *persistent(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *
         return rk__inert(ctx);
     rk_tensor *t = rk__calloc(ctx, 1, sizeof *t);
     rk__storage *s = rk__calloc(ctx, 1, sizeof *s);
-    if (!t || !s || (!foreign && ctx->device->alloc(ctx->dev, bytes, &data)))
+    if (!t || !s || (!foreign && rk__device_alloc(ctx, bytes, "a tensor", &data)))
         goto failed;
     *s = (rk__storage){ .data = data, .bytes = bytes, .refs = 1, .slot = -1, .foreign = foreign };
     *t = (rk_tensor){ .ctx = ctx, .dtype = dtype, .shape = shape, .storage = s, .persistent = true };
@@ -307,7 +307,6 @@ static rk_tensor *persistent(rk_ctx *ctx, rk_dtype dtype, rk_shape shape, void *
 failed:
     free(t);
     free(s);
-    rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a tensor", bytes);
     return rk__inert(ctx);
 }
 
@@ -547,8 +546,9 @@ double rk_item(const rk_tensor *t)
     double value = NAN;
     rk_ctx *ctx = t->ctx;
     if (rk__on_host(ctx)) {
-        if (ctx->device->cast(ctx->dev, 1, t->dtype, rk__data(t), RK_F64, &value))
-            rk_fail(ctx, RK_EDEVICE, "cannot read a tensor");
+        const rk_status st = ctx->device->cast(ctx->dev, 1, t->dtype, rk__data(t), RK_F64, &value);
+        if (st)
+            rk_fail(ctx, st, "cannot read a tensor");
         return rk_failed(ctx) ? NAN : value;
     }
     rk_tensor *wide = rk__converted((rk_tensor *)t, RK_F64);

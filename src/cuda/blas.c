@@ -18,12 +18,15 @@ rk_status rk__blas_status(rk_dev *dev, cublasStatus_t s, const char *call)
 {
     if (s == CUBLAS_STATUS_SUCCESS)
         return RK_OK;
-    cudaGetLastError(); /* what cuBLASLt found is no error of the next launch */
+    const cudaError_t below = cudaGetLastError(); /* what cuBLASLt found is no error of the next launch */
     dev->error = s == CUBLAS_STATUS_ALLOC_FAILED       ? cudaErrorMemoryAllocation
+                 : below                               ? below
                  : s == CUBLAS_STATUS_EXECUTION_FAILED ? cudaErrorLaunchFailure
                                                        : cudaErrorUnknown;
-    snprintf(dev->library, sizeof dev->library, "cublasLt%s: %s", call, dev->blas->lib->GetStatusName(s));
-    return s == CUBLAS_STATUS_ALLOC_FAILED ? RK_ENOMEM : RK_EDEVICE;
+    dev->of_graph = false;
+    snprintf(dev->library, sizeof dev->library, "cublasLt%s: %s%s%s", call, dev->blas->lib->GetStatusName(s),
+             below ? ", CUDA: " : "", below ? cudaGetErrorString(below) : "");
+    return dev->error == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
 }
 
 bool rk__blas_refuses(cublasStatus_t s)
@@ -135,7 +138,7 @@ static rk_status pack(rk_dev *dev, rk_round to, int slot, int64_t batch, rk__bla
     const int64_t step = rk__rounded_step(o->rows);
     uint16_t *p = rk__cuda_work(dev, slot, (size_t)(step * o->cols * l.batch) * sizeof *p);
     if (!p)
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     rk_status st = rk__cuda_pack16(dev, to, &l, *data, step, p);
     *data = p;
     o->ld = step;
@@ -185,7 +188,7 @@ static rk_status multiply(rk_dev *dev, rk__blas_plan *p, const rk_gemm *g, const
         .plan = p, .a = a, .b = b, .bias = e->bias, .sums = e->sums, .aux = e->aux, .adds = rk__blas_adds(g)
     };
     if (p->workspace && !(l.work = rk__cuda_work(dev, SLOT_WORK, p->workspace)))
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     if (p->taken)
         return rk__cuda_submit_call(dev, launch_held, &l, sizeof l);
     rk_status st = rk__blas_point(dev, p, l.bias, l.aux);
@@ -226,7 +229,7 @@ static rk_status run_all(rk_dev *dev, rk_dtype t, const rk_gemm *g, rk__blas_key
 {
     const bool adds = (e->done & RK_BESIDE_SUMS) && g->beside->sums_acc != RK_ACC_SET;
     if (adds && !(e->bias = rk__cuda_work(dev, SLOT_SUMS, (size_t)g->m * sizeof(float))))
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     rk_status st = run(dev, t, g, k, a, b, e, refused);
     if (!st && !*refused && adds)
         st = rk__cuda_f32_add(dev, g->m, g->beside->a_sums, e->bias, 0, g->beside->a_sums);

@@ -53,7 +53,8 @@ struct rk_dev {
     uint64_t tables_used;     /* how often one was */
     cudaError_t error;        /* the last failure */
     size_t held;              /* bytes that alloc gave out */
-    char library[96];         /* a library's own words of that failure; "": it was the runtime's */
+    char library[128];        /* a library's own words of that failure; "": it was the runtime's */
+    bool of_graph;            /* it came of making or launching a graph, which device.graph: on demands */
     struct rk__blas *blas;    /* cuda/blas.h; NULL: our own kernels multiply */
     struct rk_nccl *recorder; /* the communicator whose calls are in graphs; NULL: none yet */
     char description[256];
@@ -179,6 +180,8 @@ rk_status rk__cuda_wait(rk_dev *dev);
 /* Device memory, 256-byte aligned. NULL: out of memory, or the device has failed (rk__cuda_status() was
  * told). */
 void *rk__cuda_alloc(rk_dev *dev, size_t bytes);
+/* What an entry returns that got NULL from one of these: RK_ENOMEM, or RK_EDEVICE where the device has failed. */
+rk_status rk__cuda_denied(const rk_dev *dev);
 /* Frees it once what was submitted before has run; does not wait. p may be NULL. */
 void rk__cuda_release(rk_dev *dev, void *p, size_t bytes);
 /* Only where the compute stream has been waited for. */
@@ -192,15 +195,15 @@ unsigned rk__cuda_grid(const rk_dev *dev, int64_t n, int block);
 
 /* Device memory for one entry's intermediate values, in slot 0 to RK__CUDA_SLOTS - 1: holds until the next
  * call with that slot; what earlier launches do with the slot is over before later ones begin. 256-byte
- * aligned, not cleared. NULL: out of memory (rk__cuda_status() was told: return RK_ENOMEM). */
+ * aligned, not cleared. NULL: as rk__cuda_alloc(). */
 void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes);
 
-/* Pinned host memory to read results into, until the next call. NULL: out of memory. */
+/* Pinned host memory to read results into, until the next call. NULL: as rk__cuda_alloc(). */
 void *rk__cuda_host(rk_dev *dev, size_t bytes);
 
 /* Device memory with the same bytes as `rows`, which is the caller's again; 0 < bytes. It is uploaded unless
- * it was among the last RK__CUDA_TABLES, and holds until as many others were asked for. NULL: out of memory,
- * or the device has failed (rk__cuda_status() was told). */
+ * it was among the last RK__CUDA_TABLES, and holds until as many others were asked for. NULL: as
+ * rk__cuda_alloc(). */
 const void *rk__cuda_table(rk_dev *dev, const void *rows, size_t bytes);
 void rk__cuda_tables_free(rk_dev *dev);
 

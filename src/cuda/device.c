@@ -50,8 +50,8 @@ static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
     struct cudaDeviceProp p;
     rk_status st = rk__cuda_status(dev, cudaGetDeviceProperties(&p, dev->ordinal));
     if (st) {
-        snprintf(msg, msg_size, "GPU %d does not say what it is: %s", dev->ordinal,
-                 cudaGetErrorString(dev->error));
+        snprintf(msg, msg_size, "GPU %d does not say what it is: %s (%s)", dev->ordinal,
+                 cudaGetErrorString(dev->error), cudaGetErrorName(dev->error));
         return st;
     }
     dev->sms = p.multiProcessorCount;
@@ -149,6 +149,7 @@ rk_status rk__cuda_status(rk_dev *dev, cudaError_t e)
         return RK_OK;
     dev->error = e;
     *dev->library = '\0';
+    dev->of_graph = false;
     cudaGetLastError(); /* what could be repaired is no error of the next launch */
     return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
 }

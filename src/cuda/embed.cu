@@ -87,7 +87,7 @@ rk_status take_rows_grad(rk_dev *dev, int64_t table_rows, int64_t rows, int64_t 
     int64_t *first = (int64_t *)rk__cuda_work(dev, 0, (size_t)table_rows * sizeof(int64_t));
     rk__place *places = (rk__place *)rk__cuda_work(dev, 1, 2 * (size_t)rows * sizeof(rk__place));
     if (!first || !places)
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     const rk_status st = rk__cuda_set(dev, first, 0xff, (size_t)table_rows * sizeof(int64_t));
     if (st != RK_OK)
         return st;

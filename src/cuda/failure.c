@@ -10,6 +10,7 @@ typedef enum {
     MEMORY, /* too little */
     GONE,   /* the GPU fell off the bus, is broken, or belongs to somebody else now */
     KERNEL, /* one of ours went wrong; CUDA tells of it at a later call */
+    WITHIN, /* cuBLASLt tells no more than that something failed within it */
     SLOW    /* the watchdog of a display ended a kernel */
 } kind;
 
@@ -42,16 +43,25 @@ static kind kind_of(cudaError_t e)
     }
 }
 
+/* cudaErrorUnknown is also what stands for a library's status that is none of CUDA's errors. */
+static kind kind_of_failure(const rk_dev *dev)
+{
+    return *dev->library && dev->error == cudaErrorUnknown ? WITHIN : kind_of(dev->error);
+}
+
 static const char *remedy(kind k)
 {
     switch (k) {
     case GONE:
-        return ". The GPU is broken, gone or taken: nvidia-smi and the kernel's log (Xid) tell more. The "
-               "same "
-               "command goes on from the last snapshot, on another node or GPU";
+        return ". The GPU is broken, gone or taken: nvidia-smi and the kernel's log (Xid) tell more; take "
+               "another GPU or node";
     case KERNEL:
-        return ". A kernel went wrong. The same command goes on from the last snapshot; if it comes again, "
-               "CUDA_LAUNCH_BLOCKING=1 tells which kernel, and a report would help";
+        return ". A kernel went wrong; if it comes again, CUDA_LAUNCH_BLOCKING=1 tells which, and a report "
+               "would help";
+    case WITHIN:
+        return ". Something failed within cuBLASLt: often a driver that does not suit this version of it, or "
+               "a "
+               "GPU in trouble, of which nvidia-smi tells more; parallel.exact: true does without cuBLASLt";
     case SLOW:
         return ". A GPU that serves a display ends kernels that take long: take another one";
     default:
@@ -66,16 +76,21 @@ void rk__cuda_failure(rk_dev *dev, char *msg, size_t msg_size)
     *msg = '\0';
     if (!dev->error)
         return;
-    const char *what = remedy(kind_of(dev->error));
+    const kind k = kind_of_failure(dev);
+    const char *what = remedy(k);
     int n = *dev->library ? snprintf(msg, msg_size, "GPU %d: %s%s", dev->ordinal, dev->library, what)
                           : snprintf(msg, msg_size, "GPU %d: %s (%s)%s", dev->ordinal,
                                      cudaGetErrorString(dev->error), cudaGetErrorName(dev->error), what);
-    if (kind_of(dev->error) != MEMORY || n < 0 || (size_t)n >= msg_size)
-        return;
-    rk__cuda_memory(dev, &room, &total);
-    snprintf(msg + n, msg_size - (size_t)n, ", this process holds %s of its %s%s",
-             rk__size_text(dev->held, held), rk__size_text(total, all),
-             room < total - total / 8 ? ", and others hold more" : "");
+    if (k == MEMORY && n >= 0 && (size_t)n < msg_size) {
+        rk__cuda_memory(dev, &room, &total);
+        n += snprintf(msg + n, msg_size - (size_t)n, ", this process holds %s of its %s%s",
+                      rk__size_text(dev->held, held), rk__size_text(total, all),
+                      room < total - total / 8 ? ", and others hold more" : "");
+    }
+    if (dev->of_graph && (k == MEMORY || k == OTHER) && n >= 0 && (size_t)n < msg_size)
+        snprintf(msg + n, msg_size - (size_t)n,
+                 ". It came of a step's graph, which device.graph: on demands; device.graph: auto launches "
+                 "kernel by kernel where none can be had");
 }
 
 /* The GPU may be shared: what others hold is not to be had. */

@@ -75,6 +75,11 @@ void *rk__cuda_alloc(rk_dev *dev, size_t bytes)
     return rk__cuda_status(dev, e) ? NULL : p;
 }
 
+rk_status rk__cuda_denied(const rk_dev *dev)
+{
+    return dev->error && dev->error != cudaErrorMemoryAllocation ? RK_EDEVICE : RK_ENOMEM;
+}
+
 /* ---- blocks of entries ---- */
 
 void *rk__cuda_work(rk_dev *dev, int slot, size_t bytes)
@@ -134,7 +139,7 @@ rk_status rk__cuda_device_alloc(rk_dev *dev, size_t bytes, void **p)
 {
     *p = rk__cuda_alloc(dev, bytes);
     if (!*p)
-        return dev->error == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
+        return rk__cuda_denied(dev);
     dev->held += bytes;
     return RK_OK;
 }

@@ -178,7 +178,7 @@ template <class T> rk_status sum_channels_of(rk_dev *dev, const shape<T> &q, con
     const int64_t rows = q.n * q.c;
     T *terms = (T *)rk__cuda_work(dev, 0, (size_t)(rows * (plain ? 2 : 1) + 1) * sizeof(T));
     if (!terms)
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     rows_job<T> j = { rows, q.s, rk__divider_of(q.c), of, terms, plain ? terms + rows : NULL };
     if (rows > 0) {
         RK_LAUNCH((rows_kernel<T>), rk__cuda_grid(dev, rows * RK_LANES, BLOCK), BLOCK, 0, dev->stream, j);

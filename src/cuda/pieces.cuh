@@ -88,7 +88,7 @@ static inline rk_status rk__with_pieces(rk_dev *dev, int pieces, const P *piece,
     rk__far_table<P> t = { pieces,
                            (const rk__piece_row<P> *)rk__cuda_table(dev, row, (size_t)pieces * sizeof *row) };
     free(row);
-    return t.row ? run(t, parts) : RK_ENOMEM;
+    return t.row ? run(t, parts) : rk__cuda_denied(dev);
 }
 
 #endif

@@ -198,7 +198,11 @@ static rk_status tell(rk__cuda_queue *q)
     q->e = cudaSuccess;
     if (e && e == q->dev->error && *q->dev->library)
         return e == cudaErrorMemoryAllocation ? RK_ENOMEM : RK_EDEVICE;
-    return rk__cuda_status(q->dev, e);
+    const rk_status st = rk__cuda_status(q->dev, e);
+    if (st)
+        q->dev->of_graph = q->of_graph;
+    q->of_graph = false;
+    return st;
 }
 
 static void call_watchers(rk__cuda_queue *q, bool setting_out)
@@ -217,8 +221,10 @@ static void launch_held(rk__cuda_queue *q)
     if (q->graphs && q->list.n)
         call_watchers(q, true);
     cudaError_t e = q->list.n ? rk__stage_arrive(q->dev) : cudaSuccess;
-    if (!e && q->list.n && !rk__graph_launch(q))
+    if (!e && q->list.n && !rk__graph_launch(q)) {
+        q->of_graph = q->must && q->failures && !q->e;
         e = q->must && q->failures ? q->why : launch_plain(q);
+    }
     q->flushes += q->list.n > 0;
     q->given += q->list.n;
     q->list.n = q->list.args = 0;

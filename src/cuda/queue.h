@@ -83,6 +83,7 @@ struct rk__cuda_queue {
     int failures;  /* graphs that could not be made or launched; why: the last one */
     cudaError_t why;
     cudaError_t e;                       /* a failure that nobody was told of yet */
+    bool of_graph;                       /* it is `why` */
     uint64_t flushes, given;             /* lists, operations launched */
     uint64_t seen[RK__QUEUE_GRAPHS * 2]; /* of lists without a graph: what they look like */
     struct rk__cuda_graph *graph[RK__QUEUE_GRAPHS];

@@ -172,7 +172,7 @@ template <class T> static rk_status sum_squares(rk_dev *dev, int64_t n, const vo
     const size_t bytes = 2 * (size_t)chunks * sizeof(double);
     double *part = (double *)rk__cuda_work(dev, 0, bytes), *host = (double *)rk__cuda_host(dev, bytes);
     if (!part || !host)
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     RK__LAUNCH_ROWS(squares_kernel, T, dev, chunks, (int64_t)RK_CHUNK, (int64_t)RK_CHUNK, n, (const T *)x,
                     part, part + chunks);
     rk_status st = rk__cuda_launched(dev);

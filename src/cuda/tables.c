@@ -14,9 +14,11 @@ static void drop(rk_dev *dev, rk__cuda_kept *t)
 static rk_status put(rk_dev *dev, rk__cuda_kept *t, const void *rows, size_t bytes)
 {
     t->host = malloc(bytes);
-    t->device = t->host ? rk__cuda_alloc(dev, bytes) : NULL;
+    if (!t->host)
+        return rk__cuda_status(dev, cudaErrorMemoryAllocation);
+    t->device = rk__cuda_alloc(dev, bytes);
     if (!t->device)
-        return RK_ENOMEM;
+        return rk__cuda_denied(dev);
     memcpy(t->host, rows, bytes);
     return rk__stage_in(dev, t->device, rows, bytes);
 }

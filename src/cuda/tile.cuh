@@ -341,7 +341,7 @@ static rk_status rk__tile_launch(rk_dev *dev, const P &p, int64_t items, int seg
     if (plan.subtrees > 1) {
         partials = (T *)rk__cuda_work(dev, 0, (size_t)(plan.subtrees * items * p.m * p.n) * sizeof(T));
         if (!partials)
-            return RK_ENOMEM;
+            return rk__cuda_denied(dev);
     }
     if (bytes > (48 << 10)) { /* more must be asked for; all there is: what is held back may need more than this */
         cudaError_t e = cudaFuncSetAttribute((const void *)rk__tile_kernel<P, R>,

@@ -288,15 +288,18 @@ int rk_unfreeze(rk_module *root, const char *glob)
 
 /* ---- running ---- */
 
-/* A failure inside a layer is told with the layer's name. */
+/* A failure inside a layer is told with the layer's name. That of a device that computes by itself may be of
+ * anything that it was given before. */
 static void name_failure(const rk_module *m)
 {
     rk_ctx *ctx = m->ctx;
-    if (!*m->full || !strncmp(ctx->message, "layer ", 6))
-        return;
+    static const char found[] = "found at ";
+    const bool late = ctx->status == RK_EDEVICE, at = !strncmp(ctx->message, found, sizeof found - 1);
     char old[sizeof ctx->message];
-    memcpy(old, ctx->message, sizeof old);
-    snprintf(ctx->message, sizeof ctx->message, "layer %s: %.900s", m->full, old);
+    memcpy(old, ctx->message + (at ? sizeof found - 1 : 0), sizeof old - (at ? sizeof found - 1 : 0));
+    if (!*m->full || !strncmp(old, "layer ", 6))
+        return;
+    snprintf(ctx->message, sizeof ctx->message, "%slayer %s: %.900s", late ? found : "", m->full, old);
 }
 
 rk_tensor *rk__module_forward(rk_module *m, rk_tensor *x, rk_act act)

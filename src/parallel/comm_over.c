@@ -69,10 +69,7 @@ static rk_status grow(rk__over *o, rk__over_place *place, size_t bytes)
     if (bytes <= place->bytes)
         return RK_OK;
     rk__over_place_free(o, place);
-    if (ctx->device->alloc(ctx->dev, bytes, &place->p)) {
-        place->p = NULL;
-        return rk_fail(ctx, RK_ENOMEM, "out of device memory: %zu bytes that other ranks send", bytes);
-    }
+    RK_TRY(rk__device_alloc(ctx, bytes, "what other ranks send", &place->p));
     place->bytes = bytes;
     return RK_OK;
 }
@@ -143,18 +140,20 @@ void rk__over_free_requests(rk__over *o, void (*parts)(rk__over_request *r))
 
 void *rk__over_alloc(rk_comm *c, size_t bytes)
 {
-    const rk_ctx *ctx = c->ctx;
-    if (rk_failed(c->ctx))
+    rk_ctx *ctx = c->ctx;
+    if (rk_failed(ctx))
         return NULL;
     block *b = rk__calloc(c->ctx, 1, sizeof *b);
     if (!b)
         return NULL;
     b->bytes = bytes ? bytes : 1;
-    if (ctx->device->alloc(ctx->dev, b->bytes, &b->p) || ctx->device->zero(ctx->dev, b->p, b->bytes)) {
+    rk_status st = rk__device_alloc(ctx, b->bytes, "what ranks exchange", &b->p);
+    if (!st && (st = ctx->device->zero(ctx->dev, b->p, b->bytes)))
+        rk_fail(ctx, st, "%zu bytes that ranks exchange cannot be cleared", bytes);
+    if (st) {
         if (b->p)
             ctx->device->release(ctx->dev, b->p, b->bytes);
         free(b);
-        rk_fail(c->ctx, RK_ENOMEM, "out of device memory: %zu bytes that ranks exchange", bytes);
         return NULL;
     }
     b->next = over_of(c)->blocks;

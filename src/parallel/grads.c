@@ -136,8 +136,9 @@ static rk_status complete(rk__grads *g, int k)
             float *home = rk__flat_at(flat, p * stride + g->b->at[i]);
             const size_t bytes = (size_t)rk_tensor_size(g->b->t[i]) * sizeof(float);
             rk_ctx *ctx = leaf->ctx;
-            if (!leaf->grad_set && ctx->device->zero(ctx->dev, home, bytes))
-                return rk_fail(ctx, RK_EDEVICE, "a gradient cannot be cleared");
+            rk_status st = leaf->grad_set ? RK_OK : ctx->device->zero(ctx->dev, home, bytes);
+            if (st)
+                return rk_fail(ctx, st, "a gradient cannot be cleared");
             if (leaf->grad_set && rk__data(leaf->grad) != home)
                 RK_TRY(rk__device_copy(ctx, bytes, rk__data(leaf->grad), home));
         }
@@ -354,9 +355,7 @@ static rk_status make_room(rk__grads *g)
     void *p;
     if (!g->room_size)
         return RK_OK;
-    if (ctx->device->alloc(ctx->dev, room_bytes(g), &p))
-        return rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a node's sums of gradients",
-                       room_bytes(g));
+    RK_TRY(rk__device_alloc(ctx, room_bytes(g), "a node's sums of gradients", &p));
     g->room = p;
     return RK_OK;
 }

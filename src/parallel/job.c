@@ -51,13 +51,11 @@ static rk_status share_out(rk__job *j)
 
 static rk_status make_gather(rk__job *j, int64_t n)
 {
-    const rk_ctx *ctx = j->ctx;
+    rk_ctx *ctx = j->ctx;
     void *p;
     if (n <= j->gather_size)
         return RK_OK;
-    if (ctx->device->alloc(ctx->dev, (size_t)n * sizeof(float), &p))
-        return rk_fail(j->ctx, RK_ENOMEM, "out of memory: %zu bytes that ranks add up",
-                       (size_t)n * sizeof(float));
+    RK_TRY(rk__device_alloc(ctx, (size_t)n * sizeof(float), "what ranks add up", &p));
     if (j->gather)
         ctx->device->release(ctx->dev, j->gather, (size_t)j->gather_size * sizeof(float));
     j->gather = p;

@@ -15,6 +15,17 @@ static void parked_free(void *arg)
     free(p);
 }
 
+/* From the host, where it is not any more. */
+static void copy_back(parked *p, void *data)
+{
+    rk_ctx *ctx = p->t->ctx;
+    const rk_status st = data ? ctx->device->copy_in(ctx->dev, data, p->host, p->t->storage->bytes) : RK_OK;
+    if (st)
+        rk_fail(ctx, st, "values cannot be copied to the device");
+    free(p->host);
+    p->host = NULL;
+}
+
 static void bring_back(void *arg, int number, int64_t from, int64_t to)
 {
     parked *p = arg;
@@ -22,17 +33,12 @@ static void bring_back(void *arg, int number, int64_t from, int64_t to)
     rk__storage *s = p->t->storage;
     void *data;
     (void)number, (void)from, (void)to;
-    if (ctx->device->alloc(ctx->dev, s->bytes, &data)) {
-        rk_fail(ctx, RK_ENOMEM, "out of memory: %zu bytes for a tensor", s->bytes);
+    if (rk__device_alloc(ctx, s->bytes, "a tensor", &data))
         return;
-    }
     s->data = data;
     s->foreign = false;
     s->guard = NULL;
-    if (ctx->device->copy_in(ctx->dev, data, p->host, s->bytes))
-        rk_fail(ctx, RK_EDEVICE, "values cannot be copied to the device");
-    free(p->host);
-    p->host = NULL;
+    copy_back(p, data);
 }
 
 static parked *parked_of(const rk_tensor *t)
@@ -53,10 +59,7 @@ rk_status rk__park_end(rk_tensor *t, void *data)
         return RK_OK;
     t->storage->guard = NULL;
     t->storage->data = data;
-    if (data && ctx->device->copy_in(ctx->dev, data, p->host, t->storage->bytes))
-        rk_fail(ctx, RK_EDEVICE, "values cannot be copied to the device");
-    free(p->host);
-    p->host = NULL;
+    copy_back(p, data);
     return rk_failed(ctx);
 }
 

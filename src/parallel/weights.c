@@ -301,8 +301,8 @@ static rk_status move_own(rk__weights *w)
     rk_status st = save_own(w, host);
     if (!st && !(w->own = c->table->alloc(c, bytes)))
         st = rk_failed(c->ctx);
-    if (!st && c->ctx->device->copy_in(c->ctx->dev, w->own, host, bytes))
-        st = rk_fail(c->ctx, RK_EDEVICE, "weights cannot be copied to the device");
+    if (!st && (st = c->ctx->device->copy_in(c->ctx->dev, w->own, host, bytes)))
+        rk_fail(c->ctx, st, "weights cannot be copied to the device");
     free(host);
     return st;
 }

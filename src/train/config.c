@@ -240,6 +240,11 @@ int64_t rk__config_batch(const rk_config *c)
     return (c->batch_global + workers - 1) / workers;
 }
 
+int64_t rk__config_shard(const rk_config *c)
+{
+    return (rk__config_batch(c) + c->grid_data - 1) / c->grid_data;
+}
+
 rk_optim_cfg rk__config_optim(const rk_config *c)
 {
     static const struct {

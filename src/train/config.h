@@ -31,6 +31,8 @@ struct rk_config {
 int rk__config_workers(const rk_config *cfg);
 /* Samples of a whole batch that is trained on together: a worker's, at most. */
 int64_t rk__config_batch(const rk_config *cfg);
+/* The most samples of it that one data shard has. */
+int64_t rk__config_shard(const rk_config *cfg);
 
 /* The optimiser that it names. */
 rk_optim_cfg rk__config_optim(const rk_config *cfg);

@@ -4,22 +4,22 @@
 #include "core/rounded.h"
 #include "io/doc.h"
 #include "nn/module.h"
+#include "train/fit.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__metrics *m)
+rk_status rk__evaluate_batches(rk__setup *s, rk__next_batch *next, void *arg, int64_t limit, rk__metrics *m)
 {
     rk_ctx *ctx = s->ctx;
     bool training = ctx->training;
-    RK_TRY(rk_loader_seek(data, 0));
     rk_set_training(ctx, false);
     rk_no_grad_begin(ctx);
     rk__weights_stand(ctx);
     s->smooth = false;
-    for (rk_batch b; (limit <= 0 || m->samples < limit) && rk_loader_next(data, &b); rk_step_end(ctx)) {
+    for (rk_batch b; (limit <= 0 || m->samples < limit) && next(arg, &b); rk_step_end(ctx)) {
         rk__job_grid(s->job, b.global);
         rk_tensor *out = rk_forward(s->net, b.x);
         double loss = rk_item(rk__setup_loss(s, out, b.y));
@@ -36,6 +36,17 @@ rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__me
     return rk_failed(ctx) ? rk_failed(ctx) : rk__metrics_meet(m, s->job);
 }
 
+static bool next_loaded(void *data, rk_batch *b)
+{
+    return rk_loader_next(data, b);
+}
+
+rk_status rk__evaluate_pass(rk__setup *s, rk_loader *data, int64_t limit, rk__metrics *m)
+{
+    RK_TRY(rk_loader_seek(data, 0));
+    return rk__evaluate_batches(s, next_loaded, data, limit, m);
+}
+
 /* ---- a trained run ---- */
 
 typedef struct {
@@ -46,8 +57,13 @@ typedef struct {
     rk_loader *data;
 } trained;
 
-static void trained_close(trained *t)
+/* Too little memory has advice. */
+static void trained_close(trained *t, const rk_eval_opts *o)
 {
+    if (rk_failed(t->ctx) == RK_ENOMEM && t->data) {
+        const int64_t all = rk_loader_samples(t->data), batch = o->batch > 0 ? o->batch : t->cfg->eval_batch;
+        rk__fit_advise_pass(&t->setup, o->limit > 0 && o->limit < all ? o->limit : all, batch, "--batch");
+    }
     rk__setup_free(&t->setup);
     rk__snap_info_free(&t->info);
 }
@@ -202,7 +218,7 @@ rk_status rk_evaluate(rk_ctx *ctx, const rk_eval_opts *opts, rk_eval_result *out
         st = rk_failed(ctx);
     }
     rk__metrics_free(&m);
-    trained_close(&t);
+    trained_close(&t, opts);
     return st;
 }
 
@@ -294,6 +310,6 @@ rk_status rk_predict(rk_ctx *ctx, const rk_eval_opts *opts, rk_predict_fn *fn, v
         if (!st)
             st = rk_failed(ctx);
     }
-    trained_close(&t);
+    trained_close(&t, opts);
     return st;
 }

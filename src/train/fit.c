@@ -6,10 +6,12 @@
 #include "nn/module.h"
 #include "parallel/comm_dry.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { BESIDE = 64 }; /* this part of all for what a device keeps of its own, and for sizes that it rounds */
+enum { NEAR = 8 };    /* memory that is free may be in pieces: a need this near to all of it may not be met */
 enum { STEPS = 3 };   /* the first is recorded, the second makes room for its plan, the third follows it */
 
 /* ---- measuring ---- */
@@ -19,83 +21,116 @@ static rk_tensor *zeros(rk_ctx *ctx, rk_dtype t, int64_t n, const rk_shape *samp
     rk_shape s = { .ndim = sample->ndim + 1, .dim = { n } };
     for (int i = 0; i < sample->ndim; i++)
         s.dim[i + 1] = sample->dim[i];
-    return rk_tensor_make(ctx, t, s);
+    return rk_zeros(ctx, t, s);
 }
 
-/* A batch of the right size, with nothing in it. */
-static rk_batch batch_of(const rk__setup *s, int64_t samples)
+/* This rank's part of a batch of `global` samples, with nothing in it, for one step. */
+static rk_batch batch_of(const rk__setup *s, int64_t global)
 {
+    const rk__job *j = s->job;
     const rk_shape one = { 0 }, values = RK_SHAPE(s->outputs);
-    rk_batch b = { .n = samples, .global = samples };
-    b.x = zeros(s->ctx, RK_F32, samples, &s->input);
-    b.y = s->target == RK__CLASSES  ? zeros(s->ctx, RK_I64, samples, &one)
-          : s->target == RK__VALUES ? zeros(s->ctx, RK_F32, samples, &values)
+    const int shards = s->ctx->data_shards;
+    int64_t first, end, none;
+    rk_order_samples(global, shards, j->part[j->first[j->rank]], &first, &none);
+    rk_order_samples(global, shards, j->part[j->first[j->rank + 1] - 1], &none, &end);
+    rk_batch b = { .n = end - first, .first = first, .global = global };
+    b.x = zeros(s->ctx, RK_F32, b.n, &s->input);
+    b.y = s->target == RK__CLASSES  ? zeros(s->ctx, RK_I64, b.n, &one)
+          : s->target == RK__VALUES ? zeros(s->ctx, RK_F32, b.n, &values)
                                     : b.x;
     return b;
 }
 
-/* The samples of a batch that are this rank's. */
-static rk_batch share_of(const rk__setup *s)
-{
-    const rk__job *j = s->job;
-    const int64_t global = rk__config_batch(s->cfg), shards = s->ctx->data_shards;
-    int64_t first, end, none;
-    rk_order_samples(global, (int)shards, j->part[j->first[j->rank]], &first, &none);
-    rk_order_samples(global, (int)shards, j->part[j->first[j->rank + 1] - 1], &none, &end);
-    rk_batch b = batch_of(s, end - first);
-    b.first = first;
-    b.global = global;
-    return b;
-}
-
-static size_t kept_for(const rk__accumulator *acc, const rk_tensor *t)
-{
-    int64_t from = 0, to = rk_tensor_size(t);
-    if (acc->grads)
-        rk__grads_held(acc->grads, t, &from, &to);
-    return (size_t)(to - from) * sizeof(float);
-}
-
-static void count(const rk__setup *s, const rk__accumulator *acc, const rk_optim *o, rk__fit *fit)
-{
-    for (int i = 0; i < o->n; i++) {
-        const rk__optim_slot *slot = &o->slots[i];
-        const rk_tensor *of[] = { slot->m, slot->v, slot->ema };
-        fit->kept += kept_for(acc, slot->param.tensor) + slot->param.tensor->storage->rounded_bytes;
-        if (!acc->grads)
-            fit->kept += (size_t)rk_tensor_size(slot->param.tensor) * sizeof(float);
-        for (int k = 0; k < 3; k++)
-            fit->kept += of[k] ? (size_t)rk_tensor_size(of[k]) * sizeof(float) : 0;
-    }
-    if (acc->grads)
-        fit->kept += rk__grads_memory(acc->grads);
-    fit->exchange = acc->grads ? rk__comm_dry_held(s->job->tensors) : 0;
-    fit->all = rk__dry_peak(s->ctx->dev);
-    fit->all += fit->all / BESIDE;
-    const size_t most = fit->all - fit->exchange; /* not all that is kept need be there at one time */
-    fit->kept = fit->kept < most ? fit->kept : most;
-    fit->step = most - fit->kept;
-}
-
-static rk_status steps(rk__setup *s, rk__fit *fit, int64_t bucket)
-{
+/* A run on the device that counts. */
+typedef struct {
+    rk__setup setup;
     rk__accumulator acc;
-    const rk_optim_cfg cfg = rk__config_optim(s->cfg);
-    RK_TRY(rk__accumulator_init(&acc, s->job, s->net, rk__setup_loss, s, s->cfg->batch_micro,
-                                (rk__zero)s->cfg->parallel_zero, bucket));
-    rk_optim *o = rk__optim_make(s->net, &cfg, acc.grads);
-    const rk_batch b = share_of(s);
-    for (uint64_t i = 0; i < STEPS && !rk_failed(s->ctx); i++) {
+    rk_optim *optim; /* NULL: nothing is trained */
+    uint64_t step;
+} dry;
+
+static rk_status make_optim(dry *d, const rk__fit_plan *plan)
+{
+    const rk_optim_cfg cfg = rk__config_optim(d->setup.cfg);
+    RK_TRY(rk__accumulator_init(&d->acc, d->setup.job, d->setup.net, rk__setup_loss, &d->setup, plan->micro,
+                                plan->zero, plan->bucket));
+    d->optim = rk__optim_make(d->setup.net, &cfg, d->acc.grads);
+    return rk_failed(d->setup.ctx);
+}
+
+static rk_status train(dry *d, int64_t samples, int steps)
+{
+    rk_ctx *ctx = d->setup.ctx;
+    for (int i = 0; i < steps && samples > 0; i++) {
         double loss;
-        RK_TRY(rk__accumulate(&acc, &b, i, &loss));
-        RK_TRY(rk_optim_step(o, 1));
-        RK_TRY(rk_step_end(s->ctx));
+        const rk_batch b = batch_of(&d->setup, samples);
+        RK_TRY(rk_failed(ctx));
+        RK_TRY(rk__accumulate(&d->acc, &b, d->step++, &loss));
+        RK_TRY(rk_optim_step(d->optim, 1));
+        RK_TRY(rk_step_end(ctx));
     }
-    if (acc.grads)
-        RK_TRY(rk__grads_settle(acc.grads));
-    RK_TRY(rk_failed(s->ctx));
-    count(s, &acc, o, fit);
-    return RK_OK;
+    return d->acc.grads ? rk__grads_settle(d->acc.grads) : rk_failed(ctx);
+}
+
+/* Batches of evaluation: twice the whole one, and what is left over. */
+typedef struct {
+    const rk__setup *s;
+    int64_t size[3];
+    int next;
+} passing;
+
+static bool next_batch(void *arg, rk_batch *b)
+{
+    passing *p = arg;
+    while (p->next < 3 && !p->size[p->next])
+        p->next++;
+    if (p->next == 3)
+        return false;
+    *b = batch_of(p->s, p->size[p->next++]);
+    return !rk_failed(p->s->ctx);
+}
+
+static rk_status evaluate(dry *d, const rk__fit_plan *plan)
+{
+    rk__metrics m;
+    const int64_t n = plan->eval, all = plan->eval_all;
+    passing p = { .s = &d->setup, .size = { all >= n ? n : 0, all >= 2 * n ? n : 0, n ? all % n : 0 } };
+    if (!n)
+        return RK_OK;
+    rk_status st = rk__metrics_init(&m, d->setup.ctx, d->setup.classes, d->setup.cfg->eval_topk);
+    if (!st && d->optim)
+        st = rk__optim_swap_ema(d->optim);
+    if (!st)
+        st = rk__evaluate_batches(&d->setup, next_batch, &p, 0, &m);
+    if (!st && d->optim)
+        st = rk__optim_swap_ema(d->optim);
+    rk__metrics_free(&m);
+    return st;
+}
+
+/* All that the run does, in its order. */
+static rk_status pass_through(dry *d, const rk__fit_plan *plan)
+{
+    if (!plan->trains)
+        return evaluate(d, plan);
+    RK_TRY(make_optim(d, plan));
+    RK_TRY(train(d, plan->batch, STEPS));
+    if (plan->eval_before_rest)
+        RK_TRY(evaluate(d, plan));
+    RK_TRY(train(d, plan->rest, 1));
+    return plan->eval_before_rest ? RK_OK : evaluate(d, plan);
+}
+
+/* After the last step, when only the arena is left of it. */
+static void count(const dry *d, rk__fit *fit)
+{
+    const rk_ctx *ctx = d->setup.ctx;
+    const size_t held = rk__dry_held(ctx->dev), arena = rk_memory_peak(ctx);
+    fit->exchange = d->acc.grads ? rk__comm_dry_held(d->setup.job->tensors) : 0;
+    fit->kept = held - arena - fit->exchange;
+    fit->all = rk__dry_peak(ctx->dev);
+    fit->all += fit->all / BESIDE;
+    fit->step = fit->all - fit->kept - fit->exchange;
 }
 
 /* The rank with the most samples is the last. */
@@ -111,7 +146,7 @@ static rk_status join(rk_ctx *ctx, int ranks)
 rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit *fit)
 {
     rk_ctx *ctx;
-    rk__setup dry = { 0 };
+    dry d = { 0 };
     rk_config cfg = *s->cfg;
     char *record = rk__setup_record(s);
     cfg.batch_micro = plan->micro;
@@ -121,10 +156,14 @@ rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit 
     if (!st)
         st = join(ctx, plan->ranks);
     if (!st && record)
-        st = rk__setup_recorded(&dry, ctx, &cfg, record);
+        st = rk__setup_recorded(&d.setup, ctx, &cfg, record);
     if (!st && record)
-        st = steps(&dry, fit, plan->bucket);
-    rk__setup_free(&dry);
+        st = pass_through(&d, plan);
+    if (!st && record)
+        st = rk_failed(ctx);
+    if (!st && record)
+        count(&d, fit);
+    rk__setup_free(&d.setup);
     rk_close(ctx);
     free(record);
     return record ? st : RK_ENOMEM;
@@ -133,107 +172,211 @@ rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit 
 /* ---- advice ---- */
 
 typedef struct {
-    rk__trainer *t;
-    size_t room;
+    const rk__setup *setup;
+    size_t room, most; /* what can be had; what a plan that is named may need */
     rk__fit_plan now;
+    const char *option; /* that says how many samples are evaluated at once */
 } wanted;
 
-static bool may_be_cut(const rk__trainer *t)
-{
-    return !rk__global_batch_norm(t->setup.net) && !rk__shard_batch_norm(t->setup.net);
-}
-
-/* What the run would need so; fits: it can be had. */
-static bool fits(const wanted *w, const rk__fit_plan *plan, size_t *bytes)
+/* Can it be had, with as few samples evaluated at once as it takes? */
+static bool fits(const wanted *w, rk__fit_plan *plan, size_t *bytes)
 {
     rk__fit fit;
-    if (rk__fit_measure(&w->t->setup, plan, &fit))
-        return false;
+    rk__fit_plan without = *plan;
+    without.eval = 0;
+    bool enough = !rk__fit_measure(w->setup, &without, &fit) && fit.all <= w->most;
+    for (int64_t n = plan->eval; enough && n > 0; n /= 2) {
+        plan->eval = n;
+        if (rk__fit_measure(w->setup, plan, &fit) || fit.all <= w->most)
+            break;
+    }
     *bytes = fit.all;
-    return *bytes <= w->room;
+    return enough && fit.all && fit.all <= w->most;
 }
 
-/* Half as many samples at once as now, or fewer. */
-static bool advise_micro(const wanted *w, int64_t samples)
+/* "batch.micro 4 and eval.batch 32", what differs from now. */
+static void name_plan(const wanted *w, const rk__fit_plan *p, char *text, size_t size)
 {
-    char text[RK__SIZE_TEXT];
+    size_t n = 0;
+    *text = '\0';
+    if (p->micro != w->now.micro)
+        n += (size_t)snprintf(text, size, "batch.micro %lld", (long long)p->micro);
+    if (p->eval != w->now.eval)
+        n += (size_t)snprintf(text + n, size - n, "%s%s %lld", n ? " and " : "", w->option,
+                              (long long)p->eval);
+    if (p->zero != w->now.zero || p->ranks != w->now.ranks)
+        n += (size_t)snprintf(text + n, size - n, "%sparallel.zero %d", n ? " and " : "", (int)p->zero);
+    if (p->ranks != w->now.ranks)
+        snprintf(text + n, size - n, " on %d ranks", p->ranks);
+}
+
+static bool advise(const wanted *w, rk__fit_plan plan)
+{
+    char text[RK__SIZE_TEXT], what[128];
     size_t bytes;
+    if (!fits(w, &plan, &bytes))
+        return false;
+    name_plan(w, &plan, what, sizeof what);
+    rk__fail_more(w->setup->ctx, "; %s would need about %s%s", what, rk__size_text(bytes, text),
+                  !plan.trains               ? ""
+                  : plan.eval != w->now.eval ? ", with the same weights"
+                                             : ", with the same results");
+    return true;
+}
+
+/* The fewest samples that a pass of training may have: rk_train() refuses fewer. */
+static int64_t least_micro(const rk__setup *s)
+{
+    if (!s->net || rk__global_batch_norm(s->net))
+        return INT64_MAX;
+    return rk__shard_batch_norm(s->net) ? rk__config_shard(s->cfg) : 1;
+}
+
+/* As many samples at once as now, then half as many, and so on. */
+static bool advise_batches(const wanted *w, int64_t samples)
+{
+    const int64_t least = least_micro(w->setup);
     rk__fit_plan plan = w->now;
-    for (plan.micro = samples / 2; w->t->setup.net && may_be_cut(w->t) && plan.micro > 0; plan.micro /= 2)
-        if (fits(w, &plan, &bytes)) {
-            rk__fail_more(w->t->ctx, "; batch.micro %lld would need %s, with the same results",
-                          (long long)plan.micro, rk__size_text(bytes, text));
-            return true;
-        }
-    return false;
+    bool told = plan.eval && advise(w, plan);
+    while (!told && samples > least) {
+        samples = samples / 2 > least ? samples / 2 : least;
+        plan.micro = samples;
+        told = advise(w, plan);
+    }
+    return told;
 }
 
 static bool advise_zero(const wanted *w)
 {
-    char text[RK__SIZE_TEXT];
-    size_t bytes;
     rk__fit_plan plan = w->now;
-    for (plan.zero++; plan.ranks > 1 && plan.zero <= RK__ZERO_WEIGHTS; plan.zero++)
-        if (fits(w, &plan, &bytes)) {
-            rk__fail_more(w->t->ctx, "; parallel.zero %d would need about %s, with the same results",
-                          (int)plan.zero, rk__size_text(bytes, text));
-            return true;
-        }
-    return false;
+    bool told = false;
+    for (plan.zero++; plan.ranks > 1 && plan.zero <= RK__ZERO_WEIGHTS && !told; plan.zero++)
+        told = advise(w, plan);
+    return told;
 }
 
 /* With everything shared by more ranks than there are: how many would do? */
 static void advise_ranks(const wanted *w)
 {
     size_t bytes;
+    char what[128];
     rk__fit_plan plan = w->now;
     plan.zero = RK__ZERO_WEIGHTS;
-    for (plan.ranks *= 2; plan.ranks <= w->t->ctx->data_shards; plan.ranks *= 2)
-        if (fits(w, &plan, &bytes)) {
-            rk__fail_more(w->t->ctx,
-                          "; parallel.zero 3 on %d ranks would fit, as would a GPU with more memory",
-                          plan.ranks);
-            return;
-        }
-    rk__fail_more(w->t->ctx, "; a smaller model or a GPU with more memory would fit");
+    for (plan.ranks *= 2; plan.trains && plan.ranks <= w->setup->ctx->data_shards; plan.ranks *= 2) {
+        rk__fit_plan it = plan;
+        if (!fits(w, &it, &bytes))
+            continue;
+        name_plan(w, &it, what, sizeof what);
+        rk__fail_more(w->setup->ctx, "; %s would fit, as would a GPU with more memory", what);
+        return;
+    }
+    rk__fail_more(w->setup->ctx, "; a smaller model or a GPU with more memory would fit");
 }
 
-static void tell_need(const wanted *w, const rk__fit *fit, int64_t samples)
+/* without: what it needs if nothing is evaluated. */
+static void tell_need(const wanted *w, const rk__fit *fit, const rk__fit *without, int64_t samples)
 {
-    char all[RK__SIZE_TEXT], kept[RK__SIZE_TEXT], step[RK__SIZE_TEXT], other[RK__SIZE_TEXT];
-    rk__fail_more(
-        w->t->ctx,
-        ". The run needs about %s a rank (%s for weights, gradients and optimiser, %s for a step of %lld "
-        "samples at once",
-        rk__size_text(fit->all, all), rk__size_text(fit->kept, kept), rk__size_text(fit->step, step),
-        (long long)samples);
-    if (fit->exchange)
-        rk__fail_more(w->t->ctx, ", %s for what ranks exchange", rk__size_text(fit->exchange, other));
-    rk__fail_more(w->t->ctx, "), and %s can be had", rk__size_text(w->room, other));
+    rk_ctx *ctx = w->setup->ctx;
+    char text[RK__SIZE_TEXT];
+    const int64_t evaluated = (w->now.eval + w->now.ranks - 1) / w->now.ranks;
+    const rk__fit *of = w->now.trains ? without : fit;
+    rk__fail_more(ctx, ". The run needs about %s a rank (", rk__size_text(fit->all, text));
+    rk__fail_more(ctx, "%s for weights%s", rk__size_text(of->kept, text),
+                  w->now.trains ? ", gradients and optimiser" : "");
+    rk__fail_more(ctx, ", %s for %s of %lld samples at once", rk__size_text(of->step, text),
+                  w->now.trains ? "a step" : "a pass", (long long)(w->now.trains ? samples : evaluated));
+    if (w->now.trains && fit->all > without->all)
+        rk__fail_more(ctx, ", %s more to evaluate %lld at once", rk__size_text(fit->all - without->all, text),
+                      (long long)evaluated);
+    if (of->exchange)
+        rk__fail_more(ctx, ", %s for what ranks exchange", rk__size_text(of->exchange, text));
+    rk__fail_more(ctx, "), and %s can be had", rk__size_text(w->room, text));
+}
+
+/* The device has too little memory, or says so. samples: of a rank's step at once. */
+static void tell(wanted *w, int64_t samples)
+{
+    rk_ctx *ctx = w->setup->ctx;
+    rk__fit fit, without;
+    rk__fit_plan plain = w->now;
+    size_t total;
+    ctx->device->memory(ctx->dev, &w->room, &total);
+    plain.eval = 0;
+    if (rk__fit_measure(w->setup, &w->now, &fit) || rk__fit_measure(w->setup, &plain, &without))
+        return;
+    tell_need(w, &fit, &without, samples);
+    w->most = fit.all > w->room ? w->room : w->room - w->room / NEAR;
+    if (fit.all <= w->most)
+        rk__fail_more(ctx, ", which is enough: another process had taken it, or what is free is in pieces");
+    else if (!advise_batches(w, samples) && !advise_zero(w))
+        advise_ranks(w);
+}
+
+/* Has the device said that it has too little memory, and has nobody told of needs yet, as another rank? A
+ * graph that takes too much has advice of its own. */
+static bool wants_advice(rk_ctx *ctx)
+{
+    char why[512] = "";
+    if (!ctx->dev || !ctx->device->memory || !ctx->device->failure ||
+        strstr(rk_error(ctx), "The run needs about") || strstr(rk_error(ctx), "device.graph: auto"))
+        return false;
+    ctx->device->failure(ctx->dev, why, sizeof why);
+    return *why;
+}
+
+static int64_t least_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Samples of a pass that ends with the batch that reaches the limit. */
+static int64_t pass_of(const rk_loader *l, int64_t limit, int64_t batch)
+{
+    const int64_t all = rk_loader_samples(l);
+    return limit > 0 ? least_of(all, (limit + batch - 1) / batch * batch) : all;
+}
+
+static rk__fit_plan plan_now(const rk__trainer *t)
+{
+    const rk_config *c = t->cfg;
+    const rk__setup *s = &t->setup;
+    size_t bucket = (size_t)c->parallel_bucket;
+    if (t->acc.grads)
+        rk__grads_buckets(t->acc.grads, &bucket);
+    rk__fit_plan p = { .ranks = t->ctx->ranks,
+                       .trains = true,
+                       .micro = c->batch_micro,
+                       .bucket = (int64_t)bucket,
+                       .batch = rk__config_batch(c),
+                       .zero = (rk__zero)c->parallel_zero };
+    if (s->train)
+        p.batch = least_of(p.batch, rk_loader_samples(s->train));
+    if (s->train && !c->data_drop_last && t->total >= t->per_epoch)
+        p.rest = rk_loader_samples(s->train) % p.batch;
+    if (s->eval) {
+        p.eval_all = pass_of(s->eval, c->data_eval_limit, c->eval_batch);
+        p.eval = least_of(c->eval_batch, p.eval_all);
+        p.eval_before_rest = t->eval_every < t->per_epoch;
+    }
+    return p;
 }
 
 void rk__fit_advise(rk__trainer *t)
 {
-    rk_ctx *ctx = t->ctx;
-    rk__fit fit;
-    size_t total, bucket = (size_t)t->cfg->parallel_bucket;
-    if (!ctx->dev || !ctx->device->memory || !t->setup.model_json || !t->setup.input.ndim ||
-        t->cfg->parallel_tensor > 1 || rk__config_workers(t->cfg) ||
-        strstr(rk_error(ctx), "The run needs about")) /* as another rank has said */
+    if (!wants_advice(t->ctx) || !t->setup.model_json || !t->setup.input.ndim ||
+        t->cfg->parallel_tensor > 1 || rk__config_workers(t->cfg))
         return;
-    if (t->acc.grads)
-        rk__grads_buckets(t->acc.grads, &bucket);
-    wanted w = { .t = t,
-                 .now = { .ranks = ctx->ranks,
-                          .micro = t->cfg->batch_micro,
-                          .bucket = (int64_t)bucket,
-                          .zero = (rk__zero)t->cfg->parallel_zero } };
-    const int64_t samples = (rk__config_batch(t->cfg) + ctx->ranks - 1) / ctx->ranks,
-                  now = w.now.micro > 0 && w.now.micro < samples ? w.now.micro : samples;
-    ctx->device->memory(ctx->dev, &w.room, &total);
-    if (rk__fit_measure(&t->setup, &w.now, &fit))
+    wanted w = { .setup = &t->setup, .option = "eval.batch", .now = plan_now(t) };
+    const int64_t samples = (w.now.batch + t->ctx->ranks - 1) / t->ctx->ranks;
+    tell(&w, w.now.micro > 0 ? least_of(w.now.micro, samples) : samples);
+}
+
+void rk__fit_advise_pass(const rk__setup *s, int64_t samples, int64_t batch, const char *option)
+{
+    if (!s->ctx || !s->cfg || !wants_advice(s->ctx) || !s->model_json || !s->input.ndim)
         return;
-    tell_need(&w, &fit, now);
-    if (!advise_micro(&w, now) && !advise_zero(&w))
-        advise_ranks(&w);
+    wanted w = { .setup = s,
+                 .option = option,
+                 .now = { .ranks = s->ctx->ranks, .eval = least_of(batch, samples), .eval_all = samples } };
+    tell(&w, 0);
 }

@@ -4,18 +4,24 @@
 
 #include "train/trainer.h"
 
-/* How a run would be made. */
+/* How a run would be made. Samples are those of all ranks. */
 typedef struct rk__fit_plan {
     int ranks;
+    bool trains;           /* false: it only evaluates */
     int64_t micro, bucket; /* batch.micro; bytes of a bucket, 0: not known */
     rk__zero zero;
+    int64_t batch;         /* samples of a step */
+    int64_t rest;          /* and of the last one of an epoch where they are fewer, else 0 */
+    int64_t eval;          /* samples of a batch of evaluation; 0: nothing is evaluated */
+    int64_t eval_all;      /* and of a pass */
+    bool eval_before_rest; /* the first pass comes before the first such batch */
 } rk__fit_plan;
 
 /* Bytes, of one rank. */
 typedef struct rk__fit {
     size_t all;      /* the sum of: */
-    size_t kept;     /* weights (in 16 bits too), gradients, the optimiser's slots and averages */
-    size_t step;     /* all else: a step's tensors, the batch, frozen weights and buffers */
+    size_t kept;     /* what outlives a step: weights (in 16 bits too), gradients, the optimiser's slots */
+    size_t step;     /* a step's tensors, or those of a batch of evaluation */
     size_t exchange; /* what other ranks' parts need until they are added */
 } rk__fit;
 
@@ -25,7 +31,11 @@ typedef struct rk__fit {
 rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit *fit);
 
 /* Memory has run out on the device: adds to the recorded failure what the run needs, and the largest
- * batch.micro or the least parallel.zero with which it would fit. Nothing where the device is the host. */
+ * batch.micro, eval.batch, or the least parallel.zero with which it would fit. Nothing where the device is
+ * the host. */
 void rk__fit_advise(rk__trainer *t);
+
+/* The same of a pass over `samples` of a trained network, in batches of `batch`, as `option` names them. */
+void rk__fit_advise_pass(const rk__setup *s, int64_t samples, int64_t batch, const char *option);
 
 #endif

@@ -59,7 +59,7 @@ static rk_status check_plan(rk__trainer *t)
                        "statistics of the "
                        "whole batch: leave batch.micro out, or use scope: shard or another norm",
                        (long long)c->batch_micro, (long long)batch, norm);
-    int64_t shard = (batch + c->grid_data - 1) / c->grid_data;
+    const int64_t shard = rk__config_shard(c);
     norm = c->batch_micro > 0 && c->batch_micro < shard ? rk__shard_batch_norm(t->setup.net) : NULL;
     if (norm)
         return rk_fail(
@@ -247,11 +247,11 @@ done:
 
 /* ---- snapshots ---- */
 
-/* "; the last good one is of step 120", or what there is to say before the first. */
+/* "; the last good one is of step 120", after what is said of a snapshot. */
 static const char *last_good(const rk__trainer *t, char buf[64])
 {
     if (t->saved_step < 0)
-        return "; there is none yet";
+        return "; no other was saved before";
     snprintf(buf, 64, "; the last good one is of step %lld", (long long)t->saved_step);
     return buf;
 }
@@ -663,6 +663,18 @@ static rk_status train(rk__trainer *t)
     return steps(t);
 }
 
+/* Of a device that failed, once: as another rank may have said. */
+static void tell_where_it_goes_on(const rk__trainer *t)
+{
+    if (strstr(rk_error(t->ctx), "the same command"))
+        return;
+    if (t->saved_step < 0)
+        rk__fail_more(t->ctx, ". No snapshot was saved yet: the same command begins anew");
+    else
+        rk__fail_more(t->ctx, ". The last good snapshot is of step %lld: the same command goes on from there",
+                      (long long)t->saved_step);
+}
+
 rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
 {
     rk_train_opts quiet = { .stop = opts ? opts->stop : NULL,
@@ -683,10 +695,11 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
                       .saved_step = -1,
                       .asked_step = -1 };
     rk_status st = train(&t);
+    if (st && rk_failed(ctx)) /* what was recorded first */
+        st = rk_failed(ctx);
     if (st && st != RK_EPREEMPTED) {
-        char last[64];
         if (st == RK_EDEVICE)
-            rk__fail_more(ctx, "%s", last_good(&t, last));
+            tell_where_it_goes_on(&t);
         if (st == RK_ENOMEM)
             rk__fit_advise(&t);
         rk_barrier(ctx); /* the other ranks hear of it instead of waiting */

@@ -277,9 +277,9 @@ static rk_status update(rk_optim *o, double lr)
     rk_status st = (c->kind == RK_SGD ? k->sgd : k->adam)(ctx->dev, &a, o->n, o->pieces);
     if (st)
         return rk_fail(ctx, st, "optimiser: the weights cannot be updated");
-    if (c->ema_decay > 0 && k->ema(ctx->dev, c->ema_decay, &watch->still, o->n, o->averages))
-        return rk_fail(ctx, RK_EDEVICE, "optimiser: the averages cannot be updated");
-    return RK_OK;
+    if (c->ema_decay > 0)
+        st = k->ema(ctx->dev, c->ema_decay, &watch->still, o->n, o->averages);
+    return st ? rk_fail(ctx, st, "optimiser: the averages cannot be updated") : RK_OK;
 }
 
 static rk_status copy(rk_ctx *ctx, int64_t n, const float *from, float *to)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The n-th call of CUDA's or cuBLAS's fails in a short training with snapshots: the program says so in one line with CUDA's words, or
-# does without; nothing hangs or leaks; and the same command then goes on from the last snapshot to the same weights.
+# does without; nothing hangs or leaks; and the same command then goes on from the last snapshot to the same weights. Errors of CUDA's
+# take turns; each has its exit code, its name and what it means, and only too little memory has advice about memory.
 # EVERY=1 tries each n; otherwise a sample of them.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cuda/device.sh"
@@ -26,6 +27,20 @@ attempt()
     grep -v '^rk_emu: call ' err >said || true
 }
 
+# told N: what the failed call must have come to: $want, the exit status; $words, in the message; $never, which is not in it.
+told()
+{
+    never='needs about|batch\.micro|would fit'
+    call=$(sed -n 's/^rk_emu: call [0-9]*, \(.*\), is made to fail.*/\1/p' err)
+    case $call:$error in
+    cublas*) want=70 words='CUBLAS_STATUS_INTERNAL_ERROR.*parallel.exact: true does without' ;;
+    cudaGetDeviceCount:*) want=70 words='cannot be counted: .*(cudaError' ;;
+    *:2) want=71 words='out of memory (cudaErrorMemoryAllocation)' never='would need|would fit|the same command' ;;
+    *:214) want=70 words='(cudaErrorECCUncorrectable)' ;;
+    *) want=70 words='(cudaErrorIllegalAddress)' ;;
+    esac
+}
+
 # every N-TH... of a training with these options
 failing() # WHAT OPTION...
 {
@@ -39,29 +54,35 @@ failing() # WHAT OPTION...
     [ $status -eq 0 ] || fail "$what: does not train"
     calls=$(sed -n 's/^calls *\([0-9]*\) .*/\1/p' stats)
     step=${EVERY:-$((calls / 16 + 1))}
-    failures=0
+    failures=0 enough=0
+    error=2
     n=1
     while [ "$n" -le "$calls" ]; do
         rm -rf run
-        RK_EMU_FAIL=$n
-        export RK_EMU_FAIL
+        RK_EMU_FAIL=$n RK_EMU_ERROR=$error
+        export RK_EMU_FAIL RK_EMU_ERROR
         attempt run "$@"
-        unset RK_EMU_FAIL
+        told
+        unset RK_EMU_FAIL RK_EMU_ERROR
         case $status in
         0) [ "$(hash_of run)" = "$(hash_of whole)" ] || fail "$what: call $n failed, and other weights came of it" ;;
-        70 | 71 | 78)
+        "$want")
             failures=$((failures + 1))
             [ "$(wc -l <said)" -eq 1 ] || fail "$what: call $n failed, and not one line tells of it"
-            grep -Eq '^rankine: .*(GPU|CUDA|cuda|cuBLAS)' said || fail "$what: call $n failed, and the message does not say what"
+            grep -q "^rankine: .*GPU.*$words" said || fail "$what: call $n, $call, failed with $error, and the message does not say so"
+            grep -Eq "$never" said && fail "$what: call $n, $call, failed with $error, and the message advises what does not help"
+            grep -q 'can be had, which is enough: another process' said && enough=$((enough + 1))
             attempt run "$@"
             [ $status -eq 0 ] || fail "$what: call $n failed, and the same command does not go on"
             [ "$(hash_of run)" = "$(hash_of whole)" ] || fail "$what: call $n failed, and going on came to other weights"
             ;;
-        *) fail "$what: call $n failed, and the exit status is $status" ;;
+        *) fail "$what: call $n, $call, failed with $error, and the exit status is $status" ;;
         esac
         n=$((n + step))
+        case $error in 2) error=214 ;; 214) error=700 ;; *) error=2 ;; esac
     done
     [ $failures -gt 4 ] || fail "$what: only $failures of the calls that were made to fail did"
+    [ $enough -gt 0 ] || fail "$what: no message tells that memory is there"
     echo "$what: $failures failed trainings of $calls calls, each $step"
 }
 
@@ -69,10 +90,27 @@ failing exact
 exact_calls=$calls
 failing inexact parallel.exact=false
 
+# A graph that cannot be made is a failure where it is demanded, and what to do about it is not to demand it.
+n=200
+while [ $n -lt 600 ]; do
+    rm -rf graph
+    RK_EMU_FAIL=$n; export RK_EMU_FAIL
+    attempt graph device.graph=on run.steps=6 ckpt.every=9 eval.every=9
+    unset RK_EMU_FAIL
+    n=$((n + 17))
+    grep -q '^rk_emu: call [0-9]*, cudaGraph\(Add\|Create\|Inst\)' err || continue
+    [ $status -eq 71 ] || fail "graph: the exit status is $status"
+    grep -q 'out of memory (cudaErrorMemoryAllocation).*device.graph: auto launches' said || fail "graph: the message does not help"
+    grep -Eq 'needs about|would fit' said && fail "graph: other advice than of graphs"
+    graphs=there
+    break
+done
+[ "${graphs-}" ] || fail "graph: none of these calls made one"
+
 # A GPU that is gone amid the run: all calls fail from there on.
 rm -rf lost
 RK_EMU_FAIL=$((exact_calls * 3 / 4))+ RK_EMU_ERROR=214 sh -c 'exec "$0" "$@"' "$rankine" train small.yaml run.dir=lost device=cuda >out 2>err && fail "lost: trains without a GPU"
-grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*the last good one is of step [0-9]' err || fail "lost: the message does not help"
+grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*The last good snapshot is of step [0-9]' err || fail "lost: the message does not help"
 "$rankine" verify lost >out 2>err || fail "lost: its snapshots are damaged"
 attempt lost
 [ "$(hash_of lost)" = "$(rm -rf whole; attempt whole; hash_of whole)" ] || fail "lost: going on came to other weights"

@@ -45,6 +45,48 @@ n=$(says 'parallel.zero 3 on \([0-9]*\) ranks would fit')
 [ -n "$n" ] || fail "deep: ranks are not named: $(cat err)"
 trained deep shared "$n" 10000000 parallel.zero=3 || fail "deep: $n ranks do not fit: $(cat err)"
 
+# Where evaluation is what does not fit, or the batch of a step with statistics of data shards is, what is named is that, and it does.
+cat >passes.yaml <<END
+data: {path: kinds.csv, split: 0.5}
+model: {layers: [{linear: 8}, {linear: 512}, gelu, {linear: 8}, linear]}
+batch: {global: 8}
+eval: {batch: 160}
+run: {steps: 2, seed: 5}
+END
+cat >shards.yaml <<END
+data: {path: kinds.csv}
+model: {layers: [{linear: 512}, {batch_norm: {scope: shard}}, relu, {linear: 8}, linear]}
+batch: {global: 160}
+run: {steps: 2, seed: 5}
+END
+helps() # CONFIG OPTION OTHER: in 0.7 of what it takes
+{
+    rm -f stats
+    RK_EMU_STATS=$PWD/stats; export RK_EMU_STATS
+    trained "$1" whole 1 1000000000 || fail "$1: does not train where memory is"
+    unset RK_EMU_STATS
+    room=$(($(sed -n 's/^bytes_peak *\([0-9]*\) .*/\1/p' stats) * 7 / 10))
+    trained "$1" part 1 "$room" && fail "$1: $room bytes were enough"
+    n=$(says "; $2 \\([0-9]*\\) would need")
+    [ -n "$n" ] || fail "$1: $2 is not named: $(cat err)"
+    [ -z "$(says "\\($3\\)")" ] || fail "$1: $3 is named, too: $(cat err)"
+    trained "$1" part 1 "$room" "$2=$n" || fail "$1: $2 $n does not fit: $(cat err)"
+    [ "$(hash_of part)" = "$(hash_of whole)" ] || fail "$1: $2 $n trains other weights"
+}
+helps shards batch.micro 'eval.batch\|would fit'
+helps passes eval.batch 'batch.micro\|would fit'
+# A pass over a trained network has its own option.
+room=$((room / 2))
+for verb in eval predict; do
+    data=; [ "$verb" = eval ] || data=--data\ kinds.csv
+    # shellcheck disable=SC2086
+    RK_EMU_MEMORY=$room "$rankine" $verb whole $data --device cuda --batch 160 >out 2>err && fail "$verb: $room bytes were enough"
+    n=$(says '; --batch \([0-9]*\) would need')
+    [ -n "$n" ] || fail "$verb: --batch is not named: $(cat err)"
+    # shellcheck disable=SC2086
+    RK_EMU_MEMORY=$room "$rankine" $verb whole $data --device cuda --batch "$n" >out 2>err || fail "$verb: --batch $n does not fit: $(cat err)"
+done
+
 # Right within 5%, alone and where ranks share; test_long_memory.sh has more.
 stack stack.yaml 512 8
 holds stack 1
