@@ -156,7 +156,8 @@ void *rk__calloc(rk_ctx *ctx, size_t n, size_t size);
 char *rk__strdup(rk_ctx *ctx, const char *s);
 
 /* Memory of the device, not cleared; what: "a tensor". A failure is recorded as what the device says it is:
- * RK_ENOMEM is too little memory, RK_EDEVICE a device that fails whatever it is asked for. *p is then NULL. */
+ * RK_ENOMEM is too little memory, RK_EDEVICE a device that fails whatever it is asked for. *p is then NULL.
+ */
 rk_status rk__device_alloc(rk_ctx *ctx, size_t bytes, const char *what, void **p);
 
 #endif

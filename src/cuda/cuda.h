@@ -180,7 +180,8 @@ rk_status rk__cuda_wait(rk_dev *dev);
 /* Device memory, 256-byte aligned. NULL: out of memory, or the device has failed (rk__cuda_status() was
  * told). */
 void *rk__cuda_alloc(rk_dev *dev, size_t bytes);
-/* What an entry returns that got NULL from one of these: RK_ENOMEM, or RK_EDEVICE where the device has failed. */
+/* What an entry returns that got NULL from one of these: RK_ENOMEM, or RK_EDEVICE where the device has
+ * failed. */
 rk_status rk__cuda_denied(const rk_dev *dev);
 /* Frees it once what was submitted before has run; does not wait. p may be NULL. */
 void rk__cuda_release(rk_dev *dev, void *p, size_t bytes);
