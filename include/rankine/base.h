@@ -60,6 +60,9 @@ typedef struct rk_open_cfg {
                      * launcher's environment, else the ranks of the node tell */
     int graph;      /* device.graph of CUDA: -1 off, 1 on, 0 auto: on, unless it cannot be had */
     int nccl;       /* device.nccl of CUDA, the same; RANKINE_NCCL=0|1 in the environment comes before it */
+    /* Not RK_OK: this process cannot take part, for `why`. It joins the ranks to tell them, and all fail. */
+    rk_status failed;
+    const char *why;
 } rk_open_cfg;
 
 /* [C] Opens a context. cfg may be NULL. A program that mpirun or srun started as several ranks joins them:

@@ -63,12 +63,12 @@ static rk_status read_open_cfg(const cli_args *a, rk_open_cfg *oc, char *why, si
 /* A rank that cannot read the configuration meets the others all the same, to tell them so. [C] */
 static rk_status open_as_configured(const cli_args *a, rk_ctx **ctx, rk_config **cfg)
 {
-    rk_open_cfg oc = { .threads = 1 };
+    rk_open_cfg oc = { 0 };
     char why[1024];
-    rk_status st = read_open_cfg(a, &oc, why, sizeof why), opened = rk_open(&oc, ctx);
-    if (!opened && st)
-        rk_fail(*ctx, st, "%s", why);
-    if (!opened && !rk_barrier(*ctx))
+    rk_status st = read_open_cfg(a, &oc, why, sizeof why);
+    oc.failed = st;
+    oc.why = why;
+    if (!rk_open(&oc, ctx))
         *cfg = load(*ctx, a);
     return rk_failed(*ctx);
 }

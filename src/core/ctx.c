@@ -14,12 +14,25 @@ typedef struct rk__closer {
     void *arg;
 } rk__closer;
 
+#define WITHOUT "; device: cpu trains without a GPU"
+
+/* An empty reason: the host's memory is short. */
+static rk_status try_device(rk_ctx *ctx, const rk_open_cfg *cfg, const rk_device *device, char *reason,
+                            size_t size)
+{
+    *reason = '\0';
+    ctx->device = device;
+    return device->open(cfg, &ctx->dev, reason, size);
+}
+
 static rk_status use_device(rk_ctx *ctx, const rk_open_cfg *cfg, const rk_device *device)
 {
-    char reason[512] = "";
-    ctx->device = device;
-    rk_status st = device->open(cfg, &ctx->dev, reason, sizeof reason);
-    return st ? rk_fail(ctx, st, "device %s: %s", device->name, reason) : RK_OK;
+    char reason[512];
+    rk_status st = try_device(ctx, cfg, device, reason, sizeof reason);
+    if (!st)
+        return RK_OK;
+    return rk_fail(ctx, st, "device %s: %s%s", device->name, *reason ? reason : "out of memory",
+                   *reason && device != &rk_device_cpu ? WITHOUT : "");
 }
 
 static rk_status use_cuda(rk_ctx *ctx, const rk_open_cfg *cfg)
@@ -27,24 +40,32 @@ static rk_status use_cuda(rk_ctx *ctx, const rk_open_cfg *cfg)
     char reason[512];
     const rk_cuda_library *m = rk__cuda_load(reason, sizeof reason);
     if (!m)
-        return rk_fail(ctx, RK_ECONFIG, "device cuda: %s; device: cpu trains without a GPU", reason);
+        return rk_fail(ctx, RK_ECONFIG, "device cuda: %s" WITHOUT, reason);
     return use_device(ctx, cfg, m->device);
 }
 
-/* A GPU where there is one. The host-run module counts as one where RANKINE_CUDA names it. */
+/* A GPU where there is one that can be used; why not, is kept. The host-run module counts as one where
+ * RANKINE_CUDA names it. */
 static rk_status use_best(rk_ctx *ctx, const rk_open_cfg *cfg)
 {
     const char *named = getenv("RANKINE_CUDA");
-    char reason[512];
+    char reason[sizeof ctx->choice.no_gpu];
     const rk_cuda_library *m = rk__cuda_load(reason, sizeof reason);
     if (!m && named && *named)
-        return rk_fail(ctx, RK_ECONFIG, "device auto: %s", reason);
-    return use_device(ctx, cfg, m && m->gpus(reason, sizeof reason) > 0 ? m->device : &rk_device_cpu);
+        return rk_fail(ctx, RK_ECONFIG, "device auto: %s" WITHOUT, reason);
+    if (m && !try_device(ctx, cfg, m->device, reason, sizeof reason))
+        return RK_OK;
+    if (m && !*reason)
+        return rk_fail(ctx, RK_ENOMEM, "device auto: out of memory");
+    snprintf(ctx->choice.no_gpu, sizeof ctx->choice.no_gpu, "%s", reason);
+    ctx->choice.looked = m != NULL;
+    return use_device(ctx, cfg, &rk_device_cpu);
 }
 
 static rk_status open_device(rk_ctx *ctx, const rk_open_cfg *cfg)
 {
-    if (!cfg->device || !strcmp(cfg->device, "auto"))
+    ctx->choice.free = !cfg->device || !strcmp(cfg->device, "auto");
+    if (ctx->choice.free)
         return use_best(ctx, cfg);
     if (!strcmp(cfg->device, "cpu"))
         return use_device(ctx, cfg, &rk_device_cpu);

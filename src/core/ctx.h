@@ -86,11 +86,19 @@ typedef struct rk__loss_scale {
     const rk_watch *watch;   /* NULL, or device memory, whose seeds count once fn() was called */
 } rk__loss_scale;
 
+/* How the device was chosen. */
+typedef struct rk__choice {
+    bool free;        /* it was left to us: auto */
+    bool looked;      /* a library for GPUs is there and was asked */
+    char no_gpu[512]; /* auto: why it is the CPU; "" if it is a GPU */
+} rk__choice;
+
 struct rk_ctx {
     rk_status status;
     char message[1024];
     const rk_device *device;
     rk_dev *dev;
+    rk__choice choice;
     int rank, ranks;
     int data_shards;
     bool exact;

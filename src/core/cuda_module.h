@@ -105,7 +105,7 @@ typedef struct rk_cuda_library {
     bool host_run;                      /* kernels run on the host; nothing is a GPU */
     const char *built;                  /* "CUDA 13.0 for sm_80, sm_90, sm_100" */
     const rk_device *device;
-    /* GPUs that can be used, 0 if none; the reason of a 0 goes to msg. */
+    /* GPUs that CUDA sees, 0 if none, -1 if it cannot tell; the reason of those goes to msg. */
     int (*gpus)(char *msg, size_t msg_size);
     const rk_nccl_table *nccl; /* NULL: nccl.h was not there when the library was built */
 } rk_cuda_library;

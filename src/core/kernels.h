@@ -380,6 +380,10 @@ typedef struct rk_device {
      * uses() has no RK_USES_ROUNDED. */
     rk_status (*round16)(rk_dev *dev, rk_round to, int64_t lines, int64_t length, int64_t step,
                          const void *src, int64_t to_step, void *dst);
+    /* What all ranks have or none: why this one has no library of products although it may add in any order,
+     * or "". do_without() gives the library up, for a reason that describe() tells. NULL: there is none. */
+    const char *(*lacks)(const rk_dev *dev);
+    void (*do_without)(rk_dev *dev, const char *why);
 } rk_device;
 
 extern const rk_device rk_device_cpu;

@@ -58,13 +58,15 @@ static rk_status start(rk_dev *dev)
                          CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
 }
 
+#define CUBLASLT    ", cuBLASLt "
+#define OWN_KERNELS ", products by its own kernels: "
+
 rk_status rk__blas_open(rk_dev *dev, char *msg, size_t msg_size)
 {
-    char why[128] = "";
     size_t n = strlen(dev->description), room = sizeof dev->description - n;
-    const rk__blas_table *lib = rk__blas_load(why, sizeof why);
+    const rk__blas_table *lib = rk__blas_load(dev->no_blas, sizeof dev->no_blas);
     if (!lib) {
-        snprintf(dev->description + n, room, ", products by its own kernels: %s", why);
+        snprintf(dev->description + n, room, OWN_KERNELS "%s", dev->no_blas);
         return RK_OK;
     }
     dev->blas = calloc(1, sizeof *dev->blas);
@@ -75,15 +77,29 @@ rk_status rk__blas_open(rk_dev *dev, char *msg, size_t msg_size)
     size_t version = lib->GetVersion();
     if (st)
         snprintf(msg, msg_size, "%s: cuBLASLt does not start: %s; parallel.exact: true does without it",
-                 dev->description, dev->library);
+                 dev->label, dev->library);
     else
-        snprintf(dev->description + n, room, ", cuBLASLt %zu.%zu", version / 10000, version / 100 % 100);
+        snprintf(dev->description + n, room, CUBLASLT "%zu.%zu", version / 10000, version / 100 % 100);
     return st;
 }
 
 unsigned rk__blas_uses(const rk_dev *dev)
 {
     return dev->blas ? RK_BESIDE_SUMS | RK_BESIDE_BITS | RK_BESIDE_SLOPE | RK_USES_ROUNDED : 0;
+}
+
+const char *rk__blas_lacks(const rk_dev *dev)
+{
+    return dev->no_blas;
+}
+
+/* Its own reason stands in the description, or that it has the library. */
+void rk__blas_do_without(rk_dev *dev, const char *why)
+{
+    char *at = strstr(dev->description, dev->blas ? CUBLASLT : OWN_KERNELS);
+    rk__blas_close(dev);
+    if (at)
+        snprintf(at, sizeof dev->description - (size_t)(at - dev->description), OWN_KERNELS "%s", why);
 }
 
 void rk__blas_close(rk_dev *dev)

@@ -16,6 +16,8 @@ void rk__blas_close(rk_dev *dev);
 
 /* Of rk_device. */
 unsigned rk__blas_uses(const rk_dev *dev);
+const char *rk__blas_lacks(const rk_dev *dev);
+void rk__blas_do_without(rk_dev *dev, const char *why);
 
 /* Runs g, unless cuBLASLt does not take it: *done stays false then, and nothing was written. `t` is RK_F32 or
  * RK_F64. g->order.segments is of no matter. */

@@ -11,6 +11,21 @@ enum { OLDEST = 80 }; /* compute capability that the kernels are written for, ti
 
 /* ---- finding one ---- */
 
+/* 0: there is none, as on a machine without a GPU; -1: it is older than this library. */
+static int old_driver(char *msg, size_t msg_size)
+{
+    int version = 0;
+    if (cudaDriverGetVersion(&version) || version == 0) {
+        cudaGetLastError();
+        snprintf(msg, msg_size, "there is no NVIDIA driver (libcuda.so.1)");
+        return 0;
+    }
+    snprintf(msg, msg_size,
+             "the NVIDIA driver is too old: it goes up to CUDA %d.%d, and this build is of %d.%d",
+             version / 1000, version % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    return -1;
+}
+
 int rk__cuda_gpus(char *msg, size_t msg_size)
 {
     int n = 0;
@@ -21,14 +36,17 @@ int rk__cuda_gpus(char *msg, size_t msg_size)
         return n;
     cudaGetLastError();
     if (e == cudaErrorInsufficientDriver)
-        snprintf(msg, msg_size, "the NVIDIA driver is missing or too old for CUDA %d.%d; install a newer one",
-                 CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    else if (!e || e == cudaErrorNoDevice)
-        snprintf(msg, msg_size, "no GPU is visible%s%s", visible ? "; CUDA_VISIBLE_DEVICES is " : "",
-                 visible ? visible : "");
-    else
+        return old_driver(msg, msg_size);
+    if (e && e != cudaErrorNoDevice) {
         snprintf(msg, msg_size, "the GPUs cannot be counted: %s (%s)", cudaGetErrorString(e),
                  cudaGetErrorName(e));
+        return -1;
+    }
+    if (visible)
+        snprintf(msg, msg_size, "no GPU is visible; CUDA_VISIBLE_DEVICES is %s",
+                 *visible ? visible : "empty");
+    else
+        snprintf(msg, msg_size, "no GPU is visible");
     return 0;
 }
 
@@ -58,6 +76,8 @@ static rk_status fill_in(rk_dev *dev, char *msg, size_t msg_size)
     dev->cache_bytes = (size_t)p.l2CacheSize;
     dev->shared_bytes = p.sharedMemPerBlockOptin;
     dev->memory_bytes = p.totalGlobalMem;
+    snprintf(dev->label, sizeof dev->label, "GPU %d (%.64s, compute capability %d.%d)", dev->ordinal, p.name,
+             p.major, p.minor);
     snprintf(dev->description, sizeof dev->description,
              "cuda %.64s, GPU %d, compute capability %d.%d, %.0f GiB", p.name, dev->ordinal, p.major, p.minor,
              (double)p.totalGlobalMem / (1 << 30));
@@ -82,9 +102,9 @@ static rk_status probe(rk_dev *dev, char *msg, size_t msg_size)
         snprintf(msg, msg_size,
                  "%s: this build (%s) has no code for it; build with its number in "
                  "RANKINE_CUDA_ARCHITECTURES",
-                 dev->description, RK_CUDA_BUILT);
+                 dev->label, RK_CUDA_BUILT);
     else if (st)
-        snprintf(msg, msg_size, "%s runs no kernel: %s (%s)", dev->description, cudaGetErrorString(e),
+        snprintf(msg, msg_size, "%s runs no kernel: %s (%s)", dev->label, cudaGetErrorString(e),
                  cudaGetErrorName(e));
     return st;
 }
@@ -105,7 +125,7 @@ static void close_cuda(rk_dev *dev)
 static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t msg_size)
 {
     int n = rk__cuda_gpus(msg, msg_size);
-    if (n == 0)
+    if (n <= 0)
         return RK_EDEVICE;
     dev->ordinal = local_rank(cfg) % n;
     rk_status st = fill_in(dev, msg, msg_size);
@@ -115,8 +135,8 @@ static rk_status open_gpu(rk_dev *dev, const rk_open_cfg *cfg, char *msg, size_t
     if (!st)
         st = rk__cuda_queue_open(dev, cfg->graph);
     if (st) {
-        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->description,
-                 cudaGetErrorString(dev->error), cudaGetErrorName(dev->error));
+        snprintf(msg, msg_size, "%s cannot be used: %s (%s)", dev->label, cudaGetErrorString(dev->error),
+                 cudaGetErrorName(dev->error));
         return st;
     }
     if (cfg->graph >= 0) {
@@ -214,4 +234,6 @@ const rk_device rk__cuda_device = {
     .wait = rk__cuda_wait,
     .uses = rk__blas_uses,
     .round16 = rk__cuda_round16,
+    .lacks = rk__blas_lacks,
+    .do_without = rk__blas_do_without,
 };

@@ -1,5 +1,6 @@
 /* rk_open(): the context of core, and the ranks it belongs to. */
 #include "parallel/comm_net.h"
+#include "parallel/devices.h"
 #include "parallel/job.h"
 
 #include <sched.h>
@@ -56,18 +57,27 @@ static void push_on(void *arg)
         batch->table->progress(batch, NULL);
 }
 
+/* Who cannot take part needs no device. */
+static rk_status open_one(const rk_open_cfg *cfg, rk_ctx **out)
+{
+    if (!cfg->failed)
+        return rk__open(cfg, out);
+    rk_status st = rk__open(&(rk_open_cfg){ .device = "cpu", .threads = 1 }, out);
+    return st ? st : rk_fail(*out, cfg->failed, "%s", cfg->why ? cfg->why : rk_status_name(cfg->failed));
+}
+
 rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
 {
     rk_open_cfg c = cfg ? *cfg : (rk_open_cfg){ 0 };
     bool join = !c.alone && rk__comm_launched();
     if (!join)
-        return rk__open(&c, out);
+        return open_one(&c, out);
     if (c.threads == 0)
         c.threads = own_cores();
     const int local = rk__net_local_rank(); /* MPI runs from here on, and ends when all ranks do */
     if (c.local_rank == 0)
         c.local_rank = local + 1;
-    rk__open(&c, out);
+    open_one(&c, out);
     rk_ctx *ctx = *out;
     if (ctx)
         ctx->rank = rk_launch_rank();
@@ -77,6 +87,7 @@ rk_status rk_open(const rk_open_cfg *cfg, rk_ctx **out)
     RK_TRY(rk__comm_open(ctx, &ctx->comm));
     ctx->rank = ctx->comm->rank;
     ctx->ranks = ctx->comm->size;
+    RK_TRY(rk__devices_agree(ctx));
     if (ctx->comm->nodes > 1 && ctx->device->on_work)
         ctx->device->on_work(ctx->dev, push_on, ctx);
     rk__job *job;

@@ -90,7 +90,9 @@ TEST(errors_have_sentences)
     rk_dev *dev;
     rk_cuda_library const *m = rk__cuda_load(msg, sizeof msg);
     setenv("RK_EMU_DEVICES", "-1", 1);
-    CHECK(m->gpus(msg, sizeof msg) == 0 && strstr(msg, "driver is missing or too old"));
+    CHECK(m->gpus(msg, sizeof msg) == 0 && strstr(msg, "no NVIDIA driver"));
+    setenv("RK_EMU_DEVICES", "-2", 1);
+    CHECK(m->gpus(msg, sizeof msg) == -1 && strstr(msg, "driver is too old: it goes up to CUDA 11.4"));
     setenv("RK_EMU_DEVICES", "0", 1);
     CHECK(device->open(&(rk_open_cfg){ 0 }, &dev, msg, sizeof msg) == RK_EDEVICE);
     CHECK(strstr(msg, "no GPU is visible"));

@@ -115,15 +115,28 @@ grep -q '^rankine: .*GPU 0: uncorrectable ECC error.*nvidia-smi.*The last good s
 attempt lost
 [ "$(hash_of lost)" = "$(rm -rf whole; attempt whole; hash_of whole)" ] || fail "lost: going on came to other weights"
 
-# A GPU that cannot be used is told in one sentence before anything begins.
+# A GPU that cannot be used is told in one sentence before anything begins; with device=auto the processor trains to the same weights,
+# and the banner says why.
 unusable() # PATTERN SETTING...
 {
-    pattern=$1
+    reason=$1
     shift
-    expect 70 "^rankine: device cuda: $pattern" env "$@" "$rankine" train small.yaml run.dir=unusable device=cuda
+    rm -rf unusable
+    expect 70 "^rankine: device cuda: $reason; device: cpu trains without a GPU" \
+        env "$@" "$rankine" train small.yaml run.dir=unusable device=cuda run.steps=1
+    expect 0 " on the processor: $reason$" env "$@" "$rankine" train small.yaml run.dir=unusable device=auto run.steps=1
+    grep -q 'rankine [0-9.]*: cpu ' out || fail "device=auto takes another device than the processor: $*"
+    [ "$(hash_of unusable)" = "$want" ] || fail "other weights on the processor: $*"
 }
-unusable 'the NVIDIA driver is missing or too old for CUDA [0-9.]*; install a newer one' RK_EMU_DEVICES=-1
+rm -rf whole
+attempt whole run.steps=1
+want=$(hash_of whole)
+unusable 'there is no NVIDIA driver \(libcuda.so.1\)' RK_EMU_DEVICES=-1
+unusable 'the NVIDIA driver is too old: it goes up to CUDA 11.4, and this build is of [0-9.]*' RK_EMU_DEVICES=-2
 unusable 'no GPU is visible; CUDA_VISIBLE_DEVICES is 7' RK_EMU_DEVICES=0 CUDA_VISIBLE_DEVICES=7
-unusable '.*has no code for it; build with its number in RANKINE_CUDA_ARCHITECTURES' RK_EMU_ARCH=130
+unusable 'no GPU is visible; CUDA_VISIBLE_DEVICES is empty' RK_EMU_DEVICES=0 CUDA_VISIBLE_DEVICES=
+unusable 'GPU 0 [^,]*, compute capability 13.0.: .*has no code for it; build with its number in RANKINE_CUDA_ARCHITECTURES' RK_EMU_ARCH=130
 unusable 'GPU 0 .* has compute capability 7.5; the kernels need 8.0 or newer' RK_EMU_ARCH=75
+rm -rf unusable
+RK_EMU_FAIL=1 expect 0 'on the processor: the GPUs cannot be counted: unknown error' "$rankine" train small.yaml run.dir=unusable run.steps=1
 echo "every failure was told, nothing leaked, and each run went on to the same weights"

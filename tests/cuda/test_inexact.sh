@@ -101,6 +101,22 @@ if stand_ins; then
     grep -q 'own kernels: libcublasLt.so.13 was not found' out || fail "the banner does not tell what is missing"
     compare missing cpu-f32 1e-5
 fi
+# All ranks multiply by cuBLASLt or none does, whoever lacks it: the same bits as where all do.
+lacks="0 1 all"
+stand_ins || lacks=
+for lacking in $lacks; do
+    RK_EMU_BLAS=off
+    export RK_EMU_BLAS
+    [ $lacking = all ] || lack="[ \$OMPI_COMM_WORLD_RANK = $lacking ] || unset RK_EMU_BLAS;"
+    rm -rf lacking
+    RANKINE_CUDA=$module ranks 2 sh -c "${lack-} "'exec "$@"' sh "$rankine" train mlp.yaml run.dir=lacking device=cuda \
+        parallel.threads=1 parallel.exact=false run.steps=4 log.every=1 >out 2>err || fail "rank $lacking lacks cuBLASLt"
+    unset RK_EMU_BLAS lack
+    case $lacking in all) who=0 ;; *) who=$lacking ;; esac
+    grep -q "own kernels: libcublasLt.so.13 was not found (rank $who), " out || fail "the banner does not tell that rank $who lacks cuBLASLt"
+    hash=$(hash_of lacking)
+    [ "$hash" = "${lacking_hash=$hash}" ] || fail "other weights where rank $lacking lacks cuBLASLt"
+done
 train cpu cpu-cnn cnn 1
 train cuda cnn cnn 1 parallel.exact=false
 compare cnn cpu-cnn 1e-5

@@ -113,4 +113,23 @@ rm -rf run
 expect_ranks 3 70 'rankine: rank 1: device cuda: no GPU is visible' sh -c \
     'RK_EMU_DEVICES=$((OMPI_COMM_WORLD_RANK == 1 ? 0 : 3)) exec "$@"' sh "$rankine" train mlp.yaml run.dir=run device=cuda
 expect_ranks 2 70 'rankine: device cuda: no GPU is visible' env RK_EMU_DEVICES=0 "$rankine" train mlp.yaml run.dir=run device=cuda
+# With device: auto the ranks agree before they compute: all on GPUs, all on the processor with the reasons, or not at all.
+auto() # CODE PATTERN SETTING-OF-RANK-1 OPTION...
+{
+    code=$1
+    pattern=$2
+    other=$3
+    shift 3
+    rm -rf run
+    expect_ranks 2 "$code" "$pattern" sh -c "[ \$OMPI_COMM_WORLD_RANK = 0 ] || { export $other; }; "'exec "$@"' sh \
+        "$rankine" train mlp.yaml run.dir=run run.steps=3 "$@"
+}
+mixed='rankine: device auto: rank 0 .on .*. has a GPU, and rank 1 .on .*. has none that it can use: '
+auto 78 "${mixed}no GPU is visible. device: cpu trains on the processors of all ranks" RK_EMU_DEVICES=0
+auto 78 "${mixed}GPU 0 .* has compute capability 5.0; .* device: cpu trains" RK_EMU_ARCH=50
+auto 78 "${mixed}there is no librankine_cuda.so .* device: cpu trains" RANKINE_CUDA=
+auto 66 'rankine: rank 1: mlp.yaml: No such file' 'HOME=/; cd /'
+RK_EMU_ARCH=50 auto 0 'on the processor: GPU 0 .* compute capability 5.0; .* .rank 0.; no GPU is visible .rank 1.' RK_EMU_DEVICES=0
+[ "$(hash_of run)" = "$first_hash" ] || fail "other weights where no rank can use its GPU"
+grep -q 'on the processor: .*no GPU is visible' run/rank-1.log || fail "the log of rank 1 does not tell why it is on the processor"
 echo "tensors go both ways, with the same weights; $loaded"

@@ -19,7 +19,7 @@ rk_emu_counts rk_emu_counted;
 namespace {
 
 enum : size_t { SHARED_USUAL = 48u << 10, SHARED_MOST = 163u << 10 };
-enum { PROCESSORS = 4, L2_BYTES = 256 << 10, NO_DRIVER = -1 };
+enum { PROCESSORS = 4, L2_BYTES = 256 << 10, NO_DRIVER = -1, OLD_DRIVER = -2 };
 
 struct registered {
     std::string name;
@@ -311,12 +311,12 @@ const char *cudaGetErrorString(cudaError_t e)
     return errors[words_of(e)].words;
 }
 
-/* RK_EMU_DEVICES: how many there are; -1: as where no driver is, which leaves *n unset. */
+/* RK_EMU_DEVICES: how many there are; -1: as where no driver is, -2: an old one; they leave *n unset. */
 cudaError_t cudaGetDeviceCount(int *n)
 {
     RK_EMU_CALL("cudaGetDeviceCount", cudaErrorUnknown);
     long devices = setting("RK_EMU_DEVICES", 1);
-    if (devices == NO_DRIVER)
+    if (devices == NO_DRIVER || devices == OLD_DRIVER)
         return rk_emu_error(cudaErrorInsufficientDriver);
     *n = (int)devices;
     return devices ? cudaSuccess : rk_emu_error(cudaErrorNoDevice);
@@ -390,7 +390,8 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = CUDART_VERSION;
+    const long devices = setting("RK_EMU_DEVICES", 1);
+    *version = devices == NO_DRIVER ? 0 : devices == OLD_DRIVER ? 11040 : CUDART_VERSION;
     return cudaSuccess;
 }
 
