@@ -42,6 +42,9 @@ typedef enum rk_status {
 /* The process exit code for a status (sysexits-like numbers above). */
 RK_API int rk_exit_code(rk_status st);
 
+/* What an exit code of the program means, e.g. "out of memory"; NULL for a number that is none. */
+RK_API const char *rk_exit_meaning(int code);
+
 /* A short fixed name, e.g. "RK_ESHAPE". */
 RK_API const char *rk_status_name(rk_status st);
 
@@ -108,8 +111,13 @@ RK_API const char *rk_device_describe(const rk_ctx *ctx);
 RK_API rk_status rk_device_wait(rk_ctx *ctx);
 
 /* What there is of CUDA, as a sentence: a library built for GPUs, one that runs kernels on the host, or none,
- * and which GPU it sees or what is missing. True if device "cuda" can be opened. */
-RK_API bool rk_cuda_describe(char *text, size_t size);
+ * and which GPU it sees or what is missing. Opens the device, to know. */
+typedef enum rk_cuda_state {
+    RK_CUDA_ABSENT, /* no library, no driver or no GPU: as on a machine that is none for it */
+    RK_CUDA_READY,  /* device "cuda" can be opened */
+    RK_CUDA_FAULTY  /* there is a GPU, or a driver, that cannot be used */
+} rk_cuda_state;
+RK_API rk_cuda_state rk_cuda_describe(char *text, size_t size);
 
 /* f32 operations a second that the device's threads reach at best, a multiply-add counting two. Measured on
  * the first call (some 10 ms), remembered; 0: unknown. */

@@ -1,4 +1,5 @@
-/* rankine doctor: is this machine ready to train, and with what? Each line is "ok", "note" or "BAD". */
+/* rankine doctor: is this machine ready to train, and with what? Each line is "ok", "note" or "BAD"; the exit
+ * code is that of the first that is BAD. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -25,11 +26,14 @@ static void check_device(rk_ctx *ctx)
     say("ok", "device", text);
 }
 
-static void check_cuda(void)
+/* A GPU that cannot be used is no fault of a machine that is asked for its processor alone. */
+static bool check_cuda(bool wanted)
 {
-    char text[1200];
-    bool usable = rk_cuda_describe(text, sizeof text);
-    say(usable ? "ok" : "note", "cuda", text);
+    char text[1600];
+    const rk_cuda_state state = rk_cuda_describe(text, sizeof text);
+    const bool bad = wanted && state == RK_CUDA_FAULTY;
+    say(state == RK_CUDA_READY ? "ok" : bad ? "BAD" : "note", "cuda", text);
+    return !bad;
 }
 
 static void check_memory(void)
@@ -101,13 +105,19 @@ static int run_doctor(const cli_args *a)
         return rk_exit_code(st);
     if (!st)
         check_device(ctx);
-    check_cuda();
+    else
+        say("BAD", "device", rk_error(ctx));
+    const char *device = cli_value(a, "device");
+    if (!check_cuda(!device || strcmp(device, "cpu")) && !st)
+        st = RK_EDEVICE;
     check_memory();
     check_libraries();
     check_data();
-    bool disk = check_disk(a->n_words ? a->words[0] : ".");
+    if (!check_disk(a->n_words ? a->words[0] : ".") && !st)
+        st = RK_EIO;
+    rk_error_clear(ctx); /* its row has told it */
     int code = cli_close(ctx);
-    return code ? code : disk ? 0 : rk_exit_code(RK_EIO);
+    return code ? code : rk_exit_code(st);
 }
 
 static const cli_flag flags[] = {

@@ -53,10 +53,11 @@ static void print_overview(FILE *f)
     for (int i = 0; cli_verbs[i]; i++)
         fprintf(f, "  %-8s  %s\n", cli_verbs[i]->name, cli_verbs[i]->summary);
     fputs("\nrankine help VERB tells more; rankine help options lists the keys of a configuration.\n"
-          "Exit codes: 0 done, 64 usage, 65 bad data, 66 input missing, 71 out of memory, 73 run folder in "
-          "use, 74 cannot\n"
-          "save, 75 stopped and saved (start again), 78 configuration, 79 the loss is not finite.\n",
+          "\nExit codes:\n",
           f);
+    for (int code = 0; code < 256; code++)
+        if (rk_exit_meaning(code))
+            fprintf(f, "  %-8d  %s\n", code, rk_exit_meaning(code));
 }
 
 static int run_help(const cli_args *a)

@@ -74,27 +74,9 @@ static void man_option(FILE *f, const rk_option_info *o)
 
 static void man_exit_codes(FILE *f)
 {
-    static const struct {
-        rk_status st;
-        const char *meaning;
-    } codes[] = {
-        { RK_OK, "done" },
-        { RK_EUSAGE, "the command line is wrong" },
-        { RK_EDATA, "bad input data, model or snapshot" },
-        { RK_ENOINPUT, "an input is missing or unreadable" },
-        { RK_EPEER, "another rank or the network was lost" },
-        { RK_EINTERNAL, "a bug of Rankine" },
-        { RK_ENOMEM, "out of memory" },
-        { RK_ELOCKED, "the run folder belongs to another running job" },
-        { RK_EIO, "cannot write: disk full, I/O error" },
-        { RK_EPREEMPTED, "stopped on request and saved: start the same command again" },
-        { RK_EHANG, "ranks wait for different things" },
-        { RK_ECONFIG, "the configuration is invalid, or does not fit the run" },
-        { RK_EDIVERGED, "the loss or a gradient is not finite" },
-    };
-    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
-        fprintf(f, ".TP\n.B %d\n%s.\n", rk_exit_code(codes[i].st), codes[i].meaning);
-    fputs(".TP\n.B 130\ninterrupted twice: left at once.\n", f);
+    for (int code = 0; code < 256; code++)
+        if (rk_exit_meaning(code))
+            fprintf(f, ".TP\n.B %d\n%s.\n", code, rk_exit_meaning(code));
 }
 
 void cli_man(FILE *f)
@@ -103,7 +85,8 @@ void cli_man(FILE *f)
     fprintf(f, ".TH RANKINE 1 \"\" \"rankine %s\" \"User Commands\"\n", rk_version());
     fputs(".SH NAME\nrankine \\- trains neural networks\n", f);
     fputs(".SH SYNOPSIS\n.B rankine\n.I verb\n[\\fIarguments\\fR]\n", f);
-    fputs(".SH DESCRIPTION\nTrains networks described in a YAML file, on the processor's cores. The trained "
+    fputs(".SH DESCRIPTION\nTrains networks described in a YAML file, on the processor's cores or on NVIDIA "
+          "GPUs. The trained "
           "weights do not "
           "depend on the number of ranks and threads, on the instruction set, or on how often the run was "
           "stopped "
@@ -123,6 +106,8 @@ void cli_man(FILE *f)
     man_exit_codes(f);
     fputs(".SH ENVIRONMENT\n.TP\n.B RANKINE_ISA\navx512, avx2 or portable: the instruction set to use.\n"
           ".TP\n.B RANKINE_TRACE\nfile: train writes there what every rank did when, as a Chrome trace.\n"
+          ".TP\n.B RANKINE_CUDA\nthe library of the CUDA device, instead of the one beside the program.\n"
+          ".TP\n.B RANKINE_NCCL\n0 or 1: never by NCCL, or by NCCL alone; comes before device.nccl.\n"
           ".TP\n.BR CI \", \" NO_COLOR \", \" TERM=dumb\nno rewritten progress line.\n",
           f);
     fputs(".SH FILES\n.TP\n.I RUN/snap/\nsnapshots.\n.TP\n.I RUN/metrics.jsonl\none JSON object a log step.\n"

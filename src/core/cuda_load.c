@@ -25,6 +25,13 @@ static const rk_cuda_library *check(const char *path, void *library, char *msg, 
     return NULL;
 }
 
+/* dlerror() begins with the path, or names another library that is needed. */
+static const char *without(const char *path, const char *why)
+{
+    const size_t n = strlen(path);
+    return !strncmp(why, path, n) && !strncmp(why + n, ": ", 2) ? why + n + 2 : why;
+}
+
 /* NULL with an empty msg: there is no such file. */
 static const rk_cuda_library *load(const char *path, char *msg, size_t msg_size)
 {
@@ -36,7 +43,7 @@ static const rk_cuda_library *load(const char *path, char *msg, size_t msg_size)
         return check(path, library, msg, msg_size);
     const char *why = dlerror();
     if (strchr(path, '/'))
-        snprintf(msg, msg_size, "%s cannot be loaded: %s", path, why ? why : "unknown reason");
+        snprintf(msg, msg_size, "%s cannot be loaded: %s", path, why ? without(path, why) : "unknown reason");
     return NULL;
 }
 
@@ -90,25 +97,53 @@ const rk_cuda_library *rk__cuda_load(char *msg, size_t msg_size)
     return m;
 }
 
-bool rk_cuda_describe(char *text, size_t size)
+/* The reason of a failure goes to why; else it is empty. */
+static bool opens(const rk_device *device, char *why, size_t size)
 {
-    char why[512], path[PATH], nccl[320] = "no NCCL: nccl.h was not there when it was built";
+    rk_dev *dev;
+    *why = '\0';
+    if (device->open(&(rk_open_cfg){ 0 }, &dev, why, size)) {
+        if (!*why)
+            snprintf(why, size, "out of memory");
+        return false;
+    }
+    device->close(dev);
+    return true;
+}
+
+/* ", 2 GPUs", ", 1 GPU, but GPU 0 ...", ", but no GPU is visible" */
+static rk_cuda_state describe_gpus(const rk_cuda_library *m, const char *before, char *text, size_t size)
+{
+    char why[512];
+    const int gpus = m->gpus(why, sizeof why);
+    if (gpus <= 0) {
+        snprintf(text, size, ", but %s", why);
+        return gpus < 0 ? RK_CUDA_FAULTY : RK_CUDA_ABSENT;
+    }
+    const bool good = opens(m->device, why, sizeof why);
+    snprintf(text, size, ",%s %d GPU%s%s%s", before, gpus, gpus == 1 ? "" : "s", good ? "" : ", but ", why);
+    return good ? RK_CUDA_READY : RK_CUDA_FAULTY;
+}
+
+rk_cuda_state rk_cuda_describe(char *text, size_t size)
+{
+    char why[512], path[PATH], gpus[640], nccl[320] = "no NCCL: nccl.h was not there when it was built";
     const rk_cuda_library *m = rk__cuda_load(why, sizeof why);
-    int gpus = m ? m->gpus(why, sizeof why) : 0;
-    if (m && m->nccl)
-        m->nccl->there(nccl, sizeof nccl);
     const char *host =
         find(HOST_RUN, path) ? "; " HOST_RUN " beside it runs kernels on the host, for tests" : "";
-    if (!m)
+    if (!m) {
         snprintf(text, size, "absent: %s%s", why, host);
-    else if (m->host_run)
+        return RK_CUDA_ABSENT;
+    }
+    const rk_cuda_state state = describe_gpus(m, m->host_run ? " as" : "", gpus, sizeof gpus);
+    if (m->nccl)
+        m->nccl->there(nccl, sizeof nccl);
+    if (m->host_run)
         snprintf(text, size,
-                 "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests, as %d "
-                 "GPU%s; %s",
-                 gpus, gpus == 1 ? "" : "s", nccl);
-    else if (gpus == 0)
-        snprintf(text, size, "built in (%s), but %s%s; %s", m->built, why, host, nccl);
+                 "host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests%s; %s",
+                 gpus, nccl);
     else
-        snprintf(text, size, "built in (%s), %d GPU%s; %s", m->built, gpus, gpus == 1 ? "" : "s", nccl);
-    return gpus > 0;
+        snprintf(text, size, "built in (%s)%s%s; %s", m->built, gpus, state == RK_CUDA_READY ? "" : host,
+                 nccl);
+    return state;
 }

@@ -30,6 +30,35 @@ static const struct {
     [RK_EDEVICE] = { "RK_EDEVICE", 70 },
 };
 
+/* What the help, the manual page and docs tell of them. */
+static const struct {
+    int code;
+    const char *meaning;
+} exits[] = {
+    { 0, "done" },
+    { 64, "the command line is wrong" },
+    { 65, "bad input data, model or snapshot" },
+    { 66, "an input is missing or unreadable" },
+    { 69, "another rank or the network was lost" },
+    { 70, "the device failed or cannot be used, or a bug of Rankine" },
+    { 71, "out of memory" },
+    { 73, "the run folder belongs to another running job" },
+    { 74, "cannot write: disk full, I/O error" },
+    { 75, "stopped on request and saved: start the same command again" },
+    { 76, "ranks wait for different things" },
+    { 78, "the configuration is invalid, or does not fit the run or the ranks" },
+    { 79, "the loss or a gradient is not finite" },
+    { 130, "interrupted twice: left at once" },
+};
+
+const char *rk_exit_meaning(int code)
+{
+    for (size_t i = 0; i < sizeof exits / sizeof *exits; i++)
+        if (exits[i].code == code)
+            return exits[i].meaning;
+    return NULL;
+}
+
 static bool known(rk_status st)
 {
     return (unsigned)st < sizeof statuses / sizeof *statuses;

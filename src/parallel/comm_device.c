@@ -47,6 +47,12 @@ static rk_status read_asked(rk_ctx *ctx, gpu *g)
     return RK_OK;
 }
 
+rk_status rk__nccl_asked(rk_ctx *ctx)
+{
+    gpu none = { .asked = NOTHING };
+    return read_asked(ctx, &none);
+}
+
 /* NCCL is not even looked for where it is not wanted. */
 static const rk_nccl_table *describe(const rk_comm *c, gpu *g)
 {

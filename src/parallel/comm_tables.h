@@ -17,5 +17,7 @@ rk_status rk__comm_staged(rk_comm *under, rk_comm **out);
  * same answer, and (*out)->way tells it. Closed with the context, before `under`. Errors: RK_ECONFIG if NCCL
  * was insisted on and cannot be. */
 rk_status rk__comm_of_device(rk_comm *under, rk_comm **out);
+/* Refuses a RANKINE_NCCL that says nothing, where nobody would ask it. */
+rk_status rk__nccl_asked(rk_ctx *ctx);
 
 #endif

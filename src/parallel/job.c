@@ -187,7 +187,9 @@ static rk_status reach_tensors(rk__job *j)
 {
     j->tensors = j->comm;
     j->beside_tensors = j->beside;
-    if (rk__on_host(j->ctx) || !j->comm || j->comm->of_device)
+    if (!rk__on_host(j->ctx) && !j->comm)
+        return rk__nccl_asked(j->ctx);
+    if (rk__on_host(j->ctx) || j->comm->of_device)
         return RK_OK;
     if (j->beside)
         RK_TRY(rk__comm_of_device(j->beside, &j->beside_tensors));

@@ -382,8 +382,13 @@ static void config_free(void *arg)
 static rk_status write_out(rk_config *c)
 {
     rk_doc *d = rk__doc_get(c->doc, "device");
-    return d && d->text && d->kind != RK_DOC_MAP && d->kind != RK_DOC_LIST ? rk__doc_nest(c->ctx, d, "kind")
-                                                                           : RK_OK;
+    if (!d || d->kind == RK_DOC_MAP || d->kind == RK_DOC_NULL)
+        return RK_OK;
+    if (!d->text || d->kind == RK_DOC_LIST)
+        return rk__doc_fail(c->ctx, RK_ECONFIG, d,
+                            "device: a list, wanted auto, cpu or cuda, or a map: {kind: cuda, nccl: auto, "
+                            "graph: auto}");
+    return rk__doc_nest(c->ctx, d, "kind");
 }
 
 static rk_status apply_override(rk_config *c, const char *text)

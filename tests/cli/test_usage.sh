@@ -33,8 +33,17 @@ done
 expect 0 'optim\.lr' "$rankine" help options
 expect 64 'did you mean "eval"' "$rankine" help evall
 
-# Every verb, flag and option is in the manual page, and the page is sound.
+# Every verb, flag, option and exit code is in the manual page, and the page is sound.
 "$rankine" help --man >page.1
+"$rankine" help | awk '/^Exit codes/ { on = 1; next } on { print $1 }' >codes
+[ "$(wc -l <codes)" -gt 10 ] || fail "rankine help lists no exit codes"
+while read -r code; do
+    grep -q "^\.B $code\$" page.1 || fail "no exit code $code in the manual page"
+    [ "$code" -eq 0 ] || tr '\n' ' ' <"$root/README.md" | grep -q "[ (]$code [a-z]" || fail "no exit code $code in README.md"
+done <codes
+sed -n 's|^ *RK_E[A-Z]*,* */[*] \([0-9]*\):.*|\1|p' "$root/include/rankine/base.h" | grep -v '^80$' | while read -r code; do
+    grep -qx "$code" codes || fail "rankine help does not tell of exit code $code"
+done
 for word in $verbs 75 79 RANKINE_ISA; do
     grep -q "$word" page.1 || fail "no $word in the manual page"
 done
@@ -53,7 +62,7 @@ if [ -w /dev/full ]; then
     "$rankine" help >/dev/full 2>err || status=$?
     [ $status -eq 74 ] || fail "help to a full disk exits $status"
 fi
-expect 0 'device +cpu' "$rankine" doctor --threads 1
+expect 0 'device +cpu' "$rankine" doctor --threads 1 --device cpu
 status=0
 "$rankine" doctor --threads 1 /nowhere >out 2>err || status=$?
 [ $status -eq 74 ] && grep -q '^BAD' out || fail "doctor finds no fault with a missing folder"

@@ -139,4 +139,35 @@ unusable 'GPU 0 [^,]*, compute capability 13.0.: .*has no code for it; build wit
 unusable 'GPU 0 .* has compute capability 7.5; the kernels need 8.0 or newer' RK_EMU_ARCH=75
 rm -rf unusable
 RK_EMU_FAIL=1 expect 0 'on the processor: the GPUs cannot be counted: unknown error' "$rankine" train small.yaml run.dir=unusable run.steps=1
+
+# doctor tells of the same, on the rows of the device and of CUDA, and ends as for every row that is bad.
+doctor() # CODE DEVICE-ROW CUDA-ROW OPTION SETTING...
+{
+    status=0
+    want=$1
+    device_row=$2
+    cuda_row=$3
+    option=$4
+    shift 4
+    env "$@" "$rankine" doctor --threads 1 --device "$option" >out 2>err || status=$?
+    [ "$status" -eq "$want" ] || fail "doctor ends with $status: $option $*"
+    [ ! -s err ] || fail "doctor speaks on stderr: $option $*"
+    grep -Eq "^$device_row" out || fail "doctor has no row $device_row: $option $*"
+    grep -Eq "^$cuda_row" out || fail "doctor has no row $cuda_row: $option $*"
+    grep -q '^ok    disk' out || fail "doctor does not end: $option $*"
+}
+host_run='host-run: RANKINE_CUDA names a library that runs kernels on the host, for tests'
+doctor 0 'ok    device     cuda ' "ok    cuda       $host_run, as 1 GPU; " auto RK_EMU_DEVICES=1
+doctor 70 'ok    device     cpu ' "BAD   cuda       $host_run, as 1 GPU, but GPU 0 .* capability 5.0; .*; " auto RK_EMU_ARCH=50
+doctor 70 'BAD   device     device cuda: GPU 0 .* has no code for it' "BAD   cuda       .* has no code for it" cuda RK_EMU_ARCH=130
+doctor 0 'ok    device     cpu ' "note  cuda       .* capability 5.0; " cpu RK_EMU_ARCH=50
+doctor 0 'ok    device     cpu ' "note  cuda       $host_run, but there is no NVIDIA driver .*; " auto RK_EMU_DEVICES=-1
+doctor 0 'ok    device     cpu ' "note  cuda       $host_run, but no GPU is visible; " auto RK_EMU_DEVICES=0
+doctor 70 'BAD   device     device cuda: no GPU is visible' "note  cuda" cuda RK_EMU_DEVICES=0
+doctor 70 'ok    device     cpu ' "BAD   cuda       .* driver is too old: .*; " auto RK_EMU_DEVICES=-2
+doctor 78 'BAD   device     device auto: /etc/passwd cannot be loaded: [^/]*; device: cpu trains' 'note  cuda' auto RANKINE_CUDA=/etc/passwd
+# Settings that say nothing are refused on one rank, too.
+expect 78 'RANKINE_NCCL is maybe, wanted 0 ' env RANKINE_NCCL=maybe "$rankine" train small.yaml run.dir=none device=cuda
+sed 's/^run:/device: [cuda]\nrun:/' small.yaml >list.yaml
+expect 78 'device: a list, wanted auto, cpu or cuda, or a map: {kind: cuda' "$rankine" train list.yaml run.dir=none
 echo "every failure was told, nothing leaked, and each run went on to the same weights"
