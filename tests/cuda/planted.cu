@@ -482,7 +482,7 @@ static void plant(world *w, int bug)
     case 46:
         multiply(w, bug);
         break;
-    case 47:
+    case 48:
         kill(getpid(), SIGSEGV); /* not a bug of the program's: somebody sent it */
         break;
     default:

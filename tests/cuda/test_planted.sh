@@ -134,7 +134,7 @@ expect 46 "fast asan check" "blas: an epilogue with ReLU's bits: .* leading dime
 
 # A signal that was sent is no access to device memory: it ends the program, the first time.
 for b in fast asan check; do
-    run $b 47 || continue
+    run $b 48 || continue
     [ $code -ne 0 ] && [ $code -ne 124 ] && ! grep -q 'rk_emu' "$out" || { echo "$b: a signal that was sent: status $code"; cat "$out"; bad=1; }
 done
 
