@@ -2,7 +2,7 @@
 # The n-th call of CUDA's or cuBLAS's fails in a short training with snapshots: the program says so in one line with CUDA's words, or
 # does without; nothing hangs or leaks; and the same command then goes on from the last snapshot to the same weights. Errors of CUDA's
 # take turns; each has its exit code, its name and what it means, and only too little memory has advice about memory.
-# EVERY=1 tries each n; otherwise a sample of them.
+# EVERY=1 tries each n; otherwise a sample of them. MORE=1: a sample for a CNN and for one rank of two, by NCCL and over MPI, instead.
 . "$(dirname "$0")/../cli/lib.sh"
 . "$root/tests/cuda/device.sh"
 . "$root/tests/equivalence/table.sh"
@@ -17,14 +17,37 @@ ckpt: {every: 1}
 eval: {every: 2, batch: 40}
 END
 
+# Of two ranks one fails and is counted, and mpirun has words of its own.
+config=small
+who=GPU # or what else the message names
+of=1
+limit=60
+on_ranks() # COMMAND...
+(
+    if [ $of -eq 1 ]; then
+        timeout $limit "$@"
+    else
+        ranks $of sh -c '[ $OMPI_COMM_WORLD_RANK -eq 1 ] || unset RK_EMU_FAIL RK_EMU_STATS; exec "$@"' sh "$@"
+    fi
+)
+
 # attempt RUN OPTION...: its exit status
 attempt()
 {
     run=$1
     shift
     status=0
-    timeout 60 "$rankine" train small.yaml "run.dir=$run" device=cuda parallel.threads=1 "$@" >out 2>err || status=$?
+    on_ranks "$rankine" train "$config.yaml" "run.dir=$run" device=cuda parallel.threads=1 "$@" >out 2>err || status=$?
     grep -v '^rk_emu: call ' err >said || true
+    [ $of -eq 1 ] || { grep -q 'rk_emu: [a-z]*: ' said && status=86; grep '^rankine: ' err >said; } || true
+}
+
+# What is there of snapshots is whole.
+whole_snapshots() # RUN WHAT
+{
+    ls "$1"/snap/step-* >/dev/null 2>&1 || return 0
+    "$rankine" verify "$1" >out 2>err || fail "$2: its snapshots are damaged"
+    verified=$((verified + 1))
 }
 
 # told N: what the failed call must have come to: $want, the exit status; $words, in the message; $never, which is not in it.
@@ -39,6 +62,10 @@ told()
     *:214) want=70 words='(cudaErrorECCUncorrectable)' ;;
     *) want=70 words='(cudaErrorIllegalAddress)' ;;
     esac
+    [ $of -eq 1 ] && return
+    # What the other rank notices first may be that memory runs out here, or that this one is gone.
+    words= never='^$' who='\(GPU\|NCCL\)'
+    case $status in 70 | 71) want=$status ;; esac
 }
 
 # every N-TH... of a training with these options
@@ -54,7 +81,7 @@ failing() # WHAT OPTION...
     [ $status -eq 0 ] || fail "$what: does not train"
     calls=$(sed -n 's/^calls *\([0-9]*\) .*/\1/p' stats)
     step=${EVERY:-$((calls / 16 + 1))}
-    failures=0 enough=0
+    failures=0 enough=0 verified=0
     error=2
     n=1
     while [ "$n" -le "$calls" ]; do
@@ -69,9 +96,10 @@ failing() # WHAT OPTION...
         "$want")
             failures=$((failures + 1))
             [ "$(wc -l <said)" -eq 1 ] || fail "$what: call $n failed, and not one line tells of it"
-            grep -q "^rankine: .*GPU.*$words" said || fail "$what: call $n, $call, failed with $error, and the message does not say so"
+            grep -q "^rankine: .*$who.*$words" said || fail "$what: call $n, $call, failed with $error, and the message does not say so"
             grep -Eq "$never" said && fail "$what: call $n, $call, failed with $error, and the message advises what does not help"
             grep -q 'can be had, which is enough: another process' said && enough=$((enough + 1))
+            whole_snapshots run "$what: call $n failed"
             attempt run "$@"
             [ $status -eq 0 ] || fail "$what: call $n failed, and the same command does not go on"
             [ "$(hash_of run)" = "$(hash_of whole)" ] || fail "$what: call $n failed, and going on came to other weights"
@@ -82,9 +110,31 @@ failing() # WHAT OPTION...
         case $error in 2) error=214 ;; 214) error=700 ;; *) error=2 ;; esac
     done
     [ $failures -gt 4 ] || fail "$what: only $failures of the calls that were made to fail did"
-    [ $enough -gt 0 ] || fail "$what: no message tells that memory is there"
-    echo "$what: $failures failed trainings of $calls calls, each $step"
+    [ $of -gt 1 ] || [ $enough -gt 0 ] || fail "$what: no message tells that memory is there"
+    [ $verified -gt 0 ] || fail "$what: no failure left a snapshot to look at"
+    echo "$what: $failures failed trainings of $calls calls, each $step; $verified left snapshots, which are whole"
 }
+
+# Layers of other kinds, and ranks of which one fails: it ends both.
+if [ -n "${MORE-}" ]; then
+    . "$root/tests/cli/mpi.sh"
+    sed -e 's/layers: .*/layers: [{linear: 36}, {reshape: [1, 6, 6]}, {conv2d: {out: 3, pad: 1}}, batch_norm, relu, max_pool, {conv2d: {out: 4}}, flatten, linear]}/' small.yaml >conv.yaml
+    config=conv
+    EVERY=13
+    failing cnn
+    of=2
+    EVERY=61
+    for config in small conv; do
+        for way in 1,MPI 2,NCCL; do
+            export RK_EMU_DEVICES="${way%,*}" TMPDIR="$dir"
+            failing "$config on two ranks by ${way#*,}"
+            attempt whole run.steps=4
+            grep -q "tensors go .*${way#*,}" out || fail "tensors of two ranks do not go by ${way#*,}"
+        done
+    done
+    echo "a CNN, and ranks of which one fails: every failure was told, and each run went on to the same weights"
+    exit 0
+fi
 
 failing exact
 exact_calls=$calls
