@@ -14,6 +14,12 @@ cudaError_t cudaGetLastError(void)
     return cudaSuccess;
 }
 
+rk_status rk__cuda_denied(const rk_dev *dev)
+{
+    (void)dev;
+    return RK_ENOMEM;
+}
+
 cudaStream_t rk__cuda_stream(rk_dev *dev)
 {
     (void)dev;
