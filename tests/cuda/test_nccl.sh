@@ -127,7 +127,8 @@ auto() # CODE PATTERN SETTING-OF-RANK-1 OPTION...
 mixed='rankine: device auto: rank 0 .on .*. has a GPU, and rank 1 .on .*. has none that it can use: '
 auto 78 "${mixed}no GPU is visible. device: cpu trains on the processors of all ranks" RK_EMU_DEVICES=0
 auto 78 "${mixed}GPU 0 .* has compute capability 5.0; .* device: cpu trains" RK_EMU_ARCH=50
-auto 78 "${mixed}there is no librankine_cuda.so .* device: cpu trains" RANKINE_CUDA=
+# The library for GPUs may have been built, and there may be a GPU.
+auto 78 "${mixed}(there is no (librankine_cuda.so|NVIDIA driver)|.*CUDA_VISIBLE_DEVICES).* device: cpu trains" "RANKINE_CUDA= CUDA_VISIBLE_DEVICES="
 auto 66 'rankine: rank 1: mlp.yaml: No such file' 'HOME=/; cd /'
 RK_EMU_ARCH=50 auto 0 'on the processor: GPU 0 .* compute capability 5.0; .* .rank 0.; no GPU is visible .rank 1.' RK_EMU_DEVICES=0
 [ "$(hash_of run)" = "$first_hash" ] || fail "other weights where no rank can use its GPU"
