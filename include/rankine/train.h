@@ -15,7 +15,7 @@ extern "C" {
 typedef struct rk_config rk_config;
 
 /* Reads a YAML or JSON file and then overrides "a.b=value" in order; checks every key, type and range.
- * Errors (RK_ECONFIG): file:line:column, the reason, the nearest key. Owned by ctx. */
+ * Errors (RK_ECONFIG): file:line:column, the reason, the nearest key; NULL. Owned by ctx. */
 RK_API rk_config *rk_config_load(rk_ctx *ctx, const char *path, const char *const *overrides,
                                  int n_overrides);
 /* Canonical JSON of the effective configuration; malloc'ed. */

@@ -445,7 +445,7 @@ rk_config *rk_config_load(rk_ctx *ctx, const char *path, const char *const *over
     rk_config *c = config_new(ctx, path);
     if (c && !rk__doc_load(ctx, path, CONFIG_MAX_BYTES, RK_ECONFIG, &c->doc))
         config_fill(c, overrides, n_overrides);
-    return c;
+    return rk_failed(ctx) ? NULL : c;
 }
 
 rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *json,
@@ -454,7 +454,7 @@ rk_config *rk__config_from_json(rk_ctx *ctx, const char *source, const char *jso
     rk_config *c = config_new(ctx, source);
     if (c && !rk__json_parse(ctx, source, (const uint8_t *)json, strlen(json), RK_EDATA, &c->doc))
         config_fill(c, overrides, n_overrides);
-    return c;
+    return rk_failed(ctx) ? NULL : c;
 }
 
 static int on_or_off(const char *text)

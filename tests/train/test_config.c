@@ -34,7 +34,7 @@ static rk_config *load(const char *text)
 /* The message must contain both texts. */
 #define CHECK_REFUSED(text, status, a, b)                                            \
     do {                                                                             \
-        load(text);                                                                  \
+        CHECK(!load(text));                                                          \
         CHECK_INT(rk_failed(ctx), status);                                           \
         if (!strstr(rk_error(ctx), a) || !strstr(rk_error(ctx), b))                  \
             TEST_FAIL("message \"%s\" lacks \"%s\" or \"%s\"", rk_error(ctx), a, b); \
