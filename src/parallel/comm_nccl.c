@@ -75,7 +75,7 @@ static rk_status exchange_nccl(rk_comm *c, const char *name, const rk_leg *send,
     if (!r)
         return rk_failed(c->ctx);
     r->recv = recv;
-    rk_status st = rk__over_legs(&n->over, &r->place, send, recv);
+    rk_status st = rk__over_legs(&n->over, &r->base.place, send, recv);
     for (int i = 0; i < c->size; i++) {
         r->tells[i].bytes = send[i].bytes;
         add_leg(n, r, i, &send[i], true);
@@ -195,14 +195,6 @@ static rk_status barrier_nccl(rk_comm *c, const char *name)
 
 /* ---- closing ---- */
 
-static void free_list(rk__nccl *n, rk_request *r)
-{
-    for (rk_request *next; r; r = next) {
-        next = r->next;
-        rk__nccl_free(n, r);
-    }
-}
-
 /* What is still under way is ended first: it may write to memory that goes. */
 static void give_back(rk__nccl *n)
 {
@@ -211,14 +203,11 @@ static void give_back(rk__nccl *n)
     n->pushed = false;
     if (n->flight || rk_failed(n->over.base.ctx))
         n->call->abort(n->comm);
-    free_list(n, n->flight);
-    free_list(n, n->limbo);
-    free_list(n, n->pool);
+    rk__nccl_free_requests(n);
     if (n->comm)
         rk__nccl_free_pairs(n);
     n->call->close(n->comm);
     n->comm = NULL;
-    n->flight = n->limbo = n->pool = NULL;
     rk__over_free(&n->over);
     free(n->node_of);
     n->node_of = NULL;

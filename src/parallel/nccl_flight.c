@@ -174,8 +174,7 @@ void rk__nccl_leave_flight(rk__nccl *n, rk_request *r)
     *at = r->next;
     if (!r->next)
         n->flight_end = at;
-    r->next = n->limbo;
-    n->limbo = r;
+    rk__nccl_give_up(n, r);
 }
 
 static rk_status wait_host(rk__nccl *n, rk_request **under)

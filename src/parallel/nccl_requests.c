@@ -45,28 +45,33 @@ rk_status rk__nccl_settle(rk__nccl *n, const char *what, const char *name)
 
 /* ---- requests ---- */
 
-void rk__nccl_free(rk__nccl *n, rk_request *r)
+static void free_parts(rk__over_request *request)
 {
-    rk__over_place_free(&n->over, &r->place);
+    rk_request *r = (rk_request *)(void *)request;
     free(r->hears);
     free(r->tells);
     free(r->said);
     free(r->told);
     free(r->leg);
     free(r->key);
-    free(r);
+}
+
+void rk__nccl_free_requests(rk__nccl *n)
+{
+    n->flight = NULL;
+    rk__over_free_requests(&n->over, free_parts);
 }
 
 /* (op, root or whole, numbers of the sum), then a leg or count each */
 enum { KEY_HEAD = 5, KEY_LEG = 3 };
 
-static rk_request *make_request(rk__nccl *n)
+/* What one has that was not used before; false: recorded. */
+static bool make_parts(const rk__nccl *n, rk_request *r)
 {
     rk_ctx *ctx = n->over.base.ctx;
     const size_t size = (size_t)n->over.base.size;
-    rk_request *r = rk__calloc(ctx, 1, sizeof *r);
-    if (!r)
-        return NULL;
+    if (r->key)
+        return true;
     r->hears = rk__calloc(ctx, size, sizeof *r->hears);
     r->tells = rk__calloc(ctx, size, sizeof *r->tells);
     r->said = rk__calloc(ctx, size, sizeof *r->said);
@@ -77,10 +82,7 @@ static rk_request *make_request(rk__nccl *n)
         r->said[i] = (rk_leg){ &r->hears[i], sizeof *r->hears };
         r->told[i] = (rk_leg){ &r->tells[i], sizeof *r->tells };
     }
-    if (!rk_failed(ctx))
-        return r;
-    rk__nccl_free(n, r);
-    return NULL;
+    return !rk_failed(ctx);
 }
 
 /* One that the device holds nothing back of; NULL: recorded. */
@@ -119,31 +121,17 @@ void rk__nccl_free_pairs(rk__nccl *n)
 void rk__nccl_give_up(rk__nccl *n, rk_request *r)
 {
     r->at->taken = false;
-    r->next = n->pool;
-    n->pool = r;
-}
-
-/* What was waited for is read no more when another collective starts. */
-static void empty_limbo(rk__nccl *n)
-{
-    while (n->limbo) {
-        rk_request *r = n->limbo;
-        n->limbo = r->next;
-        rk__nccl_give_up(n, r);
-    }
+    rk__over_done(&n->over, &r->base);
 }
 
 rk_request *rk__nccl_take(rk__nccl *n, rk__nccl_op op, const char *name)
 {
     if (rk__nccl_given_up(n))
         return NULL;
-    empty_limbo(n);
     rk__nccl_pair *at = take_pair(n);
-    rk_request *r = !at ? NULL : n->pool ? n->pool : make_request(n);
-    if (!r)
+    rk_request *r = at ? rk__over_take(&n->over, sizeof *r) : NULL;
+    if (!r || !make_parts(n, r))
         return NULL;
-    if (r == n->pool)
-        n->pool = r->next;
     r->next = NULL;
     r->op = op;
     r->at = at;

@@ -38,7 +38,8 @@ typedef struct rk__nccl_pair {
 } rk__nccl_pair;
 
 struct rk_request {
-    rk_request *next; /* in flight, in limbo, or in the pool */
+    rk__over_request base;
+    rk_request *next; /* in flight */
     rk__nccl_op op;
     char name[48];
     int root;
@@ -60,7 +61,6 @@ struct rk_request {
         bool all;
     } sum;
     rk__nccl_pair *at;
-    rk__over_place place; /* legs of an exchange that named no place */
 };
 
 typedef struct rk__nccl {
@@ -77,7 +77,6 @@ typedef struct rk__nccl {
     double since, patience;
     rk__nccl_pair *pairs;
     rk_request *flight, **flight_end; /* not waited for, oldest first */
-    rk_request *limbo, *pool;
 } rk__nccl;
 
 /* ---- failures: nccl_requests.c ---- */
@@ -93,9 +92,10 @@ rk_status rk__nccl_settle(rk__nccl *n, const char *what, const char *name);
 
 /* For a call of this rank; NULL: recorded, or the rank has failed. What was waited for is read no more. */
 rk_request *rk__nccl_take(rk__nccl *n, rk__nccl_op op, const char *name);
-/* That never set out. */
+/* That was waited for, or never set out. */
 void rk__nccl_give_up(rk__nccl *n, rk_request *r);
-void rk__nccl_free(rk__nccl *n, rk_request *r);
+/* All of them. */
+void rk__nccl_free_requests(rk__nccl *n);
 void rk__nccl_free_pairs(rk__nccl *n);
 /* What this rank has of a call. */
 uint64_t rk__nccl_have(rk__nccl *n, rk_request *r);
