@@ -114,15 +114,21 @@ rk_status rk__open(const rk_open_cfg *cfg, rk_ctx **out)
     return rk__open_on(cfg, NULL, out);
 }
 
-int rk_close(rk_ctx *ctx)
+static void run(rk__closer *c)
 {
-    if (!ctx)
-        return 0;
-    for (rk__closer *c = ctx->closers, *next; c; c = next) {
+    for (rk__closer *next; c; c = next) {
         next = c->next;
         c->fn(c->arg);
         free(c);
     }
+}
+
+int rk_close(rk_ctx *ctx)
+{
+    if (!ctx)
+        return 0;
+    run(ctx->leavers);
+    run(ctx->closers);
     rk__memory_close(ctx);
     if (ctx->dev)
         ctx->device->close(ctx->dev);
@@ -133,14 +139,24 @@ int rk_close(rk_ctx *ctx)
     return code;
 }
 
-rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg)
+static rk_status put(rk_ctx *ctx, rk__closer **list, rk__close_fn *fn, void *arg)
 {
     rk__closer *c = rk__calloc(ctx, 1, sizeof *c);
     if (!c)
         return RK_ENOMEM;
-    *c = (rk__closer){ ctx->closers, fn, arg };
-    ctx->closers = c;
+    *c = (rk__closer){ *list, fn, arg };
+    *list = c;
     return RK_OK;
+}
+
+rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg)
+{
+    return put(ctx, &ctx->closers, fn, arg);
+}
+
+rk_status rk__before_close(rk_ctx *ctx, rk__close_fn *fn, void *arg)
+{
+    return put(ctx, &ctx->leavers, fn, arg);
 }
 
 const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t)

@@ -127,7 +127,7 @@ struct rk_ctx {
     int no_grad;
     rk__tape *tape;
     rk__memory *memory;
-    struct rk__closer *closers; /* newest first */
+    struct rk__closer *leavers, *closers; /* newest first */
     rk_tensor *inert;
     rk_tensor *step_tensors; /* newest first */
 };
@@ -147,6 +147,8 @@ const rk_kernels *rk__kernels(rk_ctx *ctx, rk_dtype t); /* f32 or f64 table */
 
 /* Runs fn(arg) in rk_close(). RK_ENOMEM is recorded. */
 rk_status rk__at_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
+/* The same before all of those: for who uses memory of others. */
+rk_status rk__before_close(rk_ctx *ctx, rk__close_fn *fn, void *arg);
 
 /* Adds to the message of the failure that is recorded. */
 void rk__fail_more(rk_ctx *ctx, const char *fmt, ...) RK_PRINTF(2, 3);

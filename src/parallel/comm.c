@@ -14,6 +14,12 @@ static const struct {
     { "mpi", rk__comm_make_mpi },
 };
 
+/* Before anybody's memory goes: what arrives late must not meet it. */
+static void leave_comm(void *arg)
+{
+    rk__comm_leave(arg);
+}
+
 static void close_comm(void *arg)
 {
     rk_comm *c = arg;
@@ -35,6 +41,8 @@ rk_status rk__comm_named(rk_ctx *ctx, const char *name, rk_comm **out)
             tables[i].make(ctx, out);
             if (*out)
                 rk__at_close(ctx, close_comm, *out);
+            if (*out && (*out)->table->leave)
+                rk__before_close(ctx, leave_comm, *out);
             return rk_failed(ctx);
         }
     return RK_OK;
@@ -48,6 +56,12 @@ rk_status rk__comm_self(rk_ctx *ctx, rk_comm **out)
 rk_status rk__comm_open(rk_ctx *ctx, rk_comm **out)
 {
     return rk__comm_named(ctx, rk__comm_launched() ? "mpi" : "self", out);
+}
+
+void rk__comm_leave(rk_comm *c)
+{
+    if (c->table->leave)
+        c->table->leave(c);
 }
 
 /* ---- blocking forms ---- */

@@ -26,6 +26,9 @@ typedef struct rk_leg {
 
 typedef struct rk_comm_table {
     const char *name;
+    /* Not collective: gives up what is under way, after which memory that calls were given is the caller's to
+     * free. Nothing but close() and release() may follow. NULL: nothing writes to it by itself. */
+    void (*leave)(rk_comm *c);
     void (*close)(rk_comm *c);
     /* [C] Memory that the ranks of a node read in place; page-aligned, zeroed. Bytes may differ between
      * ranks. NULL: recorded. */
@@ -89,6 +92,9 @@ struct rk_comm {
     bool of_device;          /* alloc() gives the device's memory, and legs lie there */
     const char *way;         /* of device memory, how it travels: for people; else NULL */
 };
+
+/* leave() of the table, where there is one. */
+void rk__comm_leave(rk_comm *c);
 
 /* [C] Every rank the launcher gave; comm_self where none was. Closed with the context. */
 rk_status rk__comm_open(rk_ctx *ctx, rk_comm **out);

@@ -2,6 +2,8 @@
  * that they can also look after shared memory, failures and their own sleep. */
 #include "parallel/comm_net.h"
 
+#include "core/clock.h"
+
 #include <limits.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -358,15 +360,30 @@ rk_status rk__posts_test(rk__posts *p, bool *done)
     return RK_OK;
 }
 
+/* A message that leaves only reads. One that arrives is cancelled, unless its first part has come. */
+static void give_up(MPI_Request *request, bool leaves, double until)
+{
+    int over = 0;
+    MPI_Cancel(request);
+    while (!leaves && !MPI_Test(request, &over, MPI_STATUS_IGNORE) && !over && rk__seconds() < until)
+        ;
+    if (!over)
+        MPI_Request_free(request);
+}
+
+void rk__posts_give_up(rk__posts *p, double until)
+{
+    for (int i = p->ended; i < p->count; i++)
+        if (p->request[i] != MPI_REQUEST_NULL)
+            give_up(&p->request[i], p->bytes[i] == SIZE_MAX, until);
+    p->count = p->ended = 0;
+}
+
 void rk__posts_close(rk__posts *p)
 {
     if (!p)
         return;
-    for (int i = 0; i < p->count; i++)
-        if (p->request[i] != MPI_REQUEST_NULL) {
-            MPI_Cancel(&p->request[i]);
-            MPI_Request_free(&p->request[i]);
-        }
+    rk__posts_give_up(p, 0);
     free(p->request);
     free(p->bytes);
     free(p);

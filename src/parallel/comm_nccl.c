@@ -216,6 +216,7 @@ static void give_back(rk__nccl *n)
 /* One that was split; what is left of it goes with the context. */
 static void close_nccl(rk_comm *c)
 {
+    rk__comm_leave(nccl_of(c)->over.under);
     give_back(nccl_of(c));
     rk__over_close(c);
 }

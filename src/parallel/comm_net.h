@@ -46,7 +46,10 @@ rk_status rk__posts_send(rk__posts *p, int to, uint32_t tag, const void *data, s
 rk_status rk__posts_recv(rk__posts *p, int from, uint32_t tag, void *data, size_t bytes);
 /* Pushes on. RK_EPEER: the network failed. *done: all have arrived or left; the list is empty again. */
 rk_status rk__posts_test(rk__posts *p, bool *done);
-void rk__posts_close(rk__posts *p); /* what is under way is given up; NULL is allowed */
+/* What is under way is given up: nothing of it writes to memory any more. What a peer is in the middle of
+ * sending is waited for, until `until` (rk__seconds()). */
+void rk__posts_give_up(rk__posts *p, double until);
+void rk__posts_close(rk__posts *p); /* at once; NULL is allowed */
 
 /* Small words out of turn: copied, never waited for; heard by whoever asks. */
 rk_status rk__net_say(rk__net *net, int to, const void *word, size_t bytes);

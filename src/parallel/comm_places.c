@@ -1,11 +1,14 @@
 /* Who is where: nodes, relays, and communicators that open, split and close. */
 #include "parallel/comm_ranks.h"
 
+#include "core/clock.h"
 #include "parallel/comm_tables.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define LEAVE_SECONDS 0.2
 
 extern const rk_comm_table rk__ranks_table;
 
@@ -213,6 +216,15 @@ rk_status rk__comm_make_mpi(rk_ctx *ctx, rk_comm **out)
         return RK_OK;
     RK_TRY(rk__net_open(ctx, &net));
     return wrap(ctx, net, NULL, out);
+}
+
+/* Those that were split from the first one go with it. */
+void rk__ranks_leave(rk_comm *base)
+{
+    rk__ranks *c = rk__ranks_of(base);
+    const double until = rk__seconds() + LEAVE_SECONDS;
+    for (rk__ranks *each = c; each; each = c == c->root ? each->next : NULL)
+        rk__ranks_give_up(each, until);
 }
 
 static void close_one(rk__ranks *c)

@@ -368,6 +368,19 @@ __attribute__((noreturn)) static void abort_ranks(rk_comm *base, int code)
     rk__net_abort(rk__ranks_of(base)->net, code);
 }
 
+void rk__ranks_give_up(rk__ranks *c, double until)
+{
+    for (rk_request *r; (r = c->flight);) {
+        leave_flight(c, r);
+        r->next = c->limbo;
+        c->limbo = r;
+    }
+    for (const rk_request *r = c->limbo; r; r = r->next) {
+        rk__posts_give_up(r->relay, until);
+        rk__posts_give_up(r->posts, until);
+    }
+}
+
 void rk__ranks_free_requests(rk__ranks *c)
 {
     rk_request *lists[] = { c->flight, c->limbo, c->pool };
@@ -383,6 +396,7 @@ void rk__ranks_free_requests(rk__ranks *c)
 
 const rk_comm_table rk__ranks_table = {
     .name = "mpi",
+    .leave = rk__ranks_leave,
     .close = rk__ranks_close,
     .alloc = alloc_ranks,
     .release = release_ranks,

@@ -98,6 +98,8 @@ static inline void rk__count_received(rk__ranks *c, size_t bytes)
 }
 
 /* ---- comm_ranks.c ---- */
+/* Nothing is under way any more: see rk__posts_give_up(). */
+void rk__ranks_give_up(rk__ranks *c, double until);
 void rk__ranks_free_requests(rk__ranks *c);
 
 /* Bytes that call seq, an exchange, sent to `rank` [0] and expected from it [1]. */
@@ -108,6 +110,7 @@ static inline uint64_t *rk__legs_of(const rk__ranks *c, uint64_t seq, int rank)
 
 /* ---- comm_places.c ---- */
 rk_status rk__ranks_split(rk_comm *base, int color, int key, rk_comm **out);
+void rk__ranks_leave(rk_comm *base);
 void rk__ranks_close(rk_comm *base);
 int rk__ranks_relayed(const rk__ranks *c, int n); /* how many ranks' pieces near rank n passes on */
 

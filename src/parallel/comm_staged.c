@@ -220,6 +220,7 @@ static void give_back(staged *s)
 /* One that was split; what is left of it goes with the context. */
 static void close_staged(rk_comm *c)
 {
+    rk__comm_leave(staged_of(c)->over.under);
     give_back(staged_of(c));
     rk__over_close(c);
 }

@@ -680,9 +680,13 @@ rk_status rk_train(rk_ctx *ctx, const rk_config *cfg, const rk_train_opts *opts)
     rk_train_opts quiet = { .stop = opts ? opts->stop : NULL,
                             .fresh = opts && opts->fresh,
                             .allow_change = opts && opts->allow_change };
-    if (!ctx || !cfg)
+    if (!ctx)
         return RK_EUSAGE;
     RK_TRY(rk_failed(ctx));
+    if (!cfg)
+        return rk_fail(ctx, RK_EUSAGE,
+                       "rk_train() wants a configuration; where rk_config_load() gave none, "
+                       "its context tells why");
     if (rk_failed(cfg->ctx))
         return rk_fail(ctx, rk_failed(cfg->ctx), "%s", rk_error(cfg->ctx));
     rk__trainer t = { .ctx = ctx,

@@ -62,6 +62,17 @@ TEST(reads_values_and_defaults)
     rk_close(ctx);
 }
 
+TEST(without_one_nothing_is_trained)
+{
+    CHECK(!load("optim:\n  lrr: 1\n"));
+    rk_ctx *other;
+    rk_open(&(rk_open_cfg){ .threads = 1 }, &other);
+    CHECK_INT(rk_train(other, NULL, NULL), RK_EUSAGE);
+    CHECK(strstr(rk_error(other), "rk_config_load()"));
+    rk_close(other);
+    rk_close(ctx);
+}
+
 TEST(overrides_in_order)
 {
     const char *over[] = { "optim.lr=0.5", "--optim.lr=0.125", "run.dir=/tmp/x=y" };

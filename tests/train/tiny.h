@@ -143,6 +143,12 @@ static inline void tiny_train_with(tiny_run *t, const char *text, const char *is
         n++;
     rk_open(&(rk_open_cfg){ .threads = 1 }, &small);
     rk_config *cfg = rk_config_load(small, path, over, n);
+    if (!cfg) {
+        t->status = rk_failed(small);
+        snprintf(t->error, sizeof t->error, "%s", rk_error(small));
+        rk_close(small);
+        return;
+    }
     rk_open_cfg open;
     rk_config_open_cfg(cfg, &open);
     open.isa = isa;
