@@ -306,6 +306,7 @@ static int run_bench(const cli_args *a)
         return rk_exit_code(st);
     if (st)
         return cli_close(ctx);
+    cli_note_cpu(ctx);
     return comm ? run_comm(ctx, seconds) : run_products(ctx, seconds);
 }
 

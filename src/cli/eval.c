@@ -85,6 +85,7 @@ static int run_eval(const cli_args *a)
     rk_status st = cli_open_device(a, &ctx);
     if (!ctx)
         return rk_exit_code(st);
+    cli_note_cpu(ctx);
     if (!st && !rk_evaluate(ctx, &o, &r)) {
         if (cli_has(a, "json"))
             print_json(&r);

@@ -83,6 +83,7 @@ static int predict_to(const cli_args *a, const rk_eval_opts *o, printer *w)
     rk_status st = cli_open_device(a, &w->ctx);
     if (!w->ctx)
         return rk_exit_code(st);
+    cli_note_cpu(w->ctx);
     if (!st)
         rk_predict(w->ctx, o, print_row, w);
     return cli_close(w->ctx);

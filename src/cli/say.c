@@ -70,6 +70,12 @@ rk_status cli_open_device(const cli_args *a, rk_ctx **ctx)
                    ctx);
 }
 
+void cli_note_cpu(const rk_ctx *ctx)
+{
+    if (rk_device_why_cpu(ctx) && rk_rank(ctx) == 0)
+        fprintf(stderr, "rankine: on the processor: %s\n", rk_device_why_cpu(ctx));
+}
+
 const char *cli_bytes(char *buf, size_t size, double bytes)
 {
     static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };

@@ -184,6 +184,11 @@ const char *rk_device_describe(const rk_ctx *ctx)
     return ctx && ctx->dev ? ctx->device->describe(ctx->dev) : "no device";
 }
 
+const char *rk_device_why_cpu(const rk_ctx *ctx)
+{
+    return ctx && ctx->choice.looked && *ctx->choice.no_gpu ? ctx->choice.no_gpu : NULL;
+}
+
 rk_status rk_device_wait(rk_ctx *ctx)
 {
     if (!ctx || ctx->status || !ctx->dev || !ctx->device->wait)

@@ -189,6 +189,9 @@ unusable 'GPU 0 [^,]*, compute capability 13.0.: .*has no code for it; build wit
 unusable 'GPU 0 .* has compute capability 7.5; the kernels need 8.0 or newer' RK_EMU_ARCH=75
 rm -rf unusable
 RK_EMU_FAIL=1 expect 0 'on the processor: the GPUs cannot be counted: unknown error' "$rankine" train small.yaml run.dir=unusable run.steps=1
+for verb in eval predict; do
+    RK_EMU_DEVICES=0 expect 0 '^rankine: on the processor: no GPU is visible' "$rankine" $verb unusable
+done
 
 # doctor tells of the same, on the rows of the device and of CUDA, and ends as for every row that is bad.
 doctor() # CODE DEVICE-ROW CUDA-ROW OPTION SETTING...
