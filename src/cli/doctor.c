@@ -4,12 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #define FASHION "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
+
+enum { LOOK_UP_SECONDS = 2 };
 
 static void say(const char *mark, const char *what, const char *text)
 {
@@ -43,6 +46,29 @@ static void check_memory(void)
     snprintf(text, sizeof text, "%s, %s free", cli_bytes(all, sizeof all, (double)pages * (double)size),
              cli_bytes(some, sizeof some, (double)available * (double)size));
     say("ok", "memory", text);
+}
+
+/* Launchers look up the machine that they start on; where no name server answers, each start waits for it. */
+static void check_name(void)
+{
+    static char name[256]; /* a look-up that takes longer than we wait goes on with it */
+    static struct gaicb one = { .ar_name = name };
+    struct gaicb *all[] = { &one };
+    const struct timespec limit = { .tv_sec = LOOK_UP_SECONDS };
+    char text[512];
+    if (gethostname(name, sizeof name - 1) || getaddrinfo_a(GAI_NOWAIT, all, 1, NULL))
+        return;
+    gai_suspend((const struct gaicb *const *)all, 1, &limit);
+    if (gai_error(&one) != EAI_INPROGRESS) {
+        say("ok", "host", name);
+        return;
+    }
+    snprintf(
+        text, sizeof text,
+        "the name of this machine, %s, is not found within %d s, for which mpirun may wait at each start: "
+        "/etc/hosts should have it",
+        name, LOOK_UP_SECONDS);
+    say("note", "host", text);
 }
 
 static void check_libraries(void)
@@ -111,6 +137,7 @@ static int run_doctor(const cli_args *a)
     if (!check_cuda(!device || strcmp(device, "cpu")) && !st)
         st = RK_EDEVICE;
     check_memory();
+    check_name();
     check_libraries();
     check_data();
     if (!check_disk(a->n_words ? a->words[0] : ".") && !st)
