@@ -62,13 +62,13 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT
     foreach(target rankine_cuda_host_kernels rankine_cuda_host)
         set_target_properties(${target} PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON POSITION_INDEPENDENT_CODE ON)
         target_compile_definitions(${target} PRIVATE RK_EMU _GNU_SOURCE RK_CUDA_BUILT="run on the host")
-        target_compile_options(${target} PRIVATE -g -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off
+        target_compile_options(${target} PRIVATE -g1 -Wall -Wextra -Wno-missing-field-initializers -ffp-contract=off
             -fno-math-errno -fvisibility=hidden $<$<COMPILE_LANGUAGE:C>:-Werror=incompatible-pointer-types>
             $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
         target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
         target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
         if(RANKINE_SANITIZE)
-            target_compile_options(${target} PRIVATE -fsanitize=${RANKINE_SANITIZE} -fno-omit-frame-pointer)
+            target_compile_options(${target} PRIVATE -O1 -fsanitize=${RANKINE_SANITIZE} -fno-omit-frame-pointer)
         endif()
     endforeach()
     if(RANKINE_SANITIZE)
@@ -94,7 +94,7 @@ find_program(RANKINE_CLANGXX clang++)
 find_program(RANKINE_CLANG clang)
 set(RANKINE_CUDA_CHECK_BUILT FALSE)
 if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCOPY AND NOT RANKINE_SANITIZE)
-    set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g -O1 -fsanitize=thread
+    set(check_flags -DRK_EMU -DRK_CHECK -D_GNU_SOURCE "-DRK_CUDA_BUILT=\"checked on the host\"" -g1 -O1 -fsanitize=thread
         -mllvm -tsan-instrument-read-before-write=1 # or x += y counts, and is looked at, as a write alone
         -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wno-unused-variable -Wno-unused-function
         ${RANKINE_CUDA_HOST_FLAGS}
@@ -126,7 +126,7 @@ if(RANKINE_CUDA_HOST_BUILT AND RANKINE_CLANGXX AND RANKINE_CLANG AND CMAKE_OBJCO
     endforeach()
     add_library(rankine_cuda_check_emu OBJECT ${RANKINE_CUDA_EMU})
     target_compile_definitions(rankine_cuda_check_emu PRIVATE RK_EMU RK_CHECK _GNU_SOURCE)
-    target_compile_options(rankine_cuda_check_emu PRIVATE -g -Wall -Wextra -Wno-missing-field-initializers
+    target_compile_options(rankine_cuda_check_emu PRIVATE -g1 -Wall -Wextra -Wno-missing-field-initializers
         -fvisibility=hidden $<$<BOOL:${RANKINE_WERROR}>:-Werror>)
     target_include_directories(rankine_cuda_check_emu PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
     target_include_directories(rankine_cuda_check_emu SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS}
