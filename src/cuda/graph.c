@@ -290,15 +290,14 @@ static graph *make(rk__cuda_queue *q, uint64_t look)
 
 /* ---- the values of today ---- */
 
-/* cudaErrorGraphExecUpdateFailure: the library now launches other kernels than before. */
+/* It fails where the library now launches other kernels than before. */
 static cudaError_t set_call(rk__cuda_queue *q, graph *g, const rk__oplist *l, uint32_t i)
 {
     cudaGraph_t captured;
     cudaError_t e = capture(q, l, &l->op[i], &captured);
     if (e)
         return e;
-    if (rk__cuda_quiet(cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], captured)))
-        e = cudaErrorGraphExecUpdateFailure;
+    e = cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], captured);
     const cudaError_t gone = cudaGraphDestroy(captured);
     return e ? e : gone;
 }
@@ -309,9 +308,7 @@ static cudaError_t set_node(rk__cuda_queue *q, graph *g, const rk__oplist *l, ui
     if (op->kind == RK__OP_CALL)
         return set_call(q, g, l, i);
     if (op->kind == RK__OP_BESIDE)
-        return rk__cuda_quiet(cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], op->recorded->graph))
-                   ? cudaErrorGraphExecUpdateFailure
-                   : cudaSuccess;
+        return cudaGraphExecChildGraphNodeSetParams(g->run, g->node[i], op->recorded->graph);
     if (op->kind == RK__OP_COPY)
         return cudaGraphExecMemcpyNodeSetParams1D(g->run, g->node[i], op->dst, op->src, op->bytes,
                                                   cudaMemcpyDeviceToDevice);
@@ -324,8 +321,10 @@ static cudaError_t set_node(rk__cuda_queue *q, graph *g, const rk__oplist *l, ui
     return cudaGraphExecKernelNodeSetParams(g->run, g->node[i], &p);
 }
 
-/* A graph that is running is not touched by this: the values are of its next launch. */
-static cudaError_t renew(rk__cuda_queue *q, graph *g)
+/* A graph that is running is not touched by this: the values are of its next launch. True: it is to be made
+ * anew. What an update refuses differs between versions of CUDA and kinds of nodes, and is taken by a new
+ * graph; of what is a failure the new graph tells. */
+static bool renew(rk__cuda_queue *q, graph *g)
 {
     const rk__oplist *l = &q->list;
     cudaError_t e = cudaSuccess;
@@ -336,9 +335,9 @@ static cudaError_t renew(rk__cuda_queue *q, graph *g)
         e = set_node(q, g, l, i);
         changed = true;
     }
-    if (!e && changed && !rk__oplist_copy(l, &g->list))
-        e = cudaErrorMemoryAllocation;
-    return e;
+    if (e)
+        *q->dev->library = '\0';
+    return rk__cuda_quiet(e) || (changed && !rk__oplist_copy(l, &g->list));
 }
 
 bool rk__graph_launch(rk__cuda_queue *q)
@@ -349,18 +348,15 @@ bool rk__graph_launch(rk__cuda_queue *q)
     graph *g = find(q, look);
     if (!g && (q->cut || !seen_before(q, look)))
         return false;
-    cudaError_t e = g ? renew(q, g) : cudaSuccess;
-    if (e == cudaErrorGraphExecUpdateFailure) {
+    if (g && renew(q, g)) {
         forget(q, g);
         g = NULL;
-        e = cudaSuccess;
     }
     if (!g)
         g = make(q, look);
     if (!g)
         return false;
-    if (!e)
-        e = rk__beside_before_graph(q);
+    cudaError_t e = rk__beside_before_graph(q);
     if (!e)
         e = cudaGraphLaunch(g->run, q->stream);
     if (e) {

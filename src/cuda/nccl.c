@@ -7,7 +7,7 @@
  * - Whether a call is captured is a matter of all ranks that take part in it, and so is the launch of what
  *   was captured then: they agree on it (comm_nccl.c), by numbers that are the same everywhere.
  * - A first call connects, allocates and talks to other ranks: it runs outside of any capture. A capture may
- *   still talk, where NCCL registers buffers (NCCL_GRAPH_REGISTER): all ranks capture at the same call.
+ *   still talk, where NCCL registers buffers (NCCL_GRAPH_REGISTER=1): all ranks capture at the same call.
  * - A call of a non-blocking communicator is in the stream only when ncclCommGetAsyncError() says
  *   ncclSuccess: the capture ends after that.
  * - The graphs of several communicators, launched by one thread, have been seen to deadlock: only the first
@@ -213,6 +213,15 @@ static void close_nccl(rk_nccl *n)
     free(n);
 }
 
+/* A recording is known by addresses. Buffers that NCCL registers with what is captured, which its later
+ * versions do unless told otherwise, are known by their memory: that of a tensor may go, and another come to
+ * lie in its place, while the recording stays. Who sets the variable knows better. Read at the first capture.
+ */
+static void register_no_buffers(void)
+{
+    setenv("NCCL_GRAPH_REGISTER", "0", 0);
+}
+
 static rk_status open_nccl(rk_dev *dev, int ranks, int rank, const uint8_t id[RK_NCCL_ID_BYTES],
                            rk_nccl **out)
 {
@@ -226,6 +235,7 @@ static rk_status open_nccl(rk_dev *dev, int ranks, int rank, const uint8_t id[RK
     n->call = call;
     n->dev = dev;
     config.blocking = 0;
+    register_no_buffers();
     memcpy(&given, id, sizeof given);
     rk_status st = cuda_status(n, cudaSetDevice(dev->ordinal));
     if (!st)

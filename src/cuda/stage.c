@@ -195,11 +195,13 @@ bool rk__stage_give_up(rk_dev *dev)
 
 /* ---- in ---- */
 
-/* Pinned memory could not be had: CUDA stages by itself, and the queue stands still. */
+/* Pinned memory could not be had: the queue stands still. CUDA stages by itself, mostly; a GPU that reads
+ * pageable memory (HMM, ATS) may still be at it when the call returns. */
 static rk_status plain_in(rk_dev *dev, void *dst, const void *host, size_t bytes)
 {
     cudaStream_t s = rk__cuda_stream(dev);
-    return rk__cuda_status(dev, cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, s));
+    rk_status st = rk__cuda_status(dev, cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, s));
+    return st ? st : rk__cuda_wait(dev);
 }
 
 static rk_status piece_in(rk_dev *dev, stage *s, void *dst, const void *host, size_t bytes)

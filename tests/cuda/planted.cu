@@ -197,6 +197,13 @@ static void default_stream(world *w)
     cudaMemsetAsync(w->x, 0, 4, 0); /* bug 27: meets all other streams */
 }
 
+static void other_gpu(world *w)
+{
+    setenv("RK_EMU_DEVICES", "2", 1);
+    cudaSetDevice(1);
+    cudaMemsetAsync(w->x, 0, 4, w->s); /* bug 49: a stream of GPU 0 */
+}
+
 /* A graph of what is captured from w->s in between. */
 static void begin(world *w)
 {
@@ -439,6 +446,9 @@ static void plant(world *w, int bug)
         break;
     case 27:
         default_stream(w);
+        break;
+    case 49:
+        other_gpu(w);
         break;
     case 28:
         w->host[0] = w->x[0]; /* bug 28: the host reads device memory */

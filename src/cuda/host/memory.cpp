@@ -44,6 +44,7 @@ struct state {
     char *base, *end;                /* device memory */
     char *poisoned;                  /* up to here ASan knows which bytes are no block */
     size_t limit;                    /* bytes that may be allocated */
+    uint64_t allocated;              /* blocks so far */
     std::map<char *, size_t> holes;  /* of the region, by address */
     std::map<char *, block> blocks;  /* by p */
     std::vector<pending> copies;     /* check build */
@@ -211,7 +212,7 @@ void *allocate(size_t bytes, rk_emu_kind kind, void *pc)
     __asan_poison_memory_region(p, RED);
     __asan_poison_memory_region(p + RED + bytes, room - RED - bytes);
     p += RED;
-    mem.blocks[p] = block{ p, bytes, room, kind, pc, nullptr, nullptr, 4 };
+    mem.blocks[p] = block{ p, bytes, room, kind, pc, nullptr, nullptr, 4, ++mem.allocated };
     if (kind != RK_EMU_DEVICE) {
         rk_emu_counted.pinned++;
         return p;
@@ -430,10 +431,9 @@ void rk_emu_set_work(rk_emu_work *w, void *dst, int value, size_t bytes, void *p
 
 static void run_copy(const rk_emu_work &w)
 {
-    const void *from = w.staged ? w.staged->data() : w.src;
-    rk_emu_range(from, w.bytes, false, "cudaMemcpyAsync");
+    rk_emu_range(w.src, w.bytes, false, "cudaMemcpyAsync");
     rk_emu_range(w.dst, w.bytes, true, "cudaMemcpyAsync");
-    memmove(w.dst, from, w.bytes);
+    memmove(w.dst, w.src, w.bytes);
 }
 
 static void run_set(const rk_emu_work &w)
@@ -528,18 +528,17 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
     return cudaSuccess;
 }
 
-/* Pageable memory is staged: read before the call returns, and written before it returns. */
+/* Pageable memory is written before the call returns. It may be read later: the call is documented to be one that
+ * "might be synchronous", and is not where a GPU reads pageable memory by itself. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
 {
     RK_EMU_CALL("cudaMemcpyAsync", cudaErrorUnknown);
     rk_emu_work w = {};
     rk_emu_copy_work(&w, dst, src, bytes, kind, HERE);
     rk_emu_check_stream(s, "cudaMemcpyAsync", HERE);
-    bool staged = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
-    if ((staged || waits) && rk_emu_capturing(s))
+    bool reads = rk_emu_kind_of(src) == RK_EMU_NOWHERE, waits = rk_emu_kind_of(dst) == RK_EMU_NOWHERE;
+    if ((reads || waits) && rk_emu_capturing(s))
         return rk_emu_void_capture(s, cudaErrorStreamCaptureUnsupported, "cudaMemcpyAsync of pageable memory", HERE);
-    if (staged)
-        w.staged = std::make_shared<std::vector<char>>((const char *)src, (const char *)src + bytes);
     cudaError_t e = rk_emu_submit(s, w);
     if (waits && !e) {
         rk_emu_counted.waits++;

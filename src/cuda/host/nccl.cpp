@@ -54,6 +54,8 @@ struct operation {
     std::vector<part> parts;
     std::function<void(operation &)> end; /* when all has arrived */
     std::vector<std::vector<char>> came;  /* by part, where p is null */
+    std::vector<const void *> buffers;    /* what the call was given */
+    std::vector<uint64_t> registered;     /* captured: numbers of the blocks that they lie in, in their order */
     bool posted, stuck;
 };
 typedef std::shared_ptr<operation> operation_p;
@@ -299,6 +301,33 @@ void number_captures(operation &o)
         p.h.captured = captures[(size_t)p.peer];
 }
 
+uint64_t block_of(const void *p)
+{
+    const rk_emu_block *b = rk_emu_find_block(p, 0);
+    return b ? b->number : 0;
+}
+
+/* The memory of what is captured is registered then, as NCCL does from 2.23 on at the latest, unless NCCL_GRAPH_REGISTER
+ * is 0: memory itself, and not the addresses where it lies. */
+void register_buffers(operation &o)
+{
+    const char *setting = getenv("NCCL_GRAPH_REGISTER");
+    o.registered.clear();
+    for (const void *p : o.buffers)
+        if (!setting || strcmp(setting, "0"))
+            o.registered.push_back(block_of(p));
+}
+
+void check_registered(const operation &o)
+{
+    for (size_t i = 0; i < o.registered.size(); i++)
+        if (block_of(o.buffers[i]) != o.registered[i])
+            rk_emu_report("nccl",
+                          "rank %d runs %s from a capture whose buffer at %p was freed since, and is registered: other "
+                          "memory lies there now",
+                          o.c->rank, o.parts.empty() ? "a call" : o.parts[0].h.call, o.buffers[i]);
+}
+
 /* Of a captured one every launch is an operation of its own. */
 void enqueue(const operation_p &o, cudaStream_t s)
 {
@@ -307,9 +336,12 @@ void enqueue(const operation_p &o, cudaStream_t s)
     o->came.resize(o->parts.size());
     o->c->taking_in = true;
     check_met(*o, capturing);
-    if (capturing)
+    if (capturing) {
         number_captures(*o);
+        register_buffers(*o);
+    }
     auto launched = [o, held] {
+        check_registered(*o);
         operation_p now = std::make_shared<operation>(*o);
         return rk_emu_part{ [now] { return ready(*now); }, [now] { complete(*now); } };
     };
@@ -367,10 +399,12 @@ void end_group(void)
         std::vector<waiting> rest;
         operation_p o = make_operation(all[0].comm);
         for (waiting &w : all)
-            if (w.comm == all[0].comm && w.stream == all[0].stream)
+            if (w.comm == all[0].comm && w.stream == all[0].stream) {
                 o->parts.push_back(w.p);
-            else
+                o->buffers.push_back(w.p.p);
+            } else {
                 rest.push_back(w);
+            }
         enqueue(o, all[0].stream);
         all.swap(rest);
     }
@@ -436,6 +470,7 @@ ncclResult_t reduce(const char *call, const void *from, size_t n, void *to, size
         rk_emu_report("nccl", "%s of type %d by operation %d", call, (int)t, (int)op);
     operation_p o = make_operation(c);
     const size_t bytes = n * size_of(t);
+    o->buffers = { from, to };
     meet_all(*o, make_heading(call, n, t, root), from, bytes, std::vector<size_t>((size_t)o->c->ranks, bytes));
     const std::string name = call;
     o->end = [=](operation &done) {
@@ -611,6 +646,7 @@ ncclResult_t ncclBroadcast(const void *from, void *to, size_t n, ncclDataType_t 
     check_comm(c, "ncclBroadcast");
     operation_p o = make_operation(c);
     size_t bytes = n * size_of(t);
+    o->buffers = { from, to };
     bool leaves = root == o->c->rank;
     std::vector<size_t> in((size_t)o->c->ranks);
     in[(size_t)root] = bytes;

@@ -116,8 +116,7 @@ struct rk_emu_work {
     size_t bytes;
     int value;
     enum cudaMemcpyKind kind;
-    std::shared_ptr<std::vector<char>> staged; /* copy from pageable memory: what it held at the call */
-    std::function<rk_emu_part()> library;      /* a library's: what it does, anew at every launch */
+    std::function<rk_emu_part()> library; /* a library's: what it does, anew at every launch */
 };
 /* Into the stream, or into the graph that is captured from it. */
 cudaError_t rk_emu_submit(cudaStream_t s, const rk_emu_work &w);
@@ -147,6 +146,8 @@ cudaError_t rk_emu_unsafe(bool everything, const char *call, void *pc);
 
 /* Reports the default stream, and what is no stream. pc: who uses it. */
 void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc);
+/* The GPU of the calling thread. */
+int rk_emu_device_now(void);
 void rk_emu_finish(cudaStream_t s);
 void rk_emu_finish_all(void);
 
@@ -168,7 +169,8 @@ struct rk_emu_block {
     void *pc;         /* who allocated it */
     const char *name; /* shared memory: the variable */
     struct rk_emu_cell *shadow;
-    size_t grain; /* bytes a cell: 4, or 1 */
+    size_t grain;    /* bytes a cell: 4, or 1 */
+    uint64_t number; /* no other block has it, nor one that comes to lie in the same place */
 };
 /* The block of device or pinned memory that holds p, or that ends less than `past` bytes before it. */
 rk_emu_block *rk_emu_find_block(const void *p, size_t past);

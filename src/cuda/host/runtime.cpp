@@ -40,6 +40,8 @@ struct {
     std::map<std::string, rk_emu_tally> *tallies; /* by kernel; never freed: the end is told of them */
 } rt;
 
+thread_local int device_now; /* each thread begins with GPU 0 */
+
 long setting(const char *name, long usual)
 {
     const char *text = getenv(name);
@@ -102,6 +104,11 @@ __attribute__((destructor)) void report_leaks(void)
 }
 
 } // namespace
+
+int rk_emu_device_now(void)
+{
+    return device_now;
+}
 
 rk_emu_guard::rk_emu_guard()
 {
@@ -327,13 +334,14 @@ cudaError_t cudaSetDevice(int device)
     RK_EMU_CALL("cudaSetDevice", cudaErrorUnknown);
     if (device < 0 || device >= setting("RK_EMU_DEVICES", 1))
         return rk_emu_error(cudaErrorInvalidDevice);
+    device_now = device;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
     RK_EMU_CALL("cudaGetDevice", cudaErrorUnknown);
-    *device = 0;
+    *device = device_now;
     return cudaSuccess;
 }
 

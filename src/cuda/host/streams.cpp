@@ -235,11 +235,15 @@ op push(CUstream_st *s, const char *what, std::function<void()> fn, std::functio
 void rk_emu_check_stream(cudaStream_t s, const char *call, void *pc)
 {
     char where[1024] = "an unknown place";
-    if (find(s))
+    const CUstream_st *known = find(s);
+    if (known && known->device == rk_emu_device_now())
         return;
     if (pc)
         rk_emu_place_of(pc, where, sizeof where);
     const char *slash = strrchr(where, '/');
+    if (known)
+        rk_emu_report("stream", "%s at %s is given a stream of GPU %d by a thread whose GPU, by cudaSetDevice(), is %d", call,
+                      slash ? slash + 1 : where, known->device, rk_emu_device_now());
     if (!s || s == cudaStreamLegacy || s == cudaStreamPerThread)
         rk_emu_report("stream", "the default stream is used by %s at %s; every operation names a stream of its own", call,
                       slash ? slash + 1 : where);
@@ -271,6 +275,7 @@ CUstream_st *rk_emu_stream_open(void)
     sweep();
     CUstream_st *s = new CUstream_st();
     s->number = q.streams_made++;
+    s->device = rk_emu_device_now();
     q.streams.push_back(s);
     return s;
 }

@@ -22,6 +22,7 @@ struct rk_emu_captured {
 };
 
 struct CUstream_st {
+    int device;
     std::deque<rk_emu_operation_p> queue;
     uint32_t number, operations;
     rk_emu_clock clock;
