@@ -42,13 +42,14 @@ template <class T, class D> struct windows {
         return places.term(k);
     }
 
-    __device__ __forceinline__ T at(const place &l, const place &t) const
+    __device__ __forceinline__ bool padding(const place &l, const place &t) const
     {
-        const int32_t row = l.h + t.h, col = l.w + t.w;
-        if ((uint32_t)row >= (uint32_t)h || (uint32_t)col >= (uint32_t)w)
-            return 0;
-        T x = p[l.base + t.base + (int64_t)row * w + col];
-        return rk__rounded(round, x);
+        return (uint32_t)(l.h + t.h) >= (uint32_t)h || (uint32_t)(l.w + t.w) >= (uint32_t)w;
+    }
+
+    __device__ __forceinline__ const T *at(const place &l, const place &t) const
+    {
+        return p + (l.base + t.base + (int64_t)(l.h + t.h) * w + l.w + t.w);
     }
 
     __device__ __forceinline__ bool by_term() const
@@ -74,10 +75,14 @@ template <class T, class D> struct offsets {
         return places.term(k);
     }
 
-    __device__ __forceinline__ T at(const T *l, int64_t t) const
+    __device__ __forceinline__ bool padding(const T *, int64_t) const
     {
-        T x = l[t];
-        return rk__rounded(round, x);
+        return false;
+    }
+
+    __device__ __forceinline__ const T *at(const T *l, int64_t t) const
+    {
+        return l + t;
     }
 
     __device__ __forceinline__ bool by_term() const

@@ -22,10 +22,14 @@ template <class T> struct matrix {
         return k * term_step;
     }
 
-    __device__ __forceinline__ T at(const T *l, int64_t t) const
+    __device__ __forceinline__ bool padding(const T *, int64_t) const
     {
-        T x = l[t];
-        return rk__rounded(round, x);
+        return false;
+    }
+
+    __device__ __forceinline__ const T *at(const T *l, int64_t t) const
+    {
+        return l + t;
     }
 
     __device__ __forceinline__ bool by_term() const

@@ -8,7 +8,7 @@
 namespace
 {
 
-enum { BLOCK = 256, COLUMNS = 32, SUBTREES = 8 };
+enum { BLOCK = 256, COLUMNS = 32, SUBTREES = 8, AHEAD = 4 /* elements that are under way at once */ };
 
 /* What is summed. */
 enum kind {
@@ -250,15 +250,47 @@ __device__ __forceinline__ double root(double x)
     return sqrt(x);
 }
 
+/* What becomes of the elements of a row. Loads stand before stores: nvcc, for which y may be x, would let each load
+ * wait for the store before it. */
+template <class T, bool GRAD> struct row_map {
+    const T *x, *dy;
+    T *y;
+    T mean, slope, shift, gain;
+
+    __device__ __forceinline__ T of(T a, T b) const
+    {
+        return GRAD ? gain * rk__fma(-(a - mean), slope, b - shift) : rk__fma(a - mean, slope, shift);
+    }
+
+    __device__ __forceinline__ void run(int64_t i, int64_t end, int lanes) const
+    {
+        for (; i + (AHEAD - 1) * lanes < end; i += AHEAD * lanes) {
+            T a[AHEAD], b[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                a[k] = x[i + k * lanes];
+                b[k] = GRAD ? dy[i + k * lanes] : (T)0;
+            }
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+                y[i + k * lanes] = of(a[k], b[k]);
+        }
+#pragma unroll 1
+        for (; i < end; i += lanes)
+            y[i] = of(x[i], GRAD ? dy[i] : (T)0);
+    }
+};
+
 template <class T>
 __device__ __forceinline__ void affine_row(const affine_job<T> &j, int64_t r, int lane, int lanes)
 {
     int64_t c;
     const int64_t n = rk__split(r, j.channels, &c);
-    const T inv = (T)1 / root(j.var[c] + j.eps), mean = j.mean[c];
-    const T slope = j.gamma ? inv * j.gamma[c] : inv, shift = j.beta ? j.beta[c] : (T)0;
-    for (int64_t i = r * j.s + lane; i < (r + 1) * j.s; i += lanes)
-        j.y[i] = rk__fma(j.x[i] - mean, slope, shift);
+    const T inv = (T)1 / root(j.var[c] + j.eps);
+    row_map<T, false> m = { j.x, NULL, j.y, j.mean[c] };
+    m.slope = j.gamma ? inv * j.gamma[c] : inv;
+    m.shift = j.beta ? j.beta[c] : (T)0;
+    m.run(r * j.s + lane, (r + 1) * j.s, lanes);
     if (j.rstd_out && n == 0 && lane == 0)
         j.rstd_out[c] = inv;
 }
@@ -268,10 +300,12 @@ __device__ __forceinline__ void affine_dx_row(const affine_job<T> &j, int64_t r,
 {
     int64_t c;
     rk__split(r, j.channels, &c);
-    const T inv = j.rstd[c], mean = j.mean[c], slope = j.dgamma[c] / j.count * inv,
-            shift = j.dbeta[c] / j.count, gain = j.gamma ? inv * j.gamma[c] : inv;
-    for (int64_t i = r * j.s + lane; i < (r + 1) * j.s; i += lanes)
-        j.y[i] = gain * rk__fma(-(j.x[i] - mean), slope, j.dy[i] - shift);
+    const T inv = j.rstd[c];
+    row_map<T, true> m = { j.x, j.dy, j.y, j.mean[c] };
+    m.slope = j.dgamma[c] / j.count * inv;
+    m.shift = j.dbeta[c] / j.count;
+    m.gain = j.gamma ? inv * j.gamma[c] : inv;
+    m.run(r * j.s + lane, (r + 1) * j.s, lanes);
 }
 
 /* `LANES` threads a row. */

@@ -15,8 +15,12 @@
  * and an operand how its elements are found:
  *
  *   line_type line(int64_t i), term(int64_t k)   what is known of a row (or column) and of a term; plain data
- *   T at(line, term)                             the element
+ *   bool padding(line, term)                     the element is 0, and in no memory
+ *   const T *at(line, term)                      where it is otherwise
+ *   rk_round round                               what becomes of it before it is multiplied
  *   bool by_term()                               neighbours in memory are neighbouring terms, not lines
+ *
+ * which is also asked of lines and terms behind the last, whose places nobody reads.
  *
  * The partial sums of a tree wait in shared memory, a level each. Where they find no room, or the tiles do
  * not fill the device, subtrees become work of their own: their sums go to device memory, and join_kernel
@@ -76,26 +80,51 @@ template <class O, class T, int R> struct rk__bringer {
 #pragma unroll
         for (int e = 0; e < S::LOADS; e++) {
             int64_t i = first + line_of(o.by_term(), e);
-            line[e] = o.line(i < count ? i : first);
+            line[e] = o.line(i);
             there |= (i < count ? 1u : 0u) << e;
         }
     }
 
-    /* Terms [k, end) of which a step's are read. */
+    /* Terms [k, end) of which a step's are read. Nothing is done with them yet: what was computed of one would wait
+     * for it before the next is asked for. */
     __device__ __forceinline__ void fetch(const O &o, int64_t k, int64_t end)
+    {
+        if (o.by_term())
+            fetch_by(o, true, k, end);
+        else
+            fetch_by(o, false, k, end);
+    }
+
+    /* by_term is a constant: places have most of their arithmetic in common. */
+    __device__ __forceinline__ void fetch_by(const O &o, bool by_term, int64_t k, int64_t end)
     {
 #pragma unroll
         for (int e = 0; e < S::LOADS; e++) {
-            int64_t at = k + term_of(o.by_term(), e);
-            held[e] = (there >> e & 1) && at < end ? o.at(line[e], o.term(at)) : (T)0;
+            const int64_t at = k + term_of(by_term, e);
+            const auto term = o.term(at);
+            const bool read = (there >> e & 1) && at < end && !o.padding(line[e], term);
+            const T *from = o.at(line[e], term);
+            held[e] = read ? *from : (T)0;
         }
     }
 
-    __device__ __forceinline__ void put(const O &o, T *to) const
+    __device__ __forceinline__ void put(const O &o, T *to)
+    {
+        if (o.round != RK_ROUND_NONE)
+#pragma unroll
+            for (int e = 0; e < S::LOADS; e++)
+                held[e] = rk__rounded(o.round, held[e]);
+        if (o.by_term())
+            put_by(true, to);
+        else
+            put_by(false, to);
+    }
+
+    __device__ __forceinline__ void put_by(bool by_term, T *to) const
     {
 #pragma unroll
         for (int e = 0; e < S::LOADS; e++)
-            to[term_of(o.by_term(), e) * S::PITCH + line_of(o.by_term(), e)] = held[e];
+            to[term_of(by_term, e) * S::PITCH + line_of(by_term, e)] = held[e];
     }
 };
 
