@@ -215,7 +215,7 @@ rk_status rk__device_alloc(rk_ctx *ctx, size_t bytes, const char *what, void **p
     if (st == RK_ENOMEM)
         rk_fail(ctx, st, "out of memory: %zu bytes for %s", bytes, what);
     else
-        rk_fail(ctx, st, "no memory can be asked for: %zu bytes for %s", bytes, what);
+        rk_fail(ctx, st, "the device failed when it was asked for memory, %zu bytes for %s", bytes, what);
     return st;
 }
 

@@ -11,6 +11,8 @@ struct rk_request {
 typedef struct dry {
     rk__over over;
     rk_comm none; /* which it stands over: nothing is asked of it */
+    int tensor;   /* ranks of a group */
+    int splits;   /* that were made of it */
 } dry;
 
 static dry *dry_of(rk_comm *c)
@@ -64,6 +66,17 @@ static rk_status wait_dry(rk_comm *c, rk_request *r)
     return rk_failed(c->ctx);
 }
 
+/* Nobody else is there to tell a color: who has the same follows from the mesh. */
+static rk_status split_dry(rk_comm *c, int color, int key, rk_comm **out)
+{
+    dry *d = dry_of(c);
+    const int tensor = d->tensor;
+    const bool beside = d->splits++ % 2 == 0;
+    RK_ASSERT(key == c->rank && color == (beside ? c->rank / tensor : c->rank % tensor));
+    return beside ? rk__comm_dry(c->ctx, c->rank % tensor, tensor, 1, out)
+                  : rk__comm_dry(c->ctx, c->rank / tensor, c->size / tensor, 1, out);
+}
+
 static const rk_comm_table dry_table = {
     .name = "dry",
     .alloc = rk__over_alloc,
@@ -75,6 +88,7 @@ static const rk_comm_table dry_table = {
     .barrier = barrier_dry,
     .progress = progress_dry,
     .wait = wait_dry,
+    .split = split_dry,
 };
 
 static void dry_free(void *arg)
@@ -85,7 +99,7 @@ static void dry_free(void *arg)
     free(d);
 }
 
-rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, rk_comm **out)
+rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, int tensor, rk_comm **out)
 {
     dry *d = rk__calloc(ctx, 1, sizeof *d);
     *out = NULL;
@@ -95,6 +109,7 @@ rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, rk_comm **out)
     }
     d->none =
         (rk_comm){ .ctx = ctx, .rank = rank, .size = size, .nodes = 1, .node_rank = rank, .node_size = size };
+    d->tensor = tensor;
     rk__over_init(&d->over, &dry_table, &d->none);
     *out = &d->over.base;
     return RK_OK;

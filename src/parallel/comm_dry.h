@@ -6,8 +6,9 @@
 #include "parallel/comm.h"
 
 /* Rank `rank` of `size`, all on one node. Collectives are done at once; what other ranks would send is
- * whatever its place holds. *out lives as long as ctx. */
-rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, rk_comm **out);
+ * whatever its place holds. tensor: what is split from it is the mesh of rk__job_open(), neighbours in groups
+ * of so many first, and then one of each group. *out lives as long as ctx, as what is split from it does. */
+rk_status rk__comm_dry(rk_ctx *ctx, int rank, int size, int tensor, rk_comm **out);
 /* Device memory at hand for what others send. */
 size_t rk__comm_dry_held(const rk_comm *c);
 

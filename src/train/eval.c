@@ -156,7 +156,7 @@ static rk_status trained_open(trained *t, rk_ctx *ctx, const rk_eval_opts *o, bo
     }
     t->cfg = rk__config_from_json(ctx, o->run, t->info.config_json, NULL, 0);
     RK_TRY_GOTO(done, rk_failed(ctx));
-    RK_TRY_GOTO(done, rk__setup_recorded(&t->setup, ctx, t->cfg, t->info.extra_json));
+    RK_TRY_GOTO(done, rk__setup_recorded(&t->setup, ctx, t->cfg, 1, t->info.extra_json));
     RK_TRY_GOTO(done, load_weights(t, run, t->info.step));
     st = open_data(t, o, predict);
 done:

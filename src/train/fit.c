@@ -4,7 +4,10 @@
 #include "core/order.h"
 #include "core/units.h"
 #include "nn/module.h"
+#include "parallel/average.h"
 #include "parallel/comm_dry.h"
+#include "train/late.h"
+#include "train/workers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,15 +27,17 @@ static rk_tensor *zeros(rk_ctx *ctx, rk_dtype t, int64_t n, const rk_shape *samp
     return rk_zeros(ctx, t, s);
 }
 
-/* This rank's part of a batch of `global` samples, with nothing in it, for one step. */
-static rk_batch batch_of(const rk__setup *s, int64_t global)
+/* This rank's part of a batch of `global` samples, with nothing in it, for one step. workers: they share it
+ * out, 0: the shards of the grid do. */
+static rk_batch batch_of(const rk__setup *s, int workers, int64_t global)
 {
     const rk__job *j = s->job;
     const rk_shape one = { 0 }, values = RK_SHAPE(s->outputs);
-    const int shards = s->ctx->data_shards;
+    const int shards = workers ? workers : s->ctx->data_shards;
     int64_t first, end, none;
-    rk_order_samples(global, shards, j->part[j->first[j->rank]], &first, &none);
-    rk_order_samples(global, shards, j->part[j->first[j->rank + 1] - 1], &none, &end);
+    rk_order_samples(global, shards, (rk_subtree){ rk__average_first(j, shards, j->rank), 1 }, &first, &none);
+    rk_order_samples(global, shards, (rk_subtree){ rk__average_first(j, shards, j->rank + 1) - 1, 1 }, &none,
+                     &end);
     rk_batch b = { .n = end - first, .first = first, .global = global };
     b.x = zeros(s->ctx, RK_F32, b.n, &s->input);
     b.y = s->target == RK__CLASSES  ? zeros(s->ctx, RK_I64, b.n, &one)
@@ -41,35 +46,45 @@ static rk_batch batch_of(const rk__setup *s, int64_t global)
     return b;
 }
 
-/* A run on the device that counts. */
-typedef struct {
-    rk__setup setup;
-    rk__accumulator acc;
-    rk_optim *optim; /* NULL: nothing is trained */
-    uint64_t step;
-} dry;
-
-static rk_status make_optim(dry *d, const rk__fit_plan *plan)
+/* d: a run on the device that counts, as far as it takes memory. Its optim is NULL where nothing is trained.
+ */
+static rk_status make_optim(rk__trainer *d, const rk__fit_plan *plan)
 {
-    const rk_optim_cfg cfg = rk__config_optim(d->setup.cfg);
+    const rk_optim_cfg cfg = rk__config_optim(d->cfg);
+    if (plan->workers) {
+        RK_TRY(rk__workers_make(d, &cfg));
+        return rk__late_begin(d);
+    }
     RK_TRY(rk__accumulator_init(&d->acc, d->setup.job, d->setup.net, rk__setup_loss, &d->setup, plan->micro,
                                 plan->zero, plan->bucket));
     d->optim = rk__optim_make(d->setup.net, &cfg, d->acc.grads);
-    return rk_failed(d->setup.ctx);
+    return rk_failed(d->ctx);
 }
 
-static rk_status train(dry *d, int64_t samples, int steps)
+static rk_status step_together(rk__trainer *d, const rk_batch *b)
 {
-    rk_ctx *ctx = d->setup.ctx;
+    RK_TRY(rk__accumulate(&d->acc, b, (uint64_t)d->step++, &d->loss));
+    return rk_optim_step(d->optim, 1);
+}
+
+static rk_status step_workers(rk__trainer *d, const rk_batch *b)
+{
+    RK_TRY(rk__workers_step(d, b, 1));
+    d->step++;
+    return rk__workers_stepped(d);
+}
+
+/* Workers average after the last of them. */
+static rk_status train(rk__trainer *d, const rk__fit_plan *plan, int64_t samples, int steps)
+{
+    d->total = d->step + steps;
     for (int i = 0; i < steps && samples > 0; i++) {
-        double loss;
-        const rk_batch b = batch_of(&d->setup, samples);
-        RK_TRY(rk_failed(ctx));
-        RK_TRY(rk__accumulate(&d->acc, &b, d->step++, &loss));
-        RK_TRY(rk_optim_step(d->optim, 1));
-        RK_TRY(rk_step_end(ctx));
+        const rk_batch b = batch_of(&d->setup, plan->workers, samples);
+        RK_TRY(rk_failed(d->ctx));
+        RK_TRY(d->workers ? step_workers(d, &b) : step_together(d, &b));
+        RK_TRY(rk_step_end(d->ctx));
     }
-    return d->acc.grads ? rk__grads_settle(d->acc.grads) : rk_failed(ctx);
+    return d->acc.grads ? rk__grads_settle(d->acc.grads) : rk_failed(d->ctx);
 }
 
 /* Batches of evaluation: twice the whole one, and what is left over. */
@@ -86,47 +101,58 @@ static bool next_batch(void *arg, rk_batch *b)
         p->next++;
     if (p->next == 3)
         return false;
-    *b = batch_of(p->s, p->size[p->next++]);
+    *b = batch_of(p->s, 0, p->size[p->next++]);
     return !rk_failed(p->s->ctx);
 }
 
-static rk_status evaluate(dry *d, const rk__fit_plan *plan)
+static rk_status swap_ema(rk__trainer *d)
+{
+    if (d->workers)
+        rk__workers_swap_ema(d);
+    return d->workers || !d->optim ? RK_OK : rk__optim_swap_ema(d->optim);
+}
+
+static rk_status evaluate(rk__trainer *d, const rk__fit_plan *plan)
 {
     rk__metrics m;
     const int64_t n = plan->eval, all = plan->eval_all;
     passing p = { .s = &d->setup, .size = { all >= n ? n : 0, all >= 2 * n ? n : 0, n ? all % n : 0 } };
     if (!n)
         return RK_OK;
-    rk_status st = rk__metrics_init(&m, d->setup.ctx, d->setup.classes, d->setup.cfg->eval_topk);
-    if (!st && d->optim)
-        st = rk__optim_swap_ema(d->optim);
+    rk_status st = rk__metrics_init(&m, d->ctx, d->setup.classes, d->cfg->eval_topk);
+    if (!st)
+        st = swap_ema(d);
     if (!st)
         st = rk__evaluate_batches(&d->setup, next_batch, &p, 0, &m);
-    if (!st && d->optim)
-        st = rk__optim_swap_ema(d->optim);
+    if (!st)
+        st = swap_ema(d);
     rk__metrics_free(&m);
     return st;
 }
 
 /* All that the run does, in its order. */
-static rk_status pass_through(dry *d, const rk__fit_plan *plan)
+static rk_status pass_through(rk__trainer *d, const rk__fit_plan *plan)
 {
     if (!plan->trains)
         return evaluate(d, plan);
     RK_TRY(make_optim(d, plan));
-    RK_TRY(train(d, plan->batch, STEPS));
+    RK_TRY(train(d, plan, plan->batch, STEPS));
     if (plan->eval_before_rest)
         RK_TRY(evaluate(d, plan));
-    RK_TRY(train(d, plan->rest, 1));
+    RK_TRY(train(d, plan, plan->rest, 1));
     return plan->eval_before_rest ? RK_OK : evaluate(d, plan);
 }
 
 /* After the last step, when only the arena is left of it. */
-static void count(const dry *d, rk__fit *fit)
+static void count(const rk__trainer *d, rk__fit *fit)
 {
-    const rk_ctx *ctx = d->setup.ctx;
+    const rk_ctx *ctx = d->ctx;
+    const rk__job *j = d->setup.job;
     const size_t held = rk__dry_held(ctx->dev), arena = rk_memory_peak(ctx);
-    fit->exchange = d->acc.grads ? rk__comm_dry_held(d->setup.job->tensors) : 0;
+    if (d->optim && j->ranks > 1)
+        fit->exchange += rk__comm_dry_held(j->tensors);
+    if (j->beside)
+        fit->exchange += rk__comm_dry_held(j->beside_tensors) + 2 * (size_t)j->shared_size * sizeof(float);
     fit->kept = held - arena - fit->exchange;
     fit->all = rk__dry_peak(ctx->dev);
     fit->all += fit->all / BESIDE;
@@ -134,29 +160,30 @@ static void count(const dry *d, rk__fit *fit)
 }
 
 /* The rank with the most samples is the last. */
-static rk_status join(rk_ctx *ctx, int ranks)
+static rk_status join(rk_ctx *ctx, const rk__fit_plan *plan)
 {
-    if (ranks == 1)
+    if (plan->ranks == 1)
         return RK_OK;
-    ctx->rank = ranks - 1;
-    ctx->ranks = ranks;
-    return rk__comm_dry(ctx, ctx->rank, ranks, &ctx->comm);
+    ctx->rank = plan->ranks - 1;
+    ctx->ranks = plan->ranks;
+    return rk__comm_dry(ctx, ctx->rank, plan->ranks, plan->tensor, &ctx->comm);
 }
 
 rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit *fit)
 {
     rk_ctx *ctx;
-    dry d = { 0 };
     rk_config cfg = *s->cfg;
+    rk__trainer d = { .cfg = &cfg };
     char *record = rk__setup_record(s);
     cfg.batch_micro = plan->micro;
     cfg.parallel_zero = plan->zero;
     *fit = (rk__fit){ 0 };
     rk_status st = rk__open_on(&(rk_open_cfg){ .inexact = !cfg.parallel_exact }, &rk__device_dry, &ctx);
     if (!st)
-        st = join(ctx, plan->ranks);
+        st = join(ctx, plan);
+    d.ctx = ctx;
     if (!st && record)
-        st = rk__setup_recorded(&d.setup, ctx, &cfg, record);
+        st = rk__setup_recorded(&d.setup, ctx, &cfg, plan->tensor, record);
     if (!st && record)
         st = pass_through(&d, plan);
     if (!st && record)
@@ -204,10 +231,10 @@ static void name_plan(const wanted *w, const rk__fit_plan *p, char *text, size_t
     if (p->eval != w->now.eval)
         n += (size_t)snprintf(text + n, size - n, "%s%s %lld", n ? " and " : "", w->option,
                               (long long)p->eval);
-    if (p->zero != w->now.zero || p->ranks != w->now.ranks)
+    if (!p->workers && (p->zero != w->now.zero || p->ranks != w->now.ranks))
         n += (size_t)snprintf(text + n, size - n, "%sparallel.zero %d", n ? " and " : "", (int)p->zero);
     if (p->ranks != w->now.ranks)
-        snprintf(text + n, size - n, " on %d ranks", p->ranks);
+        snprintf(text + n, size - n, "%s%d ranks", n ? " on " : "", p->ranks);
 }
 
 static bool advise(const wanted *w, rk__fit_plan plan)
@@ -246,13 +273,38 @@ static bool advise_batches(const wanted *w, int64_t samples)
     return told;
 }
 
+/* Ranks among which a batch is shared. */
+static int sharers(const rk__fit_plan *p)
+{
+    return p->ranks / p->tensor;
+}
+
+/* Where gradients come by piece, buckets are smaller: what was measured for the others does not hold. */
+static void take_stage(const wanted *w, rk__fit_plan *p, rk__zero zero)
+{
+    if ((zero >= RK__ZERO_GRADIENTS) != (w->now.zero >= RK__ZERO_GRADIENTS))
+        p->bucket = w->setup->cfg->parallel_bucket;
+    p->zero = zero;
+}
+
+/* Workers have all of their weights, gradients and state. */
 static bool advise_zero(const wanted *w)
 {
     rk__fit_plan plan = w->now;
     bool told = false;
-    for (plan.zero++; plan.ranks > 1 && plan.zero <= RK__ZERO_WEIGHTS && !told; plan.zero++)
+    if (sharers(&plan) == 1 || plan.workers)
+        return false;
+    for (int zero = (int)plan.zero + 1; zero <= RK__ZERO_WEIGHTS && !told; zero++) {
+        take_stage(w, &plan, (rk__zero)zero);
         told = advise(w, plan);
+    }
     return told;
+}
+
+/* Each of them needs a shard of the batch, and a worker where there are any. */
+static bool may_be(const wanted *w, const rk__fit_plan *p)
+{
+    return sharers(p) <= w->setup->ctx->data_shards && (!p->workers || p->ranks <= p->workers);
 }
 
 /* With everything shared by more ranks than there are: how many would do? */
@@ -261,8 +313,9 @@ static void advise_ranks(const wanted *w)
     size_t bytes;
     char what[128];
     rk__fit_plan plan = w->now;
-    plan.zero = RK__ZERO_WEIGHTS;
-    for (plan.ranks *= 2; plan.trains && plan.ranks <= w->setup->ctx->data_shards; plan.ranks *= 2) {
+    if (!plan.workers)
+        take_stage(w, &plan, RK__ZERO_WEIGHTS);
+    for (plan.ranks *= 2; plan.trains && may_be(w, &plan); plan.ranks *= 2) {
         rk__fit_plan it = plan;
         if (!fits(w, &it, &bytes))
             continue;
@@ -278,11 +331,14 @@ static void tell_need(const wanted *w, const rk__fit *fit, const rk__fit *withou
 {
     rk_ctx *ctx = w->setup->ctx;
     char text[RK__SIZE_TEXT];
-    const int64_t evaluated = (w->now.eval + w->now.ranks - 1) / w->now.ranks;
+    const int64_t evaluated = (w->now.eval + sharers(&w->now) - 1) / sharers(&w->now);
+    const int own = (w->now.workers + w->now.ranks - 1) / w->now.ranks;
     const rk__fit *of = w->now.trains ? without : fit;
     rk__fail_more(ctx, ". The run needs about %s a rank (", rk__size_text(fit->all, text));
     rk__fail_more(ctx, "%s for weights%s", rk__size_text(of->kept, text),
                   w->now.trains ? ", gradients and optimiser" : "");
+    if (w->now.workers)
+        rk__fail_more(ctx, " of %d worker%s", own, own == 1 ? "" : "s");
     rk__fail_more(ctx, ", %s for %s of %lld samples at once", rk__size_text(of->step, text),
                   w->now.trains ? "a step" : "a pass", (long long)(w->now.trains ? samples : evaluated));
     if (w->now.trains && fit->all > without->all)
@@ -343,11 +399,14 @@ static rk__fit_plan plan_now(const rk__trainer *t)
     size_t bucket = (size_t)c->parallel_bucket;
     if (t->acc.grads)
         rk__grads_buckets(t->acc.grads, &bucket);
-    rk__fit_plan p = { .ranks = t->ctx->ranks,
+    const int workers = rk__config_workers(c), ranks = t->ctx->ranks;
+    rk__fit_plan p = { .ranks = ranks,
+                       .tensor = ranks > 1 ? (int)c->parallel_tensor : 1,
+                       .workers = workers,
                        .trains = true,
                        .micro = c->batch_micro,
                        .bucket = (int64_t)bucket,
-                       .batch = rk__config_batch(c),
+                       .batch = c->batch_global,
                        .zero = (rk__zero)c->parallel_zero };
     if (s->train)
         p.batch = least_of(p.batch, rk_loader_samples(s->train));
@@ -364,10 +423,11 @@ static rk__fit_plan plan_now(const rk__trainer *t)
 void rk__fit_advise(rk__trainer *t)
 {
     if (!wants_advice(t->ctx) || !t->setup.model_json || !t->setup.input.ndim ||
-        t->cfg->parallel_tensor > 1 || rk__config_workers(t->cfg))
+        t->cfg->parallel_tensor > t->ctx->ranks) /* it would be refused */
         return;
     wanted w = { .setup = &t->setup, .option = "eval.batch", .now = plan_now(t) };
-    const int64_t samples = (w.now.batch + t->ctx->ranks - 1) / t->ctx->ranks;
+    const int parts = w.now.workers ? w.now.workers : sharers(&w.now);
+    const int64_t samples = (w.now.batch + parts - 1) / parts;
     tell(&w, w.now.micro > 0 ? least_of(w.now.micro, samples) : samples);
 }
 
@@ -375,8 +435,10 @@ void rk__fit_advise_pass(const rk__setup *s, int64_t samples, int64_t batch, con
 {
     if (!s->ctx || !s->cfg || !wants_advice(s->ctx) || !s->model_json || !s->input.ndim)
         return;
-    wanted w = { .setup = s,
-                 .option = option,
-                 .now = { .ranks = s->ctx->ranks, .eval = least_of(batch, samples), .eval_all = samples } };
+    wanted w = {
+        .setup = s,
+        .option = option,
+        .now = { .ranks = s->ctx->ranks, .tensor = 1, .eval = least_of(batch, samples), .eval_all = samples }
+    };
     tell(&w, 0);
 }

@@ -6,7 +6,8 @@
 
 /* How a run would be made. Samples are those of all ranks. */
 typedef struct rk__fit_plan {
-    int ranks;
+    int ranks, tensor;     /* tensor: of them hold cut parameters side by side; 1: nobody does */
+    int workers;           /* of strategy average; 0: sync */
     bool trains;           /* false: it only evaluates */
     int64_t micro, bucket; /* batch.micro; bytes of a bucket, 0: not known */
     rk__zero zero;
@@ -31,8 +32,8 @@ typedef struct rk__fit {
 rk_status rk__fit_measure(const rk__setup *s, const rk__fit_plan *plan, rk__fit *fit);
 
 /* Memory has run out on the device: adds to the recorded failure what the run needs, and the largest
- * batch.micro, eval.batch, or the least parallel.zero with which it would fit. Nothing where the device is
- * the host. */
+ * batch.micro, eval.batch, the least parallel.zero or the fewest ranks with which it would fit, where what
+ * the configuration says goes with that. Nothing where the device is the host. */
 void rk__fit_advise(rk__trainer *t);
 
 /* The same of a pass over `samples` of a trained network, in batches of `batch`, as `option` names them. */

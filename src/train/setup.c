@@ -341,7 +341,7 @@ static void shapes_of_data(rk__setup *s)
 static rk_status build(rk__setup *s, const rk_doc *model, const rk_doc *layers, const rk_doc *replace)
 {
     rk__model_spec spec = { .layers = layers, .replace = replace, .input = s->input, .outputs = s->outputs };
-    spec.parked = s->job->ranks > 1 && s->cfg->parallel_zero >= RK__ZERO_WEIGHTS;
+    spec.parked = (s->job->ranks > 1 && s->cfg->parallel_zero >= RK__ZERO_WEIGHTS) || rk__cut_meets(s->ctx);
     s->net = rk__model_build(s->ctx, &spec, &s->output);
     RK_TRY(rk_failed(s->ctx));
     RK_TRY(check_output(s, model));
@@ -443,18 +443,19 @@ static rk_status read_record(rk__setup *s, const rk_doc *doc)
     return build(s, model, layers, rk__doc_get(model, "replace"));
 }
 
-rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const char *recorded)
+rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, int tensor,
+                             const char *recorded)
 {
     *s = (rk__setup){ .ctx = ctx, .cfg = cfg, .target = target_of(cfg), .smooth = true };
     RK_TRY(rk_failed(ctx));
     apply_grid(ctx, cfg);
-    RK_TRY(rk__job_open(ctx, 1, &s->job));
+    RK_TRY(rk__job_open(ctx, tensor, &s->job));
     RK_TRY(choose_loss(s));
     rk_doc *doc = NULL;
     RK_TRY(rk__json_parse(ctx, cfg->source, (const uint8_t *)recorded, strlen(recorded), RK_EDATA, &doc));
     rk_status st = read_record(s, doc);
     rk__doc_free(doc);
-    return st;
+    return st ? st : rk__place_share(s->net);
 }
 
 void rk__setup_free(rk__setup *s)

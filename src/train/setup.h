@@ -45,8 +45,10 @@ char *rk__setup_record(const rk__setup *s);
 rk_status rk__describe(rk_ctx *ctx, rk_module *net, const rk_optim *opt, const rk_loader *data, char **config,
                        char **record);
 char *rk__record_reason(rk_ctx *ctx, const char *recorded); /* malloc'ed; NULL: there is none */
-/* The network of a snapshot, without its data. */
-rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, const char *recorded);
+/* The network of a snapshot, without its data; neighbours in groups of `tensor` ranks hold cut parameters
+ * side by side. */
+rk_status rk__setup_recorded(rk__setup *s, rk_ctx *ctx, const rk_config *cfg, int tensor,
+                             const char *recorded);
 
 /* For rk__accumulator: arg is the setup. */
 rk_tensor *rk__setup_loss(void *arg, rk_tensor *out, rk_tensor *target);
