@@ -92,6 +92,7 @@ stack stack.yaml 512 8
 holds stack 1
 holds stack 4 parallel.zero=3
 # Ranks that hold cut parameters side by side, and workers, each with a network of its own.
-holds stack 2 grid.tensor=2 parallel.tensor=2
-holds stack 2 parallel.strategy=average average.workers=2
+stack smaller.yaml 384 6
+holds smaller 2 grid.tensor=2 parallel.tensor=2
+holds smaller 1 parallel.strategy=average average.workers=2
 echo "out of memory: needs told within 5% of many weights and 15% of few, and what is named fits"
