@@ -3,6 +3,9 @@
 #include "cuda/entry.cuh"
 #include "cuda/rows.cuh"
 
+/* Bytes of a row that stays in the registers of 16 threads, 64 each. */
+enum { SHORT_ROW = 64 * RK_LANES * 4 };
+
 template <class T, class ROW> RK_INLINE T exp_sum(const ROW &row, const T *x, T top)
 {
     return row.template sum<T>(
@@ -32,6 +35,39 @@ static __global__ void softmax_kernel(int64_t rows, int64_t cols, const T *__res
         };
         const T sum = row.template sum<T>(0, row.n, term, rk__plus<T>());
         row.each([=](int64_t i) { y[i] = y[i] / sum; });
+    }
+}
+
+/* The same of rows of at most KEPT elements a lane, which stay in registers: two blocks of a multiprocessor are named,
+ * since ptxas spills for a third. */
+template <class T, int KEPT>
+static __global__ void __launch_bounds__(RK__ROW_BLOCK, 2)
+    short_softmax_kernel(int64_t rows, int64_t cols, const T *__restrict__ xs, T *__restrict__ ys)
+{
+    RK__EACH_ROW(rk__lanes_row, rows, r)
+    {
+        const rk__lanes_row row(rows, cols, r);
+        const T *x = xs + r * cols + row.lane;
+        T *y = ys + r * cols + row.lane, kept[KEPT], top = (T)-INFINITY, sum = 0;
+        const int n = (int)row.n - row.lane; /* of this lane: those below n, RK_LANES apart */
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            kept[k] = k * RK_LANES < n ? x[k * RK_LANES] : (T)-INFINITY;
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            top = kept[k] > top ? kept[k] : top;
+        top = rk__lanes_top(top, RK_LANES) + (T)0;
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (k * RK_LANES < n) {
+                kept[k] = v_exp(kept[k] - top);
+                sum += kept[k];
+            }
+        sum = rk__row_total(sum);
+#pragma unroll
+        for (int k = 0; k < KEPT; k++)
+            if (k * RK_LANES < n)
+                y[k * RK_LANES] = kept[k] / sum;
     }
 }
 
@@ -230,7 +266,15 @@ template <class T> static rk_status softmax(rk_dev *dev, int64_t rows, int64_t c
 {
     if (rows == 0 || cols == 0)
         return RK_OK;
-    RK__LAUNCH_ROWS(softmax_kernel, T, dev, rows, cols, (const T *)x, (T *)y);
+    enum { FEW = 8 * RK_LANES, MANY = SHORT_ROW / (int)sizeof(T) };
+    if (cols <= FEW)
+        RK_LAUNCH((short_softmax_kernel<T, FEW / RK_LANES>), rk__cuda_grid(dev, rows * RK_LANES, RK__ROW_BLOCK),
+                  RK__ROW_BLOCK, 0, dev->stream, rows, cols, (const T *)x, (T *)y);
+    else if (cols <= MANY && !rk__rows_long(dev, rows, cols))
+        RK_LAUNCH((short_softmax_kernel<T, MANY / RK_LANES>), rk__cuda_grid(dev, rows * RK_LANES, RK__ROW_BLOCK),
+                  RK__ROW_BLOCK, 0, dev->stream, rows, cols, (const T *)x, (T *)y);
+    else
+        RK__LAUNCH_ROWS(softmax_kernel, T, dev, rows, cols, (const T *)x, (T *)y);
     return rk__cuda_launched(dev);
 }
 
