@@ -57,9 +57,11 @@ RK_INLINE T rk__column_subtree(const F &f, int64_t at, int64_t n, int64_t inner,
     return sum;
 }
 
+/* Bounds are named, since a ptxas that knows of none may use more registers than 512 threads have, whose launch fails;
+ * and one block, since it spills to fit two. */
 template <class T, class F>
-static __global__ void rk__column_kernel(F f, int64_t columns, int64_t n, int64_t inner, rk_order order,
-                                         T *out)
+static __global__ void __launch_bounds__(RK__COLUMN_WIDTH *RK__COLUMN_SUBTREES, 1)
+    rk__column_kernel(F f, int64_t columns, int64_t n, int64_t inner, rk_order order, T *out)
 {
     RK_SHARED(T, part, [RK__COLUMN_SUBTREES][RK__COLUMN_WIDTH]);
     const int subtrees = (int)blockDim.y, leaves = order.segments / subtrees;
