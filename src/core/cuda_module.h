@@ -5,7 +5,7 @@
 
 #include "core/kernels.h"
 
-enum { RK_CUDA_MODULE_VERSION = 6 };
+enum { RK_CUDA_MODULE_VERSION = 7 };
 
 /* ---- NCCL: GPUs that send to each other. Nothing here waits for other ranks: calls start what look() tells
  * the end of. Calls run beside the device's own stream: in one of the communicator's, or in the graphs that
@@ -92,8 +92,9 @@ typedef struct rk_nccl_table {
      * those of other ranks that NCCL has noticed included, are RK_NCCL_FAILED; error() has the words. */
     rk_nccl_state (*look)(rk_nccl *n, rk_nccl_event *e);
     const char *(*error)(rk_nccl *n);
-    /* Ends what is under way, here and, when they notice, at the others; close() is still to come. */
-    void (*abort)(rk_nccl *n);
+    /* Ends what is under way, here and, when they notice, at the others; close() is still to come. all: that
+     * of all communicators of the device, which this one would wait for. */
+    void (*abort)(rk_nccl *n, bool all);
     /* Waits for the others to come to this, for some seconds at most, unless aborted. n may be NULL. */
     void (*close)(rk_nccl *n);
 } rk_nccl_table;

@@ -57,6 +57,7 @@ struct rk_dev {
     bool of_graph;            /* it came of making or launching a graph, which device.graph: on demands */
     struct rk__blas *blas;    /* cuda/blas.h; NULL: our own kernels multiply */
     struct rk_nccl *recorder; /* the communicator whose calls are in graphs; NULL: none yet */
+    struct rk_nccl *comms;    /* all that are open: a list */
     char label[128];          /* "GPU 0 (NVIDIA H100 PCIe, compute capability 9.0)": for sentences */
     char no_blas[128];        /* why blas is NULL though it was wanted; else "" */
     char description[384];

@@ -21,6 +21,7 @@
 #include "core/cuda_module.h"
 #include "cuda/nccl_calls.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,7 @@ struct rk_nccl_event {
 };
 
 struct rk_nccl {
+    rk_nccl *next; /* of the device's */
     const rk__nccl_calls *call;
     rk_dev *dev;
     ncclComm_t comm;
@@ -55,6 +57,8 @@ struct rk_nccl {
     ncclResult_t error; /* the first failure: of NCCL, */
     cudaError_t cuda;   /* or of the GPU */
     bool aborted;
+    bool ending, ends_beside; /* it is being aborted; by a thread */
+    pthread_t end;
     char text[256];
 };
 
@@ -159,17 +163,47 @@ static void end_capture(rk_nccl *n)
     n->recording = false;
 }
 
-static void abort_nccl(rk_nccl *n)
+/* False: it has ended already. */
+static bool begin_abort(rk_nccl *n)
 {
-    if (!n || n->aborted)
-        return;
+    if (n->aborted)
+        return false;
     error_nccl(n);
     n->aborted = true;
     end_capture(n);
     forget_graphs(n);
-    if (n->comm)
-        n->call->ncclCommAbort(n->comm);
+    return n->comm;
+}
+
+static void *end_comm(void *arg)
+{
+    rk_nccl *n = arg;
+    rk__cuda_quiet(cudaSetDevice(n->dev->ordinal));
+    n->call->ncclCommAbort(n->comm);
     n->comm = NULL;
+    return NULL;
+}
+
+/* At last ncclCommAbort() waits for the GPU, in many versions, and so for kernels of other communicators,
+ * which wait for other ranks until they are aborted, too: each has a thread. */
+static void abort_nccl(rk_nccl *n, bool all)
+{
+    if (!n || n->aborted)
+        return;
+    const bool mine = begin_abort(n);
+    for (rk_nccl *o = all ? n->dev->comms : NULL; o; o = o->next)
+        o->ending = o != n && begin_abort(o);
+    for (rk_nccl *o = all ? n->dev->comms : NULL; o; o = o->next)
+        o->ends_beside = o->ending && !pthread_create(&o->end, NULL, end_comm, o);
+    if (mine)
+        end_comm(n);
+    for (rk_nccl *o = all ? n->dev->comms : NULL; o; o = o->next) {
+        if (o->ends_beside)
+            pthread_join(o->end, NULL);
+        else if (o->ending)
+            end_comm(o);
+        o->ending = o->ends_beside = false;
+    }
 }
 
 /* All that was called has run everywhere; a rank that does not come is not waited for. */
@@ -185,10 +219,19 @@ static void finish(rk_nccl *n)
         nanosleep(&(struct timespec){ 0, 50000 }, NULL);
     }
     if (state != ncclSuccess)
-        abort_nccl(n);
+        abort_nccl(n, false);
     else
         n->call->ncclCommDestroy(n->comm); /* which is gone then, whatever this says */
     n->comm = NULL;
+}
+
+static void leave_device(rk_nccl *n)
+{
+    rk_nccl **at = &n->dev->comms;
+    while (*at && *at != n)
+        at = &(*at)->next;
+    if (*at)
+        *at = n->next;
 }
 
 static void close_nccl(rk_nccl *n)
@@ -199,8 +242,9 @@ static void close_nccl(rk_nccl *n)
         rk__cuda_watch_end(n->dev, &n->watch);
     if (n->dev->recorder == n)
         n->dev->recorder = NULL;
+    leave_device(n);
     if (n->comm && (n->error || n->cuda || rk__cuda_flush(n->dev)))
-        abort_nccl(n);
+        abort_nccl(n, true);
     forget_graphs(n);
     if (n->comm)
         finish(n);
@@ -234,6 +278,8 @@ static rk_status open_nccl(rk_dev *dev, int ranks, int rank, const uint8_t id[RK
         return call ? RK_ENOMEM : RK_EDEVICE;
     n->call = call;
     n->dev = dev;
+    n->next = dev->comms;
+    dev->comms = n;
     config.blocking = 0;
     register_no_buffers();
     memcpy(&given, id, sizeof given);
@@ -328,7 +374,10 @@ static rk_status begin(rk_nccl *n, rk_nccl_event *after)
 {
     if (n->error || n->cuda || n->aborted)
         return RK_EDEVICE;
-    return n->recording ? RK_OK : device_status(n, rk__cuda_beside_begin(n->dev, &n->beside, &after->at));
+    if (n->recording)
+        return RK_OK;
+    rk_status st = device_status(n, rk__cuda_beside_begin(n->dev, &n->beside, &after->at));
+    return st || !n->aborted ? st : RK_EDEVICE; /* of another communicator's failure, in between */
 }
 
 static cudaStream_t stream_of(const rk_nccl *n)

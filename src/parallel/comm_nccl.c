@@ -202,7 +202,7 @@ static void give_back(rk__nccl *n)
         n->over.under->table->on_wait(n->over.under, NULL, n);
     n->pushed = false;
     if (n->flight || rk_failed(n->over.base.ctx))
-        n->call->abort(n->comm);
+        n->call->abort(n->comm, rk_failed(n->over.base.ctx));
     rk__nccl_free_requests(n);
     if (n->comm)
         rk__nccl_free_pairs(n);

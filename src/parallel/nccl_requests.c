@@ -10,7 +10,7 @@ const char *const rk__nccl_op_names[] = { "exchange", "all-gather", "broadcast",
 rk_status rk__nccl_given_up(rk__nccl *n)
 {
     if (rk_failed(n->over.base.ctx))
-        n->call->abort(n->comm);
+        n->call->abort(n->comm, true);
     return rk_failed(n->over.base.ctx);
 }
 

@@ -761,6 +761,31 @@ TEST(an_asynchronous_error_ends_all_ranks)
     }
 }
 
+/* Calls of two communicators are under way on the GPU when one of them fails. */
+TEST(a_failure_ends_all_communicators_of_a_device)
+{
+    if (getenv("RK_TEST_NCCL") && !getenv("RK_TEST_GPU")) {
+        static uint8_t data[2][300];
+        rk_request *first, *second;
+        rk_comm *part;
+        set_up();
+        const int last = comm->size - 1;
+        CHECK_OK(ctx, comm->table->split(comm, 0, comm->rank, &part));
+        CHECK_OK(ctx, rk__comm_broadcast(comm, "weights", 0, data[0], 300));
+        CHECK_OK(ctx, rk__comm_broadcast(part, "bias", 0, data[1], 300));
+        if (comm->rank == last && last > 0)
+            setenv("RK_EMU_NCCL_ASYNC", "next", 1);
+        comm->table->broadcast(comm, "weights", 0, data[0], 300, &first);
+        part->table->broadcast(part, "bias", 0, data[1], 300, &second);
+        comm->table->wait(comm, first);
+        part->table->wait(part, second);
+        unsetenv("RK_EMU_NCCL_ASYNC");
+        if (last > 0)
+            CHECK(comm->table->barrier(comm, "next"));
+        rk_close(ctx);
+    }
+}
+
 /* What a call was recorded with was freed, and other memory lies in its place: the recording serves that. */
 TEST(memory_that_comes_to_lie_where_other_memory_was)
 {

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct state {
     std::vector<uint64_t> captures;  /* so far, by peer: those in which the two take part */
     std::shared_ptr<int> in_graphs;  /* held by every node of a graph that refers to the communicator */
     std::set<std::string> met;       /* calls, and with whom, that have run outside of captures */
+    int under_way; /* operations that were launched and have not ended */
     bool joined, taking_in, aborted;
 };
 typedef std::shared_ptr<state> state_p;
@@ -69,6 +71,8 @@ struct waiting {
 struct {
     int depth;
     std::vector<waiting> group;
+    std::set<state *> open; /* communicators of this process */
+    std::thread::id thread; /* that opened them */
 } g;
 
 /* Counted here alone, beside all calls of the stand-ins. */
@@ -343,7 +347,12 @@ void enqueue(const operation_p &o, cudaStream_t s)
     auto launched = [o, held] {
         check_registered(*o);
         operation_p now = std::make_shared<operation>(*o);
-        return rk_emu_part{ [now] { return ready(*now); }, [now] { complete(*now); } };
+        now->c->under_way++;
+        return rk_emu_part{ [now] { return ready(*now); },
+                            [now] {
+                                complete(*now);
+                                now->c->under_way--;
+                            } };
     };
     if (rk_emu_submit_library(s, o->parts.empty() ? "nccl" : o->parts[0].h.call, launched))
         o->c->error = ncclUnhandledCudaError;
@@ -552,6 +561,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
     int v[2] = { (int)getpid(), ranks };
     write_file(*s, s->dir + number("join", rank), v, sizeof v, nullptr, 0);
     *out = new ncclComm{ s };
+    g.open.insert(s.get());
+    g.thread = std::this_thread::get_id();
     return ncclInProgress;
 }
 
@@ -590,17 +601,40 @@ ncclResult_t ncclCommDestroy(ncclComm_t c)
         if (there(message_name(s, r, s.rank, s.got[(size_t)r])))
             rk_emu_report("nccl", "rank %d closes while a message of rank %d was never taken", s.rank, r);
     leave(s);
+    g.open.erase(&s);
     delete c;
     return fails ? ncclInternalError : ncclSuccess;
 }
 
-ncclResult_t ncclCommAbort(ncclComm_t c)
+/* Kernels of other communicators have come to their end, or are told to: memory is freed at last. */
+static bool others_end(void)
 {
     rk_emu_guard guard;
-    bool fails = nccl_fails("ncclCommAbort");
-    check_graphs(*c->s, "ncclCommAbort");
-    c->s->aborted = true;
+    if (std::this_thread::get_id() == g.thread)
+        rk_emu_meet();
+    for (const state *s : g.open)
+        if (s->under_way && !s->aborted)
+            return false;
+    return true;
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t c)
+{
+    bool fails;
+    {
+        rk_emu_guard guard;
+        fails = nccl_fails("ncclCommAbort");
+        check_graphs(*c->s, "ncclCommAbort");
+        c->s->aborted = true;
+    }
+    for (int k = 0; !others_end(); k++) {
+        if (k == 4000)
+            rk_emu_report("nccl", "ncclCommAbort waits for a call of another communicator, which nobody ends");
+        usleep(500);
+    }
+    rk_emu_guard guard;
     leave(*c->s);
+    g.open.erase(c->s.get());
     delete c;
     return fails ? ncclInternalError : ncclSuccess;
 }
