@@ -71,7 +71,8 @@ rk_status cli_open_small(rk_ctx **ctx);
 /* A context that computes, on what --device and --threads ask for. *ctx NULL: said why already. */
 rk_status cli_open_device(const cli_args *a, rk_ctx **ctx);
 
-/* Tells where the processor computes although CUDA is there, for nobody has asked for it. */
+/* Tells why the processor computes where there is a GPU, or a driver, that cannot be used. Of a machine
+ * without one nothing is told: scripts read what else comes. */
 void cli_note_cpu(const rk_ctx *ctx);
 /* The flags that eval and predict share; false after having said why. */
 bool cli_eval_opts(const cli_args *a, rk_eval_opts *o);

@@ -72,7 +72,8 @@ rk_status cli_open_device(const cli_args *a, rk_ctx **ctx)
 
 void cli_note_cpu(const rk_ctx *ctx)
 {
-    if (rk_device_why_cpu(ctx) && rk_rank(ctx) == 0)
+    char text[1600];
+    if (rk_device_why_cpu(ctx) && rk_rank(ctx) == 0 && rk_cuda_describe(text, sizeof text) == RK_CUDA_FAULTY)
         fprintf(stderr, "rankine: on the processor: %s\n", rk_device_why_cpu(ctx));
 }
 

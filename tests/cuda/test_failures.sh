@@ -190,7 +190,8 @@ unusable 'GPU 0 .* has compute capability 7.5; the kernels need 8.0 or newer' RK
 rm -rf unusable
 RK_EMU_FAIL=1 expect 0 'on the processor: the GPUs cannot be counted: unknown error' "$rankine" train small.yaml run.dir=unusable run.steps=1
 for verb in eval predict; do
-    RK_EMU_DEVICES=0 expect 0 '^rankine: on the processor: no GPU is visible' "$rankine" $verb unusable
+    RK_EMU_ARCH=75 expect 0 '^rankine: on the processor: GPU 0 .* has compute capability 7.5' "$rankine" $verb unusable
+    RK_EMU_DEVICES=0 "$rankine" $verb unusable 2>&1 >out | grep . && fail "$verb speaks of a GPU where there is none"
 done
 
 # doctor tells of the same, on the rows of the device and of CUDA, and ends as for every row that is bad.
