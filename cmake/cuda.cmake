@@ -68,7 +68,7 @@ if(RANKINE_CUDA_HOST AND CUDAToolkit_INCLUDE_DIRS AND CMAKE_CXX_COMPILER AND NOT
         target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
         target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
         if(RANKINE_SANITIZE)
-            target_compile_options(${target} PRIVATE -O1 -fsanitize=${RANKINE_SANITIZE} -fno-omit-frame-pointer)
+            target_compile_options(${target} PRIVATE -fsanitize=${RANKINE_SANITIZE} -fno-omit-frame-pointer)
         endif()
     endforeach()
     if(RANKINE_SANITIZE)
