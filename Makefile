@@ -11,7 +11,7 @@ all: release
 help:
 	@echo "make            release build: build/rankine, build/librankine.a, build/librankine.so"
 	@echo "make demo       installs what is missing, builds, trains a small network on Fashion-MNIST"
-	@echo "make check      installs what is missing, builds, runs the short tests (under 10 minutes on 2 cores)"
+	@echo "make check      installs what is missing, builds, runs the short tests (on 2 cores 10 minutes, and as many to build)"
 	@echo "make check-all  the long tests too: kills, fault sweeps, fuzzing"
 	@echo "make bench      the benchmarks"
 	@echo "make gpu-check  on a machine with a GPU: the kernels and trainings of the tests on it; build/gpu-check.md"
