@@ -106,8 +106,9 @@ RK_API const char *rk_version(void);    /* "0.1.0" */
 /* "cpu avx2, 2 threads". Lives as long as ctx. */
 RK_API const char *rk_device_describe(const rk_ctx *ctx);
 /* Where it was left to us ("auto") and CUDA is there: why it is the processor all the same; else NULL. Of all
- * ranks. Lives as long as ctx. */
-RK_API const char *rk_device_why_cpu(const rk_ctx *ctx);
+ * ranks. Lives as long as ctx. *faulty, which may be NULL: this rank has a GPU, or a driver, that cannot be
+ * used. */
+RK_API const char *rk_device_why_cpu(const rk_ctx *ctx, bool *faulty);
 
 /* Returns when the device has done all that it was asked for. A GPU's calls return before: who takes the time
  * of work waits before and after it. */

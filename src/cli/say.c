@@ -72,9 +72,10 @@ rk_status cli_open_device(const cli_args *a, rk_ctx **ctx)
 
 void cli_note_cpu(const rk_ctx *ctx)
 {
-    char text[1600];
-    if (rk_device_why_cpu(ctx) && rk_rank(ctx) == 0 && rk_cuda_describe(text, sizeof text) == RK_CUDA_FAULTY)
-        fprintf(stderr, "rankine: on the processor: %s\n", rk_device_why_cpu(ctx));
+    bool faulty;
+    const char *why = rk_device_why_cpu(ctx, &faulty);
+    if (why && faulty && rk_rank(ctx) == 0)
+        fprintf(stderr, "rankine: on the processor: %s\n", why);
 }
 
 const char *cli_bytes(char *buf, size_t size, double bytes)

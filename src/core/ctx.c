@@ -59,6 +59,7 @@ static rk_status use_best(rk_ctx *ctx, const rk_open_cfg *cfg)
         return rk_fail(ctx, RK_ENOMEM, "device auto: out of memory");
     snprintf(ctx->choice.no_gpu, sizeof ctx->choice.no_gpu, "%s", reason);
     ctx->choice.looked = m != NULL;
+    ctx->choice.faulty = m && m->gpus(reason, sizeof reason) != 0;
     return use_device(ctx, cfg, &rk_device_cpu);
 }
 
@@ -184,8 +185,10 @@ const char *rk_device_describe(const rk_ctx *ctx)
     return ctx && ctx->dev ? ctx->device->describe(ctx->dev) : "no device";
 }
 
-const char *rk_device_why_cpu(const rk_ctx *ctx)
+const char *rk_device_why_cpu(const rk_ctx *ctx, bool *faulty)
 {
+    if (faulty)
+        *faulty = ctx && ctx->choice.faulty;
     return ctx && ctx->choice.looked && *ctx->choice.no_gpu ? ctx->choice.no_gpu : NULL;
 }
 

@@ -90,6 +90,7 @@ typedef struct rk__loss_scale {
 typedef struct rk__choice {
     bool free;        /* it was left to us: auto */
     bool looked;      /* a library for GPUs is there and was asked */
+    bool faulty;      /* and there is a GPU, or a driver, that cannot be used */
     char no_gpu[512]; /* auto: why it is the CPU; "" if it is a GPU */
 } rk__choice;
 

@@ -334,8 +334,8 @@ void rk__crew_open_log(rk__crew *r, const char *dir)
     r->log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     rk__crew_log(r, "rankine %s: rank %d of %d, process %d on %s, %s", rk_version(), r->ctx->rank,
                  r->ctx->ranks, me->pid, me->host, rk_device_describe(r->ctx));
-    if (rk_device_why_cpu(r->ctx))
-        rk__crew_log(r, "on the processor: %s", rk_device_why_cpu(r->ctx));
+    if (rk_device_why_cpu(r->ctx, NULL))
+        rk__crew_log(r, "on the processor: %s", rk_device_why_cpu(r->ctx, NULL));
 }
 
 void rk__crew_log(rk__crew *r, const char *fmt, ...)

@@ -143,8 +143,8 @@ void rk__report_banner(rk__trainer *t)
         trained += whole_size(t->optim->slots[i].param.tensor);
     rk__report_text(t, RK_EVENT_BANNER, "rankine %s: %s, compute %s%s", rk_version(),
                     rk_device_describe(t->ctx), c->compute, c->parallel_exact ? "" : ", inexact");
-    if (rk_device_why_cpu(t->ctx))
-        rk__report_text(t, RK_EVENT_BANNER, "on the processor: %s", rk_device_why_cpu(t->ctx));
+    if (rk_device_why_cpu(t->ctx, NULL))
+        rk__report_text(t, RK_EVENT_BANNER, "on the processor: %s", rk_device_why_cpu(t->ctx, NULL));
     rk__report_text(t, RK_EVENT_BANNER, "data: %s samples of %s%s%s", grouped(rk_loader_samples(s->train), a),
                     rk__shape_str(&s->input, shape, sizeof shape), s->eval ? ", evaluation: " : "",
                     s->eval ? grouped(rk_loader_samples(s->eval), b) : "");
